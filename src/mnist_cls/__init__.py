@@ -1,0 +1,40 @@
+"""Train, evaluate and use MNIST digit classifiers."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .checkpoint import list_weights, load_model
+    from .inference import Predictions, Predictor
+    from .models import create_model, list_models, register_model
+
+__all__ = [
+    "Predictions",
+    "Predictor",
+    "create_model",
+    "list_models",
+    "list_weights",
+    "load_model",
+    "register_model",
+]
+
+_HOMES = {
+    "Predictions": "inference",
+    "Predictor": "inference",
+    "create_model": "models",
+    "list_models": "models",
+    "list_weights": "checkpoint",
+    "load_model": "checkpoint",
+    "register_model": "models",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported on first use: `python -m mnist_cls.train --help` must not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,221 @@
+"""Weights in files: found by a path or a name, read without running any code, checked against their network."""
+
+import importlib.metadata
+import json
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .files import whole_file
+from .models import create_model
+
+WEIGHTS = Path(__file__).parent / "weights"
+DEFAULT_WEIGHTS = "image_classifier"
+
+# One key holds all that is ours, in a .ckpt as a dict and in a .safetensors as JSON in its metadata.
+KEY = "mnist_cls"
+# The LightningModule keeps its network under this name.
+NETWORK_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The contents of a checkpoint.
+
+    Attributes:
+        model: the network's name and options, as `create_model(**model)` takes them.
+        state: its parameters and buffers by name, on the CPU.
+        provenance: where the weights come from: config, seed, versions, accuracy. Plain values.
+        path: the file.
+    """
+
+    model: dict[str, Any]
+    state: dict[str, Tensor]
+    provenance: dict[str, Any]
+    path: Path = field(default=Path())
+
+
+def list_weights() -> list[str]:
+    """The names of the weights that the package carries, sorted."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.safetensors") -> Path:
+    """The file that `checkpoint` means.
+
+    Args:
+        checkpoint: a `.ckpt` or `.safetensors` file, a training run's folder, or one of `list_weights()`;
+            None is the default of the latter.
+        prefer: which file of a run's folder is meant.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(DEFAULT_WEIGHTS if checkpoint is None else checkpoint).expanduser()
+    if path.is_dir():
+        candidates = [path / prefer, path / "model.safetensors", path / "checkpoints" / "last.ckpt"]
+        found = next((file for file in candidates if file.is_file()), None)
+        if found is None:
+            raise InputError(f"checkpoint={path}: the folder holds no {prefer}; is it the folder of a training run?")
+        return found
+    if path.is_file():
+        return path
+    if str(path) in list_weights():
+        return WEIGHTS / f"{path}.safetensors"
+    raise InputError(
+        f"checkpoint={path}: no such file or folder; expected a .ckpt, a .safetensors, a run's folder,"
+        f" or one of the package's own weights: {', '.join(list_weights())}"
+    )
+
+
+def read_weights(checkpoint: str | Path | None = None) -> Weights:
+    """Read a checkpoint. Nothing in it is run: tensors and plain values are all that is accepted.
+
+    Args:
+        checkpoint: see `find_checkpoint`.
+
+    Raises:
+        InputError: there is no such file, it is damaged, it holds anything else, or it is not of this package.
+    """
+    path = find_checkpoint(checkpoint)
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A .safetensors starts with its header's length and a brace; what a file is called proves nothing.
+    if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
+        return _read_safetensors(path)
+    return _read_ckpt(path)
+
+
+def load_model(checkpoint: str | Path | None = None) -> nn.Module:
+    """Build the network of a checkpoint, with its weights, ready to predict.
+
+    Args:
+        checkpoint: see `find_checkpoint`; left out, the weights that the package carries.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or its weights do not fit its network.
+    """
+    return build(read_weights(checkpoint))
+
+
+def build(weights: Weights) -> nn.Module:
+    """Build the network that `weights` are of, see `load_model`."""
+    try:
+        # On the meta device a network costs no memory, whatever sizes the file asks for.
+        with torch.device("meta"):
+            planned = create_model(**weights.model).state_dict()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{weights.path}: {error}") from error
+    check_fit(weights, planned)
+    model = create_model(**weights.model)
+    model.load_state_dict(weights.state)
+    return model.eval()
+
+
+def check_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
+    """Check that each of the network's tensors is in the file, with its shape, and none besides.
+
+    Raises:
+        InputError: one is not; the line names the first.
+    """
+    name = weights.model.get("name")
+    for key, tensor in wanted.items():
+        if key not in weights.state:
+            raise InputError(f"{weights.path}: does not fit the network {name!r}: {key} is missing")
+        if weights.state[key].shape != tensor.shape:
+            found, expected = tuple(weights.state[key].shape), tuple(tensor.shape)
+            raise InputError(f"{weights.path}: does not fit the network {name!r}: {key} is {found}, expected {expected}")
+    if extra := sorted(set(weights.state) - set(wanted)):
+        raise InputError(f"{weights.path}: does not fit the network {name!r}, which has no {extra[0]}")
+
+
+def save_weights(path: str | Path, model: nn.Module, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write a network's weights as `.safetensors`, with all that prediction needs in the file's metadata.
+
+    Args:
+        path: the file, written whole or not at all.
+        model: the network.
+        config: its name and options, as `create_model(**config)` takes them.
+        provenance: plain values that say where the weights come from.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"format": "pt", KEY: json.dumps({"model": dict(config), "provenance": dict(provenance)})}
+    with whole_file(path) as temporary:
+        save_file(state, temporary, metadata)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a training depends on, for the provenance."""
+    return {name: importlib.metadata.version(name) for name in ("mnist-cls", "torch", "lightning")}
+
+
+def _read_safetensors(path: Path) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole .safetensors file ({error})") from error
+    try:
+        ours = json.loads(metadata[KEY])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its metadata name no network; expected a file that mnist_cls.train wrote") from error
+    return _weights(ours, state, path)
+
+
+def _read_ckpt(path: Path) -> Weights:
+    content = read_ckpt(path)
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds no state_dict; expected a checkpoint that mnist_cls.train wrote")
+    network = {
+        name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)
+    }
+    return _weights(content.get(KEY), network, path)
+
+
+def read_ckpt(path: str | Path) -> dict[str, Any]:
+    """Read a whole Lightning checkpoint, tensors and plain values only.
+
+    Raises:
+        InputError: it is no checkpoint, it is cut off, or it holds anything that could run code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message runs over many lines, and ends in the advice to load the file unsafely.
+        unsafe = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        reason = f"it holds more than tensors and plain values ({unsafe.strip()})" if unsafe else "it is damaged"
+        raise InputError(f"{path}: not loaded: {reason}; expected a checkpoint that mnist_cls.train wrote") from error
+    # Torch reports broken zip archives and broken pickles with many types of exception.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a whole checkpoint ({reason})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; expected a checkpoint that mnist_cls.train wrote")
+    return content
+
+
+def _weights(ours: object, state: Mapping[object, object], path: Path) -> Weights:
+    if not isinstance(ours, dict) or not isinstance(ours.get("model"), dict):
+        raise InputError(f"{path}: does not say which network it is of; expected a file that mnist_cls.train wrote")
+    tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    model = {str(name): value for name, value in ours["model"].items()}
+    return Weights(model, tensors, dict(ours.get("provenance") or {}), path)

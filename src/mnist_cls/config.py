@@ -1,0 +1,153 @@
+"""Where the configs are, and how an entry point runs under Hydra: typed settings in, one clear line out on bad input."""
+
+import difflib
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import InputError
+from .settings import EvalSettings, PredictSettings, TrainSettings
+
+SETTINGS: dict[str, type] = {"train": TrainSettings, "eval": EvalSettings, "predict": PredictSettings}
+
+
+def config_folder() -> Path:
+    """The folder of the configs: inside the package when it was installed, at the top of a checkout otherwise."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def to_settings(config: DictConfig, entry: str) -> Any:
+    """Turn a composed config into the typed settings of an entry point.
+
+    Args:
+        config: without Hydra's own part.
+        entry: a key of `SETTINGS`.
+
+    Raises:
+        InputError: a key is unknown, a value is missing, of the wrong type or out of range.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SETTINGS[entry]), config))
+    except OmegaConfBaseException as error:
+        raise InputError(_explain(error, entry)) from error
+
+
+def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], None]:
+    """Make the `main()` of an entry point.
+
+    The command line is Hydra's, `--help` and `--multirun` included. Where the user is wrong, one line goes to standard
+    error and the status is 2; HYDRA_FULL_ERROR=1 shows the traceback instead.
+
+    Args:
+        entry: the config's name, a key of `SETTINGS`.
+        task: gets the typed settings and the run's folder; what it returns is what a sweeper optimizes.
+    """
+
+    def main() -> None:
+        tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        # Otherwise Hydra would print errors itself, over several lines, and leave with status 1.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+
+        def job(config: DictConfig) -> Any:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            try:
+                return task(to_settings(config, entry), folder)
+            except Exception as error:
+                # Left to Hydra, it would print a line of its own before ours.
+                _leave(error, entry, tracebacks)
+
+        try:
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            _leave(error, entry, tracebacks)
+
+    return main
+
+
+class CheckSettings(Callback):
+    """Checks the settings before Hydra makes the run's folder, so that a slip of the keyboard leaves nothing behind."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave with status 2 if the settings are wrong."""
+        entry = str(kwargs["config_name"])
+        try:
+            to_settings(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), entry)
+        except InputError as error:
+            # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
+            _leave(error, entry)
+
+
+def command_line(**overrides: object) -> str:
+    """The command that repeats the present run, with some overrides put in the place of its own."""
+    job = HydraConfig.get().job
+    kept = [text for text in HydraConfig.get().overrides.task if text.split("=")[0].lstrip("+") not in overrides]
+    changed = [f"{key}={value}" for key, value in overrides.items()]
+    return f"{program(f'mnist_cls.{job.config_name}')} {shlex.join([*kept, *changed])}".rstrip()
+
+
+def program(module: str) -> str:
+    """How the user runs a module from where they stand, with the Python that runs now."""
+    python, here = Path(sys.executable), Path.cwd()
+    if (found := shutil.which("python")) and Path(found) == python:
+        return f"python -m {module}"
+    return f"{python.relative_to(here) if python.is_relative_to(here) else python} -m {module}"
+
+
+def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
+    if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
+        raise error
+    if isinstance(error, BrokenPipeError):  # `... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    print(f"error: {_explain(error, entry)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(error: Exception, entry: str) -> str:
+    """Put into one line what Hydra and OmegaConf say in several, with the nearest key or choice that there is."""
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; one of {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
+    text = str(error)
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        text = str(error.__cause__) if "Error merging override" in text else text
+    if unknown := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
+        key = getattr(error, "full_key", None) or unknown[1] or unknown[2]
+        return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
+    message = (text.splitlines() or [type(error).__name__])[0]
+    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
+    return f"{key}: {message}" if key and key not in message else message
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _keys(entry: str) -> list[str]:
+    def walk(fields: type, prefix: str) -> Iterator[str]:
+        for key, kind in get_type_hints(fields).items():
+            yield prefix + key
+            if is_dataclass(kind):
+                yield from walk(kind, f"{prefix}{key}.")
+
+    return list(walk(SETTINGS[entry], ""))

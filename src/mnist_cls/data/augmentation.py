@@ -1,0 +1,46 @@
+"""Random distortions of a whole batch at once, on the batch's device, each image with numbers of its own."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..images import SIZE
+
+
+class RandomAffine:
+    """Turn, scale, shear and shift each image of a batch by random amounts, all in one resampling.
+
+    Every amount is drawn uniformly from -limit to +limit, from PyTorch's global generator of the device.
+
+    Args:
+        rotation: the limit in degrees.
+        scale: the limit of the change in size; 0.1 is from 0.9 to 1.1 of the size.
+        shear: the limit of the sideways shift per row; 0.1 moves the top and the bottom row by 1.4 pixels.
+        shift: the limit in pixels, in each direction.
+    """
+
+    def __init__(self, rotation: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0) -> None:
+        self.rotation, self.scale, self.shear, self.shift = rotation, scale, shear, shift
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Distort a batch.
+
+        Args:
+            images: values 0 to 255, (B, 28, 28).
+
+        Returns:
+            float32 (B, 28, 28), values 0 to 255; what comes in from outside the image is black.
+        """
+        count, device = len(images), images.device
+
+        def draw(limit: float) -> Tensor:
+            return (torch.rand(count, device=device) * 2 - 1) * limit
+
+        angle, size, shear = draw(math.radians(self.rotation)), 1 + draw(self.scale), draw(self.shear)
+        cos, sin = angle.cos() / size, angle.sin() / size
+        right, down = draw(2 * self.shift / SIZE), draw(2 * self.shift / SIZE)  # the grid's unit is half an image
+        rows = [torch.stack([cos, shear * cos - sin, right], 1), torch.stack([sin, shear * sin + cos, down], 1)]
+        grid = F.affine_grid(torch.stack(rows, 1), [count, 1, SIZE, SIZE], align_corners=False)
+        return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)

@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` once the block has ended without an exception.
+
+    What stood at `path` before stays untouched until then, and for ever if the block fails.
+
+    Args:
+        path: where the file shall appear. Missing folders above it are made.
+
+    Yields:
+        The path to write to: an empty file in the same folder.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The extension stays last: some writers choose their format by it.
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, values: Mapping[str, object]) -> None:
+    """Write `values` to `path` as indented JSON, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: a value is NaN or infinite, which JSON cannot hold.
+    """
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it; mkstemp's own mode, 0600, would hide results from colleagues.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

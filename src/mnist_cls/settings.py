@@ -1,0 +1,117 @@
+"""The typed shape of the configs: which keys there are, of which type and in which range."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+
+
+def _require(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise InputError(f"{key}={value}: expected {expected}")
+
+
+@dataclass
+class DataSettings:
+    """`data`: the arguments of `MNISTDataModule`, see there."""
+
+    name: str = "mnist"
+    dir: str | None = None
+    batch_size: int = 256
+    shuffle: bool = True
+    train_size: int | None = None
+    validation_size: int | None = None
+    augmentation: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
+        _require(self.train_size is None or self.train_size >= 1, "data.train_size", self.train_size, "at least 1")
+        for key in self.augmentation or {}:
+            known = ("rotation", "scale", "shear", "shift")
+            _require(key in known, f"data.augmentation.{key}", "...", f"one of {', '.join(known)}")
+
+
+@dataclass
+class TrainerSettings:
+    """`trainer`: arguments of Lightning's `Trainer`, under Lightning's names."""
+
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    max_epochs: int = 6
+    max_steps: int = -1
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    limit_train_batches: float | int = 1.0
+    limit_val_batches: float | int = 1.0
+    limit_test_batches: float | int = 1.0
+    val_check_interval: float | int = 1.0
+    check_val_every_n_epoch: int = 1
+    log_every_n_steps: int = 20
+    num_sanity_val_steps: int = 0
+    detect_anomaly: bool = False
+    deterministic: bool = False
+    profiler: str | None = None
+    enable_progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "at least 1")
+        _require(self.max_steps >= -1, "trainer.max_steps", self.max_steps, "-1 (no limit) or more")
+        _require(self.log_every_n_steps >= 1, "trainer.log_every_n_steps", self.log_every_n_steps, "at least 1")
+        steps = self.accumulate_grad_batches
+        _require(steps >= 1, "trainer.accumulate_grad_batches", steps, "at least 1")
+        kinds = ("auto", "cpu", "cuda", "gpu", "mps")
+        _require(self.accelerator in kinds, "trainer.accelerator", self.accelerator, f"one of {', '.join(kinds)}")
+        profilers = (None, "simple", "advanced", "pytorch")
+        _require(self.profiler in profilers, "trainer.profiler", self.profiler, "null, simple, advanced or pytorch")
+
+
+@dataclass
+class TrainSettings:
+    """`python -m mnist_cls.train`."""
+
+    model: dict[str, Any]
+    data: DataSettings
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    trainer: TrainerSettings
+    callbacks: dict[str, Any] | None
+    tensorboard: bool
+    seed: int
+    checkpoint: str | None
+    output_dir: str
+
+    def __post_init__(self) -> None:
+        _require("name" in self.model, "model", self.model, "a name= among its keys")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+
+
+@dataclass
+class EvalSettings:
+    """`python -m mnist_cls.eval`."""
+
+    data: DataSettings
+    trainer: TrainerSettings
+    split: str
+    checkpoint: str | None
+    output_dir: str
+
+    def __post_init__(self) -> None:
+        _require(self.split in ("val", "test"), "split", self.split, "val or test")
+
+
+@dataclass
+class PredictSettings:
+    """`python -m mnist_cls.predict`."""
+
+    input: str | None
+    output: str | None
+    checkpoint: str | None
+    device: str
+    batch_size: int
+    output_dir: str
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")

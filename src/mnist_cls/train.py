@@ -1,0 +1,170 @@
+"""Train a network: `python -m mnist_cls.train [model=mlp] [trainer.max_epochs=2] [experiment=NAME] ...`
+
+Leaves in the run's folder: checkpoints/best.ckpt and last.ckpt, model.safetensors (the best weights), metrics.json,
+TensorBoard's event files and Hydra's record of the config. All the choices: `--help`.
+"""
+
+import dataclasses
+import datetime
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import command_line, entry_point, program
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from .callbacks import StopOnInterrupt
+    from .module import ClassifierModule
+
+
+def train(settings: TrainSettings, folder: Path) -> float:
+    """Train, choose the best epoch on the validation images, and test it.
+
+    Args:
+        settings: what to train and how.
+        folder: the run's folder.
+
+    Returns:
+        The validation accuracy of the best epoch, 0 to 1: what a sweep should look at.
+
+    Raises:
+        InputError: the settings name something that is not there, or does not fit.
+        SystemExit: Ctrl-C was pressed; a line on standard error has said how to go on.
+    """
+    # Imported here, because `--help` must not wait for seconds of torch and Lightning.
+    import lightning.pytorch as pl
+    from hydra.utils import instantiate
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from .callbacks import StopOnInterrupt
+    from .checkpoint import read_weights
+    from .data.datamodule import MNISTDataModule
+    from .files import write_json
+    from .module import ClassifierModule, make_trainer
+
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
+    data = MNISTDataModule(**vars(settings.data), seed=settings.seed)
+    module = ClassifierModule(
+        settings.model,
+        instantiate(settings.optimizer, _partial_=True),
+        instantiate(settings.scheduler, _partial_=True) if settings.scheduler else None,
+    )
+    resume = _start_from(settings.checkpoint, module)
+    checkpoints = folder / "checkpoints"
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor="val/accuracy", mode="max", save_last=True, enable_version_counter=False
+    )
+    stop = StopOnInterrupt(checkpoints / "last.ckpt")
+    callbacks = [best, stop, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
+    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    trainer = make_trainer(settings.trainer, folder, callbacks, logger if settings.tensorboard else None)
+
+    began = time.perf_counter()
+    _fit(trainer, module, data, resume, stop, folder)
+    seconds = time.perf_counter() - began
+    metrics = {
+        "train/seconds": seconds,
+        "train/images_per_second": module.images_seen * trainer.world_size / seconds,
+        "train/loss": trainer.callback_metrics["train/loss"].item(),
+        "train/accuracy": trainer.callback_metrics["train/accuracy_epoch"].item(),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+    }
+    module.model.load_state_dict(read_weights(best.best_model_path).state)
+    for evaluate in (trainer.validate, trainer.test):
+        evaluate(module, data, verbose=False)
+        metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
+    if trainer.is_global_zero:
+        if settings.tensorboard:
+            logger.log_hyperparams(_hyperparameters(settings), {f"final/{k}": v for k, v in metrics.items()})
+            logger.save()
+        write_json(folder / "metrics.json", metrics)
+        _save_model(settings, module, metrics, folder)
+        _report(metrics, folder)
+    return metrics["val/accuracy"]
+
+
+def _start_from(checkpoint: str | None, module: "ClassifierModule") -> Path | None:
+    """Load the weights that `checkpoint=` means; return the file if the whole training is to go on from it."""
+    from .checkpoint import check_fit, find_checkpoint, read_weights
+
+    if checkpoint is None:
+        return None
+    path = find_checkpoint(checkpoint, prefer="checkpoints/last.ckpt")
+    weights = read_weights(path)
+    check_fit(weights, module.model.state_dict())
+    if path.suffix == ".safetensors":
+        module.model.load_state_dict(weights.state)
+        print(f"starting from the weights of {path}")
+        return None
+    print(f"going on from {path}")
+    return path
+
+
+def _fit(
+    trainer: "pl.Trainer",
+    module: "ClassifierModule",
+    data: "pl.LightningDataModule",
+    resume: Path | None,
+    stop: "StopOnInterrupt",
+    folder: Path,
+) -> None:
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # Lightning's way to end after Ctrl-C
+        if not stop.interrupted:
+            raise
+    if stop.interrupted:
+        if stop.path.is_file():
+            how = f"go on with: {command_line(checkpoint=stop.path, output_dir=folder)}"
+        else:
+            how = "nothing was saved yet"
+        print(f"interrupted at step {trainer.global_step}; {how}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:
+    everything = dataclasses.asdict(settings)
+    return {key: everything[key] for key in ("model", "data", "optimizer", "scheduler", "trainer", "seed")}
+
+
+def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: dict[str, float], folder: Path) -> None:
+    from .checkpoint import save_weights, versions
+
+    provenance = {
+        "config": _hyperparameters(settings),
+        "command": command_line(),
+        "metrics": metrics,
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
+    }
+    save_weights(folder / "model.safetensors", module.model, settings.model, provenance)
+
+
+def _report(metrics: dict[str, float], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    place = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("test accuracy", f"[bold]{metrics['test/accuracy']:.2%}[/] on images that chose nothing")
+    table.add_row("validation accuracy", f"{metrics['val/accuracy']:.2%} (best epoch)")
+    speed = f"{metrics['train/images_per_second']:,.0f} images/s"
+    table.add_row("training", f"{metrics['train/seconds']:.1f} s, {metrics['epochs']:.0f} epochs, {speed}")
+    table.add_row("run folder", f"{place}  (model.safetensors, metrics.json, checkpoints/, tensorboard/)")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(f"predict:   {program('mnist_cls.predict')} checkpoint={place} input=IMAGE_OR_FOLDER", markup=False)
+    console.print(f"evaluate:  {program('mnist_cls.eval')} checkpoint={place}", markup=False)
+    console.print(f"inspect:   {program('tensorboard.main')} --logdir {place.parent}", markup=False)
+
+
+main = entry_point("train", train)
+
+if __name__ == "__main__":
+    main()
