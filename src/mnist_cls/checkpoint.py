@@ -134,7 +134,9 @@ def check_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
             raise InputError(f"{weights.path}: does not fit the network {name!r}: {key} is missing")
         if weights.state[key].shape != tensor.shape:
             found, expected = tuple(weights.state[key].shape), tuple(tensor.shape)
-            raise InputError(f"{weights.path}: does not fit the network {name!r}: {key} is {found}, expected {expected}")
+            raise InputError(
+                f"{weights.path}: does not fit the network {name!r}: {key} is {found}, expected {expected}"
+            )
     if extra := sorted(set(weights.state) - set(wanted)):
         raise InputError(f"{weights.path}: does not fit the network {name!r}, which has no {extra[0]}")
 

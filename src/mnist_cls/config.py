@@ -1,4 +1,4 @@
-"""Where the configs are, and how an entry point runs under Hydra: typed settings in, one clear line out on bad input."""
+"""Where the configs are, and how an entry point runs under Hydra: typed settings in, one line out on bad input."""
 
 import difflib
 import os
@@ -88,26 +88,30 @@ class CheckSettings(Callback):
         """Leave with status 2 if the settings are wrong."""
         entry = str(kwargs["config_name"])
         try:
-            to_settings(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), entry)
+            to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
         except InputError as error:
             # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
             _leave(error, entry)
 
 
 def command_line(**overrides: object) -> str:
-    """The command that repeats the present run, with some overrides put in the place of its own."""
-    job = HydraConfig.get().job
-    kept = [text for text in HydraConfig.get().overrides.task if text.split("=")[0].lstrip("+") not in overrides]
+    """The command that repeats the present training, with some overrides put in the place of its own."""
+    own = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []  # train() may be called alone
+    kept = [text for text in own if text.split("=")[0].lstrip("+") not in overrides]
     changed = [f"{key}={value}" for key, value in overrides.items()]
-    return f"{program(f'mnist_cls.{job.config_name}')} {shlex.join([*kept, *changed])}".rstrip()
+    return f"{program('mnist_cls.train')} {shlex.join([*kept, *changed])}".rstrip()
 
 
 def program(module: str) -> str:
     """How the user runs a module from where they stand, with the Python that runs now."""
-    python, here = Path(sys.executable), Path.cwd()
-    if (found := shutil.which("python")) and Path(found) == python:
-        return f"python -m {module}"
-    return f"{python.relative_to(here) if python.is_relative_to(here) else python} -m {module}"
+    python = Path(sys.executable)
+    on_path = shutil.which("python") == str(python)
+    return f"{'python' if on_path else shown(python)} -m {module}"
+
+
+def shown(path: Path) -> Path:
+    """A path as short as it can be printed: from where the user stands, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
@@ -144,7 +148,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _keys(entry: str) -> list[str]:
-    def walk(fields: type, prefix: str) -> Iterator[str]:
+    def walk(fields: Any, prefix: str) -> Iterator[str]:
         for key, kind in get_type_hints(fields).items():
             yield prefix + key
             if is_dataclass(kind):

@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import InputError
 
 SIZE = 28
+CLASSES = 10
 # Mean and standard deviation of the training images' pixels, on the scale 0 to 1.
 MEAN, STD = 0.1307, 0.3081
 
@@ -45,7 +46,7 @@ def read_image(path: str | Path) -> np.ndarray:
         InputError: the file cannot be read as an image, or shows no ink.
         OSError: the file cannot be opened.
     """
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with Path(path).open("rb") as file, warnings.catch_warnings():
         # Pillow warns at 89 million pixels and raises at twice that; either is no scan of a digit.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -121,7 +122,8 @@ def _centre(digit: np.ndarray) -> np.ndarray:
     corner = []
     for axis, length in enumerate(digit.shape):
         centre = (mass.sum(1 - axis) * np.arange(length)).sum() / total
-        corner.append(min(max(math.floor(SIZE / 2 - centre), 0), SIZE - length))
+        # MNIST's centres of mass lie within half a pixel of row 14 and column 14, counted from 0.
+        corner.append(min(max(math.floor(SIZE / 2 + 0.5 - centre), 0), SIZE - length))
     top, left = corner
     canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
     return canvas
@@ -141,41 +143,44 @@ def images_from_array(array: np.ndarray | Tensor) -> tuple[np.ndarray, list[str 
     Raises:
         InputError: the shape or the dtype is none of those.
     """
-    array = array.cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
-    images = _as_stack(array)
+    images = as_stack(array.cpu().numpy() if isinstance(array, Tensor) else np.asarray(array))
+    errors: list[str | None] = [None] * len(images)
     if images.dtype == np.uint8:
-        return images, [None] * len(images)
+        return images, errors
     if images.dtype == np.bool_:
-        return images.astype(np.uint8) * 255, [None] * len(images)
-    if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
-        raise InputError(f"images of dtype {images.dtype}; expected uint8 0 to 255, or floats 0 to 1")
-    top, scale = (1, 255) if np.issubdtype(images.dtype, np.floating) else (255, 1)
+        return images.astype(np.uint8) * 255, errors
+    floating = np.issubdtype(images.dtype, np.floating)
+    top, scale = (1, 255) if floating else (255, 1)
     with np.errstate(invalid="ignore"):
         low, high = images.min((1, 2)), images.max((1, 2))
-        good = (low >= 0) & (high <= top)
-    errors: list[str | None] = [None] * len(images)
+        good = (low >= 0) & (high <= top)  # False for NaN
     for index in np.flatnonzero(~good):
-        found = f"from {low[index]:g} to {high[index]:g}"
-        finite = np.isfinite(images[index]).all()
-        advice = "; divide by 255" if scale == 255 and finite and low[index] >= 0 and high[index] <= 255 else ""
-        errors[index] = f"values {found}, expected 0 to {top}{advice}" if finite else "holds NaN or infinite values"
-    usable = np.where(good[:, None, None], images, 0)
-    return (usable * scale).round().astype(np.uint8), errors
+        if not np.isfinite(images[index]).all():
+            errors[index] = "holds NaN or infinite values"
+            continue
+        advice = "; divide by 255" if floating and low[index] >= 0 and high[index] <= 255 else ""
+        errors[index] = f"values from {low[index]:g} to {high[index]:g}, expected 0 to {top}{advice}"
+    return (np.where(good[:, None, None], images, 0) * scale).round().astype(np.uint8), errors
 
 
-def _as_stack(array: np.ndarray) -> np.ndarray:
+def as_stack(array: np.ndarray) -> np.ndarray:
+    """View an array of images as (N, 28, 28), without looking at its values or copying them.
+
+    Args:
+        array: see `images_from_array`.
+
+    Raises:
+        InputError: the shape or the dtype is none that it names.
+    """
+    if not any(np.issubdtype(array.dtype, kind) for kind in (np.bool_, np.integer, np.floating)):
+        raise InputError(f"images of dtype {array.dtype}; expected uint8 0 to 255, or floats 0 to 1")
     shape = array.shape
-    if shape == (SIZE, SIZE):
-        return array[None]
-    if len(shape) == 3 and shape[1:] == (SIZE, SIZE):
-        return array
-    if len(shape) == 4 and shape[1:] in ((1, SIZE, SIZE), (SIZE, SIZE, 1)):
-        return array.reshape(-1, SIZE, SIZE)
-    if len(shape) == 2 and shape[1] == SIZE * SIZE:
-        return array.reshape(-1, SIZE, SIZE)
-    raise InputError(
-        f"an array of shape {shape}; expected (28, 28), (N, 28, 28), (N, 1, 28, 28), (N, 28, 28, 1) or (N, 784)"
-    )
+    stacks = ((SIZE, SIZE), (1, SIZE, SIZE), (SIZE, SIZE, 1), (SIZE * SIZE,))
+    if shape != (SIZE, SIZE) and shape[1:] not in stacks:
+        raise InputError(
+            f"an array of shape {shape}; expected (28, 28), (N, 28, 28), (N, 1, 28, 28), (N, 28, 28, 1) or (N, 784)"
+        )
+    return array.reshape(-1, SIZE, SIZE) if array.size else array.reshape(0, SIZE, SIZE)
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Tensor:

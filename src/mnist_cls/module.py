@@ -5,14 +5,14 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,13 +21,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from .checkpoint import KEY
+from .checkpoint import KEY, Weights, check_fit
 from .errors import InputError
-from .images import SIZE, normalize
+from .images import CLASSES, SIZE, normalize
 from .models import create_model
 from .settings import TrainerSettings
-
-CLASSES = 10
 
 Batch = tuple[Tensor, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -60,7 +58,7 @@ class ClassifierModule(pl.LightningModule):
         except ValueError as error:
             raise InputError(f"model: {error}") from error
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
-        self.model = cast(nn.Module, network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self.model = network.to(memory_format=torch.channels_last)
         self._check_network()
         self.optimizer_factory = optimizer or AdamW
         self.scheduler_factory = scheduler
@@ -69,9 +67,19 @@ class ClassifierModule(pl.LightningModule):
             setattr(self, f"{stage}_accuracy", MulticlassAccuracy(CLASSES, average="micro", validate_args=False))
             setattr(self, f"{stage}_loss", MeanMetric())
 
+    def load_weights(self, weights: Weights) -> None:
+        """Put the weights of a checkpoint into the network.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        check_fit(weights, self.model.state_dict())
+        self.model.load_state_dict(weights.state)
+
     def forward(self, images: Tensor) -> Tensor:
         """Images uint8 or float 0 to 255, (B, 28, 28) -> logits (B, 10)."""
-        return self.model(normalize(images))
+        logits: Tensor = self.model(normalize(images))
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The cross-entropy of one batch, a scalar to take the gradient of."""

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import command_line, entry_point, program
+from .config import command_line, entry_point, program, shown
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
     )
     stop = StopOnInterrupt(checkpoints / "last.ckpt")
     callbacks = [best, stop, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
-    logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+    logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
     trainer = make_trainer(settings.trainer, folder, callbacks, logger if settings.tensorboard else None)
 
     began = time.perf_counter()
@@ -75,7 +75,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
     }
-    module.model.load_state_dict(read_weights(best.best_model_path).state)
+    module.load_weights(read_weights(best.best_model_path))
     for evaluate in (trainer.validate, trainer.test):
         evaluate(module, data, verbose=False)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
@@ -91,15 +91,13 @@ def train(settings: TrainSettings, folder: Path) -> float:
 
 def _start_from(checkpoint: str | None, module: "ClassifierModule") -> Path | None:
     """Load the weights that `checkpoint=` means; return the file if the whole training is to go on from it."""
-    from .checkpoint import check_fit, find_checkpoint, read_weights
+    from .checkpoint import find_checkpoint, read_weights
 
     if checkpoint is None:
         return None
     path = find_checkpoint(checkpoint, prefer="checkpoints/last.ckpt")
-    weights = read_weights(path)
-    check_fit(weights, module.model.state_dict())
+    module.load_weights(read_weights(path))
     if path.suffix == ".safetensors":
-        module.model.load_state_dict(weights.state)
         print(f"starting from the weights of {path}")
         return None
     print(f"going on from {path}")
@@ -121,7 +119,7 @@ def _fit(
             raise
     if stop.interrupted:
         if stop.path.is_file():
-            how = f"go on with: {command_line(checkpoint=stop.path, output_dir=folder)}"
+            how = f"go on with: {command_line(checkpoint=shown(stop.path), output_dir=shown(folder))}"
         else:
             how = "nothing was saved yet"
         print(f"interrupted at step {trainer.global_step}; {how}", file=sys.stderr)
@@ -147,21 +145,16 @@ def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: di
 
 
 def _report(metrics: dict[str, float], folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    place = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("test accuracy", f"[bold]{metrics['test/accuracy']:.2%}[/] on images that chose nothing")
-    table.add_row("validation accuracy", f"{metrics['val/accuracy']:.2%} (best epoch)")
-    speed = f"{metrics['train/images_per_second']:,.0f} images/s"
-    table.add_row("training", f"{metrics['train/seconds']:.1f} s, {metrics['epochs']:.0f} epochs, {speed}")
-    table.add_row("run folder", f"{place}  (model.safetensors, metrics.json, checkpoints/, tensorboard/)")
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    console.print(f"predict:   {program('mnist_cls.predict')} checkpoint={place} input=IMAGE_OR_FOLDER", markup=False)
-    console.print(f"evaluate:  {program('mnist_cls.eval')} checkpoint={place}", markup=False)
-    console.print(f"inspect:   {program('tensorboard.main')} --logdir {place.parent}", markup=False)
+    here = shown(folder)
+    speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
+    print(
+        f"test accuracy        {metrics['test/accuracy']:.2%}\n"
+        f"validation accuracy  {metrics['val/accuracy']:.2%} in the best epoch\n"
+        f"training             {metrics['train/seconds']:.1f} s, {speed}\n"
+        f"files                {here}: model.safetensors, metrics.json, checkpoints, tensorboard\n"
+        f"predict with it      {program('mnist_cls.predict')} checkpoint={here} input=IMAGE_OR_FOLDER\n"
+        f"look inside          {program('tensorboard.main')} --logdir {here.parent}"
+    )
 
 
 main = entry_point("train", train)

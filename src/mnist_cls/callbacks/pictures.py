@@ -1,5 +1,6 @@
 """What TensorBoard shows besides curves: the input images, the network's graph, the confusion matrix."""
 
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
@@ -9,8 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ..images import SIZE, image_grid
-from ..module import CLASSES
+from ..images import CLASSES, SIZE, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,10 @@ class TensorBoardPictures(Callback):
         if writer := _writer(trainer):
             network = cast(torch.nn.Module, pl_module.model)
             network.eval()  # the graph without dropout's random numbers is the one that predicts
-            writer.add_graph(network, torch.zeros(1, 1, SIZE, SIZE, device=pl_module.device))
+            with warnings.catch_warnings():
+                # TensorBoard's graphs come from torch.jit, which newer versions of PyTorch call deprecated.
+                warnings.simplefilter("ignore")
+                writer.add_graph(network, torch.zeros(1, 1, SIZE, SIZE, device=pl_module.device))
             network.train()
 
     def on_train_batch_start(

@@ -40,7 +40,7 @@ class MNISTDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.name, self.dir = name, dir
+        self.dataset, self.dir = name, dir
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.train_size, self.validation_size = train_size, validation_size
         self.augment = RandomAffine(**augmentation) if augmentation else None
@@ -51,7 +51,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load what the stage needs, once: "fit" and "validate" the training images, "test" the test images."""
         if stage in ("fit", "validate", None) and self.train_data is None:
-            data = load_dataset(self.name, "train", self.dir)
+            data = load_dataset(self.dataset, "train", self.dir)
             train, val = train_validation_indices(len(data.labels), self.validation_size)
             if self.train_size is not None:
                 if self.train_size > len(train):
@@ -59,7 +59,7 @@ class MNISTDataModule(pl.LightningDataModule):
                 train = train[: self.train_size]
             self.train_data, self.val_data = self._on_device(data.subset(train)), self._on_device(data.subset(val))
         if stage in ("test", None) and self.test_data is None:
-            self.test_data = self._on_device(load_dataset(self.name, "test", self.dir))
+            self.test_data = self._on_device(load_dataset(self.dataset, "test", self.dir))
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training images, in a new order each epoch."""

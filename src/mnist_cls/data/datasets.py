@@ -19,7 +19,6 @@ from .embedded import embedded_file
 Split = Literal["train", "test"]
 
 CACHE = Path("~/.cache/mnist_cls").expanduser()
-PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 
 # What torchvision downloads for each, and below which folder it looks for it: for the message without a network.
 _TORCHVISION = {
@@ -68,26 +67,33 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
     folder = None if directory is None else Path(directory).expanduser()
     if folder is not None and not folder.is_dir():
-        raise InputError(f"data.dir={folder} is no folder; expected one with {PREFIX[split]}-images-idx3-ubyte[.gz]")
+        raise InputError(f"data.dir={folder} is no folder; expected one with {_names(split)[0]}[.gz]")
     if name == "mnist" and folder is None:
-        files = [embedded_file(f"{PREFIX[split]}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1")]
-        return _read_pair(*files)
-    files = [_find(folder or CACHE, name, f"{PREFIX[split]}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
-    images, labels = files
-    if images and labels and (folder is not None or name != "mnist"):
-        return _read_pair(images, labels)
+        return _read_pair(*(embedded_file(f"{file}.gz") for file in _names(split)))
+    pair = _find_pair(folder or CACHE, name, split)
+    if pair is not None:
+        return _read_pair(*pair)
     if name == "mnist":
+        wanted = " and ".join(f"{file}[.gz]" for file in _names(split))
         raise InputError(
-            f"data.dir={folder} has no {PREFIX[split]}-images-idx3-ubyte[.gz] and {PREFIX[split]}-labels-idx1-ubyte[.gz],"
-            f" neither itself nor in MNIST/raw; leave data.dir out for the MNIST that the package carries"
+            f"data.dir={folder} has no {wanted}, neither itself nor in MNIST/raw below it;"
+            " leave data.dir out for the MNIST that the package carries"
         )
     return _from_torchvision(name, split, folder or CACHE)
 
 
-def _find(folder: Path, name: str, file: str) -> Path | None:
-    below = folder / _TORCHVISION.get(name, "MNIST") / "raw"
-    candidates = [place / f"{file}{end}" for place in (folder, below) for end in ("", ".gz")]
-    return next((path for path in candidates if path.is_file()), None)
+def _names(split: Split) -> tuple[str, str]:
+    start = "train" if split == "train" else "t10k"
+    return f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"
+
+
+def _find_pair(folder: Path, name: str, split: Split) -> tuple[Path, Path] | None:
+    for place in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
+        for end in ("", ".gz"):
+            images, labels = (place / f"{file}{end}" for file in _names(split))
+            if images.is_file() and labels.is_file():
+                return images, labels
+    return None
 
 
 def _read_pair(images_file: Path, labels_file: Path) -> LabelledImages:
@@ -132,7 +138,9 @@ def _from_torchvision(name: str, split: Split, root: Path) -> LabelledImages:
             f" into {root / _TORCHVISION[name] / 'raw'} and run again"
         ) from error
     images = data.data
-    labels = data.targets[:, 0] if data.targets.ndim == 2 else data.targets  # QMNIST: the class is the first of 8 columns
+    labels = (
+        data.targets[:, 0] if data.targets.ndim == 2 else data.targets
+    )  # QMNIST: the class is the first of 8 columns
     if name == "emnist_digits":
         images = images.transpose(1, 2)  # EMNIST's files hold each image with its rows and columns exchanged
     return check_labelled(images.contiguous().numpy(), labels.numpy(), root, root)

@@ -30,7 +30,9 @@ def embedded_file(name: str, folder: Path = FOLDER) -> Path:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; install mnist-cls again, or name a folder of your own: data.dir=") from error
+        raise InputError(f"{path} is missing; install mnist-cls again, or name your own folder: data.dir=") from error
     if found != DIGESTS[name]:
-        raise InputError(f"{path} is damaged: its SHA-256 is {found}, expected {DIGESTS[name]}; install mnist-cls again")
+        raise InputError(
+            f"{path} is damaged: its SHA-256 is {found}, expected {DIGESTS[name]}; install mnist-cls again"
+        )
     return path

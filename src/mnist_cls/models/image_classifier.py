@@ -37,4 +37,5 @@ class ImageClassifier(nn.Module):
         x = self.pool(torch.relu(self.conv1(x)))
         x = self.pool(torch.relu(self.conv2(x)))
         x = torch.relu(self.fc1(x.flatten(1)))
-        return self.fc2(self.dropout(x))
+        logits: Tensor = self.fc2(self.dropout(x))
+        return logits

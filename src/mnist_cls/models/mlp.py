@@ -32,4 +32,5 @@ class MLP(nn.Module):
         x = x.flatten(1)
         for layer in self.layers[:-1]:
             x = self.dropout(torch.relu(self.get_submodule(layer)(x)))
-        return self.get_submodule(self.layers[-1])(x)
+        logits: Tensor = self.get_submodule(self.layers[-1])(x)
+        return logits

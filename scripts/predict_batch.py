@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Predict every digit in INPUT and write a row for each to OUTPUT, for pipelines: no run folders, no config.
+
+    python scripts/predict_batch.py scans/ rows.parquet --checkpoint outputs/train/2026-11-22_20-00-00
+
+INPUT is an image, a folder of images, a .npy, a .npz or an IDX file; OUTPUT ends in .csv, .jsonl or .parquet, and
+appears when it is whole. Exit status: 0 done; 1 done, but some rows have an error; 2 it could not run.
+"""
+
+import argparse
+import sys
+
+
+def main() -> int:
+    """Read the command line, predict, print a summary; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", metavar="INPUT")
+    parser.add_argument("output", metavar="OUTPUT")
+    parser.add_argument("--checkpoint", help="a .ckpt, a .safetensors, a run's folder, or the name of shipped weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.batch_size < 1:
+        parser.error(f"--batch-size {arguments.batch_size}: expected at least 1")
+
+    # Imported here, because --help must not wait for torch.
+    from mnist_cls.errors import InputError
+    from mnist_cls.inference import predict_files
+
+    try:
+        summary = predict_files(**vars(arguments))
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{summary} -> {arguments.output}")
+    return 1 if summary.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What the tests share: real digits, and entry points run as real processes."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_cls.data.datasets import LabelledImages, load_dataset
+
+ROOT = Path(__file__).parents[1]
+
+Completed = subprocess.CompletedProcess[str]
+Run = Callable[..., Completed]
+
+# A training of seconds on real MNIST, for tests of what a training leaves behind.
+SMALL = ["data.train_size=1280", "trainer.max_epochs=2", "data.validation_size=500", "trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(scope="session")
+def mnist_test() -> LabelledImages:
+    """The 10,000 test images."""
+    return load_dataset("mnist", "test")
+
+
+@pytest.fixture(scope="session")
+def digits(mnist_test: LabelledImages) -> np.ndarray:
+    """The first 100 test images, uint8 (100, 28, 28)."""
+    return mnist_test.images[:100].numpy()
+
+
+@pytest.fixture(scope="session")
+def labels(mnist_test: LabelledImages) -> list[int]:
+    """The labels of `digits`."""
+    return mnist_test.labels[:100].tolist()
+
+
+def run_module(module: str, *arguments: object, cwd: Path, **kwargs: object) -> Completed:
+    """Run an entry point as a process, with a folder of its own to stand in."""
+    command = [sys.executable, "-m", f"mnist_cls.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run an entry point in the test's own folder: run("predict", "input=a.png")."""
+    return lambda module, *arguments, **kwargs: run_module(module, *arguments, cwd=tmp_path, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one small training, for tests that only look at it."""
+    place = tmp_path_factory.mktemp("trained")
+    done = run_module("train", *SMALL, "output_dir=run", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "run"
+
+
+@pytest.fixture
+def png(tmp_path: Path, digits: np.ndarray) -> Path:
+    """A PNG of the first test image, a seven."""
+    path = tmp_path / "seven.png"
+    Image.fromarray(digits[0]).save(path)
+    return path
+
+
+def one_line(done: Completed, *words: str) -> str:
+    """Check that a process said in one line what is wrong, and left with status 2; return the line."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+    return lines[0]

@@ -1,0 +1,253 @@
+"""MNIST is in the package, unharmed; a user's files are found; what is held out stays held out."""
+
+import gzip
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_cls.data.augmentation import RandomAffine
+from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.data.datasets import LabelledImages, load_dataset
+from mnist_cls.data.embedded import DIGESTS, FOLDER, embedded_file
+from mnist_cls.data.loader import BatchLoader
+from mnist_cls.data.splits import train_validation_indices
+from mnist_cls.errors import InputError
+
+from .conftest import Run, one_line
+
+# SHA-256 of the original files, decompressed, as published with them.
+ORIGINAL = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+@pytest.fixture(scope="module")
+def train() -> LabelledImages:
+    return load_dataset("mnist", "train")
+
+
+def digest_of_each(images: torch.Tensor) -> set[bytes]:
+    return {hashlib.sha256(image.numpy().tobytes()).digest() for image in images}
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_the_package_carries_the_original_bytes(name: str) -> None:
+    content = gzip.decompress(embedded_file(f"{name}.gz").read_bytes())
+    assert hashlib.sha256(content).hexdigest() == ORIGINAL[name]
+
+
+def test_shapes_and_classes(train: LabelledImages, mnist_test: LabelledImages) -> None:
+    assert train.images.shape == (60_000, 28, 28)
+    assert mnist_test.images.shape == (10_000, 28, 28)
+    assert train.images.dtype == torch.uint8
+    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert mnist_test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip"])
+def test_a_damaged_file_is_named_with_both_digests(tmp_path: Path, harm: str) -> None:
+    name = "t10k-labels-idx1-ubyte.gz"
+    content = bytearray((FOLDER / name).read_bytes())
+    if harm == "cut":
+        del content[-100:]
+    else:
+        content[1000] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        embedded_file(name, tmp_path)
+    for part in (str(tmp_path / name), DIGESTS[name], hashlib.sha256(content).hexdigest()):
+        assert part in str(caught.value)
+    with pytest.raises(InputError, match="missing"):
+        embedded_file("t10k-images-idx3-ubyte.gz", tmp_path)
+
+
+@pytest.mark.parametrize("layout", [".", "MNIST/raw"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_folder_of_the_users_own(tmp_path: Path, layout: str, compressed: bool, mnist_test: LabelledImages) -> None:
+    place = tmp_path / layout
+    place.mkdir(parents=True, exist_ok=True)
+    for name in DIGESTS:
+        if name.startswith("t10k"):
+            content = (FOLDER / name).read_bytes()
+            (place / name.removesuffix("" if compressed else ".gz")).write_bytes(
+                content if compressed else gzip.decompress(content)
+            )
+    data = load_dataset("mnist", "test", tmp_path)
+    assert torch.equal(data.images, mnist_test.images)
+    assert torch.equal(data.labels, mnist_test.labels)
+
+
+def test_a_folder_without_the_files_says_which_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no train-images-idx3-ubyte\[.gz\] and train-labels-idx1-ubyte\[.gz\]"):
+        load_dataset("mnist", "train", tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        load_dataset("mnist", "train", tmp_path / "nowhere")
+
+
+def test_a_folder_with_the_wrong_things_in_it(tmp_path: Path) -> None:
+    for name in DIGESTS:
+        shutil.copy(FOLDER / name, tmp_path)
+    shutil.copy(FOLDER / "train-labels-idx1-ubyte.gz", tmp_path / "t10k-labels-idx1-ubyte.gz")
+    with pytest.raises(InputError, match="expected 10000 whole numbers"):
+        load_dataset("mnist", "test", tmp_path)
+    shutil.copy(FOLDER / "train-labels-idx1-ubyte.gz", tmp_path / "t10k-images-idx3-ubyte.gz")
+    with pytest.raises(InputError, match=r"expected uint8 images \(N, 28, 28\)"):
+        load_dataset("mnist", "test", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "qmnist", "emnist_digits"])
+def test_other_datasets_without_a_network_say_where_to_put_which_files(run: Run, tmp_path: Path, name: str) -> None:
+    # No proxy listens there: wherever the tests run, torchvision finds no network.
+    import os
+
+    environment = {**os.environ, "HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    done = run("eval", f"data={name}", env=environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"error: {name} is not in {tmp_path}/.cache/mnist_cls and could not be downloaded")
+    assert "-images-idx3-ubyte" in line
+    assert f"{tmp_path}/.cache/mnist_cls/" in line
+    assert "/raw" in line
+
+
+def test_torchvisions_files_are_read_where_they_lie(tmp_path: Path, mnist_test: LabelledImages) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in DIGESTS:
+        shutil.copy(FOLDER / name, raw)
+    assert torch.equal(load_dataset("fashion_mnist", "test", tmp_path).images, mnist_test.images)
+
+
+def test_emnist_is_turned_upright_by_torchvisions_class(tmp_path: Path, mnist_test: LabelledImages) -> None:
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = mnist_test.images[:50].transpose(1, 2).contiguous().numpy()
+    for split in ("train", "test"):
+        (raw / f"emnist-digits-{split}-images-idx3-ubyte").write_bytes(
+            bytes([0, 0, 8, 3]) + np.array(images.shape, ">u4").tobytes() + images.tobytes()
+        )
+        (raw / f"emnist-digits-{split}-labels-idx1-ubyte").write_bytes(
+            bytes([0, 0, 8, 1]) + np.array([50], ">u4").tobytes() + mnist_test.labels[:50].numpy().astype("u1").tobytes()
+        )
+    data = load_dataset("emnist_digits", "test", tmp_path)
+    assert torch.equal(data.images, mnist_test.images[:50])
+    assert torch.equal(data.labels, mnist_test.labels[:50])
+
+
+def test_the_split_is_55000_and_5000_and_never_changes() -> None:
+    train, val = train_validation_indices(60_000)
+    assert (len(train), len(val)) == (55_000, 5_000)
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(60_000))
+    assert hashlib.sha256(val.numpy().tobytes()).hexdigest() == SPLIT_DIGEST
+
+
+SPLIT_DIGEST = "0facf76ec83dbb3417835e55cb6e764f56cca24c1a013f1078032358a1f08798"
+
+
+def test_no_test_image_and_no_validation_image_can_be_trained_on(mnist_test: LabelledImages) -> None:
+    data = MNISTDataModule(seed=1)
+    data.setup("fit")
+    assert data.test_data is None, "the test images are not even loaded for the training"
+    seen = torch.cat([images for images, _ in data.train_dataloader()])
+    held_out = torch.cat([images for images, _ in data.val_dataloader()])
+    assert (len(seen), len(held_out)) == (55_000, 5_000)
+    trained_on = digest_of_each(seen)
+    # MNIST itself holds a few images twice, none of them across its two sets.
+    assert not trained_on & digest_of_each(mnist_test.images)
+    assert not trained_on & digest_of_each(held_out)
+
+
+def test_the_split_does_not_depend_on_the_seed() -> None:
+    images = []
+    for seed in (0, 1):
+        data = MNISTDataModule(seed=seed)
+        data.setup("fit")
+        images.append(torch.cat([images for images, _ in data.val_dataloader()]))
+    assert torch.equal(*images)
+
+
+def numbered(count: int) -> LabelledImages:
+    """Images whose first pixels tell their number."""
+    numbers = torch.arange(count)
+    images = torch.zeros(count, 28, 28, dtype=torch.uint8)
+    images[:, 0, 0], images[:, 0, 1] = (numbers % 256).byte(), (numbers // 256).byte()
+    return LabelledImages(images, numbers)
+
+
+def test_batches_are_slices_of_uint8_in_a_new_order_each_epoch() -> None:
+    loader = BatchLoader(numbered(1000), batch_size=128, shuffle=True, seed=3)
+    epochs = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader) == 8
+        for images, labels in batches:
+            assert images.dtype == torch.uint8
+            assert torch.equal(images[:, 0, 0].long() + 256 * images[:, 0, 1].long(), labels)
+        epochs.append(torch.cat([labels for _, labels in batches]))
+        assert torch.equal(epochs[-1].sort().values, torch.arange(1000))
+    assert not torch.equal(*epochs)
+
+
+def test_processes_share_the_images_of_each_batch() -> None:
+    loaders = [BatchLoader(numbered(1001), 100, shuffle=True, seed=3, rank=rank, world_size=4) for rank in range(4)]
+    alone = BatchLoader(numbered(1001), 100, shuffle=True, seed=3)
+    assert {len(loader) for loader in loaders} == {10}
+    for parts, (_, together) in zip(zip(*loaders, strict=True), alone, strict=False):
+        labels = torch.cat([labels for _, labels in parts])
+        assert torch.equal(labels.sort().values, together.sort().values)
+
+
+def test_a_loader_goes_on_where_another_stopped() -> None:
+    first, second = (BatchLoader(numbered(500), 64, shuffle=True, seed=5) for _ in range(2))
+    whole = [labels for _, labels in first]
+    iterator = iter(first)
+    for _ in range(3):
+        next(iterator)
+    second.load_state_dict(first.state_dict())
+    rest = [labels for _, labels in second]
+    assert torch.equal(torch.cat(rest), torch.cat(whole[3:]))
+    assert len(list(second)) == len(whole), "the epoch after that one is a whole one"
+
+
+def test_each_image_is_distorted_by_numbers_of_its_own(mnist_test: LabelledImages) -> None:
+    same = mnist_test.images[:1].expand(16, 28, 28)
+    distorted = RandomAffine(rotation=10, scale=0.1, shear=0.1, shift=2)(same)
+    assert distorted.shape == (16, 28, 28)
+    assert distorted.dtype == torch.float32
+    assert 0 <= distorted.min()
+    assert distorted.max() <= 255
+    assert len(digest_of_each(distorted)) == 16
+
+
+def test_no_distortion_changes_nothing(mnist_test: LabelledImages) -> None:
+    images = mnist_test.images[:16]
+    torch.testing.assert_close(RandomAffine()(images), images.float(), atol=1e-2, rtol=0)
+
+
+def test_a_shift_is_measured_in_pixels(mnist_test: LabelledImages) -> None:
+    rows = torch.arange(28, dtype=torch.float32)
+    images = mnist_test.images[:256]
+    centres = [(x.float().sum(2) * rows).sum(1) / x.float().sum((1, 2)) for x in (images, RandomAffine(shift=2)(images))]
+    moved = (centres[1] - centres[0]).abs()
+    assert 1.5 < moved.max() <= 2.01
+
+
+def test_only_training_images_are_distorted() -> None:
+    data = MNISTDataModule(augmentation={"rotation": 90.0})
+    data.setup("fit")
+    images, labels = next(iter(data.val_dataloader()))
+    assert torch.equal(data.on_after_batch_transfer((images, labels), 0)[0], images)
+
+
+def test_bad_sizes_are_named(run: Run) -> None:
+    one_line(run("train", "data.validation_size=60000"), "data.validation_size=60000", "expected 1 to 59,999")
+    one_line(run("train", "data.train_size=55001"), "data.train_size=55001", "55,000")
