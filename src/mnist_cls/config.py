@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -44,6 +44,28 @@ def to_settings(config: DictConfig, entry: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SETTINGS[entry]), config))
     except OmegaConfBaseException as error:
         raise InputError(_explain(error, entry)) from error
+
+
+def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
+    """The settings of an entry point, from Python, as its command line would give them.
+
+    Example::
+
+        train(compose("train", ["model=mlp", "trainer.max_epochs=1"]), Path("run"))
+
+    Args:
+        entry: a key of `SETTINGS`.
+        overrides: as on the command line.
+
+    Raises:
+        InputError: the settings are wrong.
+    """
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        try:
+            config = hydra.compose(entry, list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(_explain(error, entry)) from error
+    return to_settings(config, entry)
 
 
 def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], None]:
@@ -94,12 +116,11 @@ class CheckSettings(Callback):
             _leave(error, entry)
 
 
-def command_line(**overrides: object) -> str:
-    """The command that repeats the present training, with some overrides put in the place of its own."""
+def overrides(**changed: object) -> str:
+    """The overrides of the present run as one would type them, with some changed; None leaves one out."""
     own = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []  # train() may be called alone
-    kept = [text for text in own if text.split("=")[0].lstrip("+") not in overrides]
-    changed = [f"{key}={value}" for key, value in overrides.items()]
-    return f"{program('mnist_cls.train')} {shlex.join([*kept, *changed])}".rstrip()
+    kept = [text for text in own if text.split("=")[0].lstrip("+") not in changed]
+    return shlex.join([*kept, *(f"{key}={value}" for key, value in changed.items() if value is not None)])
 
 
 def program(module: str) -> str:

@@ -17,7 +17,7 @@ class DataSettings:
 
     name: str = "mnist"
     dir: str | None = None
-    batch_size: int = 256
+    batch_size: int = 128
     shuffle: bool = True
     train_size: int | None = None
     validation_size: int | None = None
@@ -36,11 +36,11 @@ class TrainerSettings:
     """`trainer`: arguments of Lightning's `Trainer`, under Lightning's names."""
 
     accelerator: str = "auto"
-    devices: Any = "auto"
+    devices: Any = 1
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
-    max_epochs: int = 6
+    max_epochs: int = 5
     max_steps: int = -1
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None

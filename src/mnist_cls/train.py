@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import command_line, entry_point, program, shown
+from .config import entry_point, overrides, program, shown
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ def train(settings: TrainSettings, folder: Path) -> float:
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
     }
+    if not best.best_model_path:  # validation was turned off, or never due
+        best.best_model_path = str(checkpoints / "best.ckpt")
+        trainer.save_checkpoint(best.best_model_path)
     module.load_weights(read_weights(best.best_model_path))
     for evaluate in (trainer.validate, trainer.test):
         evaluate(module, data, verbose=False)
@@ -119,7 +122,8 @@ def _fit(
             raise
     if stop.interrupted:
         if stop.path.is_file():
-            how = f"go on with: {command_line(checkpoint=shown(stop.path), output_dir=shown(folder))}"
+            again = overrides(checkpoint=shown(stop.path), output_dir=shown(folder))
+            how = f"go on with: {program('mnist_cls.train')} {again}"
         else:
             how = "nothing was saved yet"
         print(f"interrupted at step {trainer.global_step}; {how}", file=sys.stderr)
@@ -136,7 +140,7 @@ def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: di
 
     provenance = {
         "config": _hyperparameters(settings),
-        "command": command_line(),
+        "command": f"python -m mnist_cls.train {overrides(output_dir=None, checkpoint=None)}".rstrip(),
         "metrics": metrics,
         "versions": versions(),
         "date": datetime.date.today().isoformat(),

@@ -32,7 +32,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self,
         name: str = "mnist",
         dir: str | Path | None = None,
-        batch_size: int = 256,
+        batch_size: int = 128,
         shuffle: bool = True,
         train_size: int | None = None,
         validation_size: int | None = None,

@@ -1,0 +1,58 @@
+"""Every config composes, and every choice of every group runs a step on real data."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from mnist_cls.config import SETTINGS, compose, config_folder
+from mnist_cls.data.embedded import FOLDER
+from mnist_cls.settings import TrainerSettings
+from mnist_cls.train import train
+
+GROUPS = sorted(
+    f"{path.parent.name}={path.stem}" for path in config_folder().glob("*/*.yaml") if path.parent.name != "hydra"
+)
+# Enough to see that it runs; a choice comes after these and has the last word.
+STEP = [
+    "model=mlp",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "trainer.limit_val_batches=2",
+    "trainer.limit_test_batches=2",
+    "trainer.enable_progress_bar=false",
+]
+
+
+@pytest.mark.parametrize("entry", SETTINGS)
+def test_entry_configs_compose(entry: str) -> None:
+    assert isinstance(compose(entry, []), SETTINGS[entry])
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_choice_runs_a_step(choice: str, tmp_path: Path) -> None:
+    group, name = choice.split("=")
+    extra = ["trainer.max_epochs=1"]
+    if choice == "trainer=cuda" and not torch.cuda.is_available():
+        assert compose("train", [choice]).trainer.accelerator == "cuda"  # that it runs is a GPU test's promise
+        return
+    if choice == "trainer=cuda":
+        extra = []
+    if group == "data" and name != "mnist":
+        extra = [f"data.dir={FOLDER}"]  # torchvision's downloads have no place in a test
+    own = {override.split("=")[0] for override in [choice, *extra]}
+    base = [override for override in STEP if override.split("=")[0] not in own]
+    if group == "trainer":
+        base = [override for override in base if override != "trainer.accelerator=cpu"]
+    settings = compose("train", [*base, choice, *extra])
+    assert 0 <= train(settings, tmp_path) <= 1
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_the_trainers_config_has_every_key_and_the_defaults_of_its_settings() -> None:
+    assert compose("train").trainer == TrainerSettings()
+    written = (config_folder() / "trainer" / "auto.yaml").read_text()
+    assert {field.name for field in fields(TrainerSettings)} == set(OmegaConf.create(written))

@@ -1,0 +1,113 @@
+"""Training and evaluation differ where they should; images stay bytes until they are on their device."""
+
+import pytest
+import torch
+from torch import nn
+
+from mnist_cls import Predictor
+from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.errors import InputError
+from mnist_cls.images import normalize
+from mnist_cls.module import ClassifierModule, make_trainer
+from mnist_cls.settings import TrainerSettings
+
+CONFIG = {"name": "image_classifier", "dropout": 0.5}
+SMALL = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=False)
+
+
+class Spy(ClassifierModule):
+    """Keeps what it is given, and in which state it is."""
+
+    def __init__(self) -> None:
+        super().__init__(CONFIG)
+        self.seen: dict[str, list[object]] = {}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        stage = str(self.trainer.state.stage.value)  # type: ignore[union-attr]
+        facts = (images.dtype, self.model.training, logits.requires_grad, torch.is_inference_mode_enabled())
+        self.seen.setdefault(stage, []).append(facts)
+        return logits
+
+
+def test_modes_and_gradients_are_where_they_belong(tmp_path: object) -> None:
+    module = Spy()
+    data = MNISTDataModule(train_size=256, validation_size=256)
+    trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
+    trainer.fit(module, data)
+    trainer.limit_test_batches = 2
+    trainer.test(module, data, verbose=False)
+    assert set(module.seen["train"]) == {(torch.uint8, True, True, False)}
+    assert set(module.seen["validate"]) == {(torch.uint8, False, False, False)} or set(module.seen["validate"]) == {
+        (torch.uint8, False, False, True)
+    }
+    assert set(module.seen["test"]) == {(torch.uint8, False, False, True)}
+
+
+def test_forward_is_the_networks_on_normalized_images(digits: object) -> None:
+    module = ClassifierModule(CONFIG).eval()
+    images = torch.as_tensor(digits)
+    torch.testing.assert_close(module(images), module.model(normalize(images)))
+
+
+def test_dropout_is_random_in_training_only() -> None:
+    module, images = ClassifierModule(CONFIG), torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    assert not torch.equal(module(images), module(images))
+    module.eval()
+    assert torch.equal(module(images), module(images))
+
+
+def test_the_predictor_has_no_gradient_and_no_dropout() -> None:
+    network = ClassifierModule(CONFIG).model.train()
+    seen = []
+    network.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.requires_grad)))
+    images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    first, second = (Predictor(network, device="cpu")(images).probabilities for _ in range(2))
+    assert (first == second).all()
+    assert set(seen) == {(False, False)}
+
+
+def test_a_step_changes_every_parameter(tmp_path: object) -> None:
+    module = ClassifierModule(CONFIG)
+    before = [parameter.detach().clone() for parameter in module.model.parameters()]
+    trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
+    trainer.fit(module, MNISTDataModule(train_size=256, validation_size=256))
+    assert all(not torch.equal(old, new) for old, new in zip(before, module.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "nothing"}, "no model is called 'nothing'"),
+        ({"name": "mlp", "widths": [784, 9]}, r"gives \(2, 9\) for 2 images; expected 10 logits each"),
+        ({"name": "mlp", "widths": [3, 4, 10]}, "does not take images"),
+    ],
+)
+def test_a_network_that_cannot_read_digits_is_refused(model: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ClassifierModule(model)
+
+
+def test_accumulated_metrics_are_those_of_all_images(tmp_path: object) -> None:
+    module = ClassifierModule(CONFIG)
+    data = MNISTDataModule(batch_size=300, validation_size=1000)  # the last batch is smaller
+    trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
+    trainer.validate(module, data, verbose=False)
+    assert data.val_data is not None
+    with torch.no_grad():
+        logits = module.eval()(data.val_data.images)
+    loss = nn.functional.cross_entropy(logits, data.val_data.labels).item()
+    accuracy = (logits.argmax(1) == data.val_data.labels).float().mean().item()
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(loss, abs=1e-5)
+    assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(accuracy, abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_images_live_there_as_bytes(tmp_path: object) -> None:
+    module, data = Spy(), MNISTDataModule(train_size=256, validation_size=256)
+    settings = TrainerSettings(accelerator="cuda", max_epochs=1, enable_progress_bar=False)
+    make_trainer(settings, tmp_path).fit(module, data)  # type: ignore[arg-type]
+    assert data.train_data is not None
+    assert data.train_data.images.is_cuda
+    assert {facts[0] for facts in module.seen["train"]} == {torch.uint8}  # type: ignore[index]

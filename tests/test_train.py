@@ -1,0 +1,297 @@
+"""A training leaves what it promises, repeats itself, goes on after an interrupt, and says in one line what is wrong."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mnist_cls.checkpoint import read_weights
+from mnist_cls.errors import InputError
+
+from .conftest import SMALL, Run, one_line
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    return dict(json.loads((folder / "metrics.json").read_text()))
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """The metrics but for those that are times."""
+    return {k: v for k, v in metrics_of(folder).items() if k not in ("train/seconds", "train/images_per_second")}
+
+
+def test_a_run_folder_holds_what_it_promises(trained: Path) -> None:
+    files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    events = {file for file in files if "events.out.tfevents" in file}
+    assert events
+    assert files - events - {"tensorboard/hparams.yaml"} == {
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "model.safetensors",
+        "metrics.json",
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+    }
+
+
+def test_metrics_are_plain_numbers_under_plain_names(trained: Path) -> None:
+    metrics = metrics_of(trained)
+    assert set(metrics) == {
+        "train/seconds",
+        "train/images_per_second",
+        "train/loss",
+        "train/accuracy",
+        "val/loss",
+        "val/accuracy",
+        "test/loss",
+        "test/accuracy",
+        "epochs",
+        "steps",
+    }
+    assert 0.5 < metrics["test/accuracy"] < 1
+    assert metrics["steps"] == 20
+    assert metrics["train/images_per_second"] * metrics["train/seconds"] == pytest.approx(2 * 1280)
+
+
+def test_the_weights_say_where_they_come_from(trained: Path) -> None:
+    provenance = read_weights(trained).provenance
+    assert provenance["config"]["seed"] == 0
+    assert provenance["config"]["data"]["train_size"] == 1280
+    assert provenance["metrics"] == metrics_of(trained)
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["command"] == shlex.join(["python", "-m", "mnist_cls.train", *SMALL])
+
+
+def test_eval_finds_what_the_training_found(run: Run, trained: Path, tmp_path: Path) -> None:
+    done = run("eval", f"checkpoint={trained}", "output_dir=e", "data.batch_size=1000")
+    assert done.returncode == 0, done.stderr
+    accuracy = metrics_of(tmp_path / "e")["test/accuracy"]
+    assert accuracy == pytest.approx(metrics_of(trained)["test/accuracy"], abs=1e-6)
+    assert f"{accuracy:.2%}" in done.stdout
+
+
+def test_the_same_seed_gives_the_same_weights_and_figures(run: Run, trained: Path, tmp_path: Path) -> None:
+    for name, seed in (("again", 0), ("other", 1)):
+        done = run("train", *SMALL, f"output_dir={name}", f"seed={seed}")
+        assert done.returncode == 0, done.stderr
+    first, again, other = (load_file(path / "model.safetensors") for path in (trained, tmp_path / "again", tmp_path / "other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert figures_of(trained) == figures_of(tmp_path / "again")
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_end_of_a_training_says_what_to_do_next(run: Run, tmp_path: Path) -> None:
+    done = run("train", "mode=fast_dev")
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "outputs" / "train").iterdir()
+    for text in ("test accuracy", "training", f"checkpoint=outputs/train/{folder.name} input=", "--logdir outputs/train"):
+        assert text in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_starting_from_weights_is_not_starting_from_nothing(run: Run, tmp_path: Path, trained: Path) -> None:
+    few = ["data.train_size=32", "data.batch_size=32", "trainer.max_epochs=1", "optimizer.lr=1e-6", "data.validation_size=500"]
+    done = run("train", *few, f"checkpoint={trained}/model.safetensors", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "starting from the weights" in done.stdout
+    assert metrics_of(tmp_path / "run")["test/accuracy"] == pytest.approx(metrics_of(trained)["test/accuracy"], abs=0.01)
+
+
+LONG = [*SMALL, "trainer.max_epochs=200", "output_dir=run"]
+
+
+def interrupt(process: subprocess.Popen[str], ready: Path) -> None:
+    """Press Ctrl-C once the training is under way: its first epoch has been saved."""
+    deadline = time.monotonic() + 120
+    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+
+
+def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnist_cls.train", *LONG]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    interrupt(process, last)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    step = torch.load(last, weights_only=True)["global_step"]
+    found = re.search(r"interrupted at step (\d+); go on with: (.*)", errors)
+    assert found is not None, errors
+    assert int(found[1]) == step > 10
+
+    # A schedule cannot be made shorter on the way, so the test goes on for a moment and interrupts again.
+    process = subprocess.Popen(
+        shlex.split(found[2]), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    before = last.stat().st_mtime_ns
+    while last.stat().st_mtime_ns == before and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "going on from run/checkpoints/last.ckpt" in output
+    later = torch.load(last, weights_only=True)
+    assert later["global_step"] > step
+    assert later["lr_schedulers"][0]["last_epoch"] == later["global_step"]
+
+
+def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:
+    """Without dropout and distortions, whose random numbers a checkpoint does not hold."""
+    from mnist_cls.callbacks import StopOnInterrupt
+    from mnist_cls.data.datamodule import MNISTDataModule
+    from mnist_cls.module import ClassifierModule, make_trainer
+    from mnist_cls.settings import TrainerSettings
+
+    settings = TrainerSettings(accelerator="cpu", max_epochs=3, enable_progress_bar=False)
+    config = {"name": "mlp", "widths": [784, 32, 10]}
+    torch.manual_seed(0)
+    start = ClassifierModule(config).state_dict()
+
+    def fit(stop_at: int | None, resume: Path | None) -> ClassifierModule:
+        module = ClassifierModule(config)
+        module.load_state_dict(start)
+        stop = StopOnInterrupt(tmp_path / "last.ckpt")
+
+        class PressCtrlC(type(stop)):  # type: ignore[misc]
+            """Ctrl-C arrives in the middle of a step."""
+
+            def on_before_backward(self, trainer: object, *args: object) -> None:
+                if trainer.global_step == stop_at:  # type: ignore[attr-defined]
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        stop = PressCtrlC(tmp_path / "last.ckpt")
+        trainer = make_trainer(settings, tmp_path, [stop])
+        data = MNISTDataModule(train_size=640, validation_size=500, batch_size=64)
+        if stop_at is None:
+            trainer.fit(module, data, ckpt_path=resume)
+        else:
+            with pytest.raises(SystemExit):
+                trainer.fit(module, data, ckpt_path=resume)
+            assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == stop_at + 1
+        return module
+
+    undisturbed = fit(None, None).state_dict()
+    fit(14, None)
+    fit(22, tmp_path / "last.ckpt")
+    resumed = fit(None, tmp_path / "last.ckpt").state_dict()
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+
+
+def test_a_finished_training_is_not_gone_on_with(run: Run, trained: Path) -> None:
+    line = one_line(run("train", *SMALL, f"checkpoint={trained}"), "is complete, 20 of 20 steps", "model.safetensors")
+    assert "Traceback" not in line
+    one_line(run("train", *SMALL, f"checkpoint={trained}", "trainer.max_epochs=3"), "planned for 20 steps, not 30")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.max_epochs=abc", ["trainer.max_epochs", "'abc'", "Integer"]),
+        ("trainer.max_epochs=0", ["trainer.max_epochs=0", "at least 1"]),
+        ("data.batch_size=0", ["data.batch_size=0", "at least 1"]),
+        ("data.batchsize=64", ["data.batchsize", "data.batch_size"]),
+        ("+data.batchsize=64", ["data.batchsize", "data.batch_size"]),
+        ("bananas=3", ["bananas"]),
+        ("model=image_clasifier", ["image_clasifier", "did you mean 'image_classifier'?", "mlp"]),
+        ("model.name=resnet", ["'resnet'", "image_classifier"]),
+        ("model.dropout=3", ["between 0 and 1"]),
+        ("experiment=nothing", ["nothing", "best"]),
+        ("trainer=gpu", ["trainer=gpu", "cuda"]),
+        ("seed=-1", ["seed=-1"]),
+        ("data.name=cifar", ["cifar", "fashion_mnist"]),
+        ("data.augmentation.rotate=3", ["rotate"]),
+        ("data.dir=/nowhere/at/all", ["/nowhere/at/all"]),
+        ("checkpoint=nothing.ckpt", ["nothing.ckpt"]),
+        ("checkpoint=image_classifier model=mlp", ["fc1.weight", "(128, 3136)", "(128, 784)"]),
+        ("optimizer.lr=fast", ["fast"]),
+        ("optimizer.learning_rate=1", ["learning_rate"]),
+        ("trainer.precision=7", ["7"]),
+        ("trainer.devices=many", ["many"]),
+        ("output_dir=/proc/nowhere", ["/proc/nowhere"]),
+        ("=", ["'='"]),
+    ],
+)
+def test_bad_settings_are_said_in_one_line(run: Run, tmp_path: Path, override: str, words: list[str]) -> None:
+    one_line(run("train", "mode=fast_dev", *override.split()), *words)
+
+
+def test_bad_settings_leave_no_run_folder(run: Run, tmp_path: Path) -> None:
+    one_line(run("train", "data.batch_size=0"))
+    one_line(run("train", "trainer.max_epochs=abc"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("entry", ["train", "eval"])
+def test_cuda_where_there_is_none(run: Run, entry: str) -> None:
+    one_line(run(entry, "trainer=cuda"), "sees no CUDA device", "trainer=cpu")
+
+
+def test_a_sweep_trains_each_and_keeps_them_apart(run: Run, tmp_path: Path) -> None:
+    done = run("train", "-m", "mode=fast_dev", "model=mlp", "seed=1,2", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    seeds = [read_weights(tmp_path / "sweep" / number).provenance["config"]["seed"] for number in "01"]
+    assert seeds == [1, 2]
+
+
+def test_train_returns_the_validation_accuracy(tmp_path: Path) -> None:
+    from mnist_cls.config import compose
+    from mnist_cls.train import train
+
+    settings = compose("train", ["mode=fast_dev", "model=mlp", "callbacks=none", "trainer=cpu"])
+    assert train(settings, tmp_path) == metrics_of(tmp_path)["val/accuracy"]
+
+
+def test_two_processes_train_like_one(run: Run, tmp_path: Path) -> None:
+    """Each takes half of every batch; the sum of the gradients is the same but for rounding."""
+    same = ["model=mlp", *SMALL, "data.augmentation=null", "trainer.accelerator=cpu"]
+    for arguments in (["output_dir=one"], ["output_dir=two", "trainer=ddp", "trainer.devices=2"]):
+        done = run("train", *same, *arguments)
+        assert done.returncode == 0, done.stderr
+    one, two = figures_of(tmp_path / "one"), figures_of(tmp_path / "two")
+    assert one["steps"] == two["steps"]
+    assert one["test/loss"] == pytest.approx(two["test/loss"], abs=1e-3)
+    assert metrics_of(tmp_path / "two")["train/images_per_second"] * metrics_of(tmp_path / "two")[
+        "train/seconds"
+    ] == pytest.approx(2 * 1280)
+
+
+def test_overfitting_learns_its_images_by_heart(run: Run, tmp_path: Path) -> None:
+    done = run("train", "mode=overfit", "output_dir=run", "trainer.enable_progress_bar=false")
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "run")["train/accuracy"] == 1
+
+
+def test_profiling_writes_where_the_time_went(run: Run, tmp_path: Path) -> None:
+    done = run("train", "mode=profile", "model=mlp", "trainer.max_steps=5", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    [report] = (tmp_path / "run").glob("*profile*")
+    assert "run_training_batch" in report.read_text()
+
+
+def test_debugging_finds_the_operation_behind_a_nan(run: Run) -> None:
+    done = run("train", "mode=debug", "optimizer.lr=1e30", "scheduler=constant", "model=mlp")
+    assert done.returncode != 0
+    assert "returned nan values" in done.stderr
+
+
+def test_settings_from_python_are_checked_too() -> None:
+    from mnist_cls.settings import DataSettings
+
+    with pytest.raises(InputError, match="data.batch_size=-3: expected at least 1"):
+        DataSettings(batch_size=-3)
