@@ -84,7 +84,11 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
         # Otherwise Hydra would print errors itself, over several lines, and leave with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
+        began = False
+
         def job(config: DictConfig) -> Any:
+            nonlocal began
+            began = True
             folder = Path(HydraConfig.get().runtime.output_dir)
             try:
                 return task(to_settings(config, entry), folder)
@@ -97,6 +101,9 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        except ValueError as error:
+            # Some of what is wrong with a command line, Hydra says with Python's own exceptions.
+            _leave(error if began else InputError(str(error)), entry, tracebacks)
         except Exception as error:
             _leave(error, entry, tracebacks)
 
@@ -155,8 +162,8 @@ def _explain(error: Exception, entry: str) -> str:
     text = str(error)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         text = str(error.__cause__) if "Error merging override" in text else text
-    if unknown := re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text):
-        key = getattr(error, "full_key", None) or unknown[1] or unknown[2]
+    if unknown := re.search(r"Could not override '([^']*)'|Key '([^']+)' (?:is )?not in", text):
+        key = getattr(error, "full_key", None) or unknown[1] or unknown[2] or ""
         return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
     message = (text.splitlines() or [type(error).__name__])[0]
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)

@@ -96,10 +96,15 @@ class ClassifierModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and its schedule over all the steps that the trainer is going to make."""
-        optimizer = self.optimizer_factory(self.model.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        scheduler = self.scheduler_factory(optimizer, total_steps=self._total_steps())
+        try:
+            optimizer = self.optimizer_factory(self.model.parameters())
+            if self.scheduler_factory is None:
+                return optimizer
+            scheduler = self.scheduler_factory(optimizer, total_steps=self._total_steps())
+        except (TypeError, ValueError) as error:
+            factories = (self.optimizer_factory, self.scheduler_factory)
+            options = [getattr(factory, "keywords", {}) for factory in factories]
+            raise InputError(f"optimizer or scheduler with {options}: {' '.join(str(error).split())}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

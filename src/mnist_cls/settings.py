@@ -11,6 +11,9 @@ def _require(ok: bool, key: str, value: object, expected: str) -> None:
         raise InputError(f"{key}={value}: expected {expected}")
 
 
+_DEVICES = "auto, a number of devices, or a list of their numbers"
+
+
 @dataclass
 class DataSettings:
     """`data`: the arguments of `MNISTDataModule`, see there."""
@@ -62,6 +65,9 @@ class TrainerSettings:
         _require(self.log_every_n_steps >= 1, "trainer.log_every_n_steps", self.log_every_n_steps, "at least 1")
         steps = self.accumulate_grad_batches
         _require(steps >= 1, "trainer.accumulate_grad_batches", steps, "at least 1")
+        _require(
+            self.devices == "auto" or isinstance(self.devices, (int, list)), "trainer.devices", self.devices, _DEVICES
+        )
         kinds = ("auto", "cpu", "cuda", "gpu", "mps")
         _require(self.accelerator in kinds, "trainer.accelerator", self.accelerator, f"one of {', '.join(kinds)}")
         profilers = (None, "simple", "advanced", "pytorch")

@@ -47,6 +47,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.train_data: LabelledImages | None = None
         self.val_data: LabelledImages | None = None
         self.test_data: LabelledImages | None = None
+        self._train_loader: BatchLoader | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Load what the stage needs, once: "fit" and "validate" the training images, "test" the test images."""
@@ -63,7 +64,8 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training images, in a new order each epoch."""
-        return self._loader(self.train_data, shuffle=self.shuffle)
+        self._train_loader = self._loader(self.train_data, shuffle=self.shuffle)
+        return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images, in their order."""
@@ -79,6 +81,22 @@ class MNISTDataModule(pl.LightningDataModule):
         if self.augment is not None and self.trainer is not None and self.trainer.training:
             images = self.augment(images)
         return images, labels
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: how many batches of the present epoch have been trained on."""
+        if self.trainer is None:
+            return {}
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return {"batches_done": 0 if progress.is_last_batch else progress.current.ready}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on within the epoch that the checkpoint was saved in."""
+        # Lightning would restore a loader by itself, but not one whose length has been asked for before, as
+        # every schedule over all steps has to do.
+        if self._train_loader is None:
+            self.train_dataloader()
+        assert self._train_loader is not None
+        self._train_loader.first_batch = int(state_dict.get("batches_done", 0))
 
     def _on_device(self, data: LabelledImages) -> LabelledImages:
         # As uint8 the whole of MNIST is 55 MB: moved once, it costs no transfer in any step.

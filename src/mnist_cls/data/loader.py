@@ -1,7 +1,6 @@
 """Batches of images that fit in memory: slices of one tensor, nothing fetched one by one."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +64,8 @@ class BatchLoader:
         # Lightning looks for attributes of these names, as a DataLoader has them, to tell the epoch.
         self.batch_sampler = None
         self.sampler = EpochOrder(len(data.labels), shuffle, seed)
-        self._position = self._next_batch = 0
+        # A resumed training sets this to go on where it stopped; the epochs after that one start at 0.
+        self.first_batch = 0
 
     def __len__(self) -> int:
         """The number of batches in an epoch, the same for every process."""
@@ -75,18 +75,8 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images uint8 (B, 28, 28) and labels int64 (B,); the last batch of an epoch may be smaller."""
-        # A resumed run goes on where it stopped; the epochs after that one start at 0.
-        start, self._next_batch = self._next_batch, 0
+        first, self.first_batch = self.first_batch, 0
         indices = self.sampler.indices().to(self.data.labels.device)
-        for number in range(start, len(self)):
+        for number in range(first, len(self)):
             mine = indices[number * self.batch_size : (number + 1) * self.batch_size][self.rank :: self.world_size]
-            self._position = number + 1
             yield self.data.images[mine], self.data.labels[mine]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the loader: how many batches of the epoch have been handed out."""
-        return {"position": self._position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next epoch start behind the batches that were handed out before."""
-        self._next_batch = int(state["position"])
