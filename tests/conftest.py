@@ -17,7 +17,12 @@ Completed = subprocess.CompletedProcess[str]
 Run = Callable[..., Completed]
 
 # A training of seconds on real MNIST, for tests of what a training leaves behind.
-SMALL = ["data.train_size=1280", "trainer.max_epochs=2", "data.validation_size=500", "trainer.enable_progress_bar=false"]
+SMALL = [
+    "data.train_size=1280",
+    "trainer.max_epochs=2",
+    "data.validation_size=500",
+    "trainer.enable_progress_bar=false",
+]
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,9 @@ def test_weights_come_back(tmp_path: Path) -> None:
 def test_every_way_to_name_a_checkpoint(trained: Path) -> None:
     images = torch.randint(0, 256, (8, 28, 28), dtype=torch.uint8)
     best = trained / "checkpoints" / "best.ckpt"
-    outputs = [load_model(checkpoint)(normalize(images)) for checkpoint in (trained, trained / "model.safetensors", best)]
+    outputs = [
+        load_model(checkpoint)(normalize(images)) for checkpoint in (trained, trained / "model.safetensors", best)
+    ]
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
     assert find_checkpoint(trained, prefer="checkpoints/last.ckpt").name == "last.ckpt"
@@ -54,7 +56,7 @@ def test_checkpoints_hold_tensors_and_plain_values_only(trained: Path, name: str
 
 
 def test_a_missing_one_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file or folder.*image_classifier"):
+    with pytest.raises(InputError, match=r"no such file or folder.*image_classifier"):
         load_model(tmp_path / "nothing.ckpt")
     with pytest.raises(InputError, match="is it the folder of a training run"):
         load_model(tmp_path)
@@ -83,7 +85,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, trained: Path, ho
     assert "\n" not in str(caught.value)
     assert not mark.exists()
     if how == "pickle":
-        pickle.loads(path.read_bytes())
+        pickle.loads(path.read_bytes())  # noqa: S301 (to see that it is a bomb)
     else:
         torch.load(path, weights_only=False)
     assert mark.exists(), "the bomb was a real one"
@@ -101,7 +103,9 @@ def test_a_file_that_was_cut_off_is_noticed(tmp_path: Path, trained: Path, kind:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"hello", b"\x89PNG\r\n", b"{}", b'\x02\0\0\0\0\0\0\0{}', b"PK\x03\x04" + b"x" * 99])
+@pytest.mark.parametrize(
+    "content", [b"hello", b"\x89PNG\r\n", b"{}", b"\x02\0\0\0\0\0\0\0{}", b"PK\x03\x04" + b"x" * 99]
+)
 def test_a_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "something.safetensors"
     path.write_bytes(content)
@@ -111,9 +115,10 @@ def test_a_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
-    for content in ({"state_dict": {}}, {"weight": torch.zeros(3)}, [1, 2], {"state_dict": {}, "mnist_cls": 3}):
+    foreign: list[object] = [{"state_dict": {}}, {"weight": torch.zeros(3)}, [1, 2], {"state_dict": {}, "mnist_cls": 3}]
+    for content in foreign:
         torch.save(content, tmp_path / "foreign.ckpt")
-        with pytest.raises(InputError, match="expected a checkpoint|expected a file"):
+        with pytest.raises(InputError, match=r"expected a checkpoint|expected a file"):
             load_model(tmp_path / "foreign.ckpt")
 
 

@@ -63,7 +63,9 @@ def as_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "LA", "F", "I;16", "palette", "jpeg", "transparent", "dark on light"])
+@pytest.mark.parametrize(
+    "mode", ["RGB", "RGBA", "CMYK", "LA", "F", "I;16", "palette", "jpeg", "transparent", "dark on light"]
+)
 @pytest.mark.parametrize("size", [28, 100, 15])
 def test_modes_polarities_and_sizes(digits: np.ndarray, labels: list[int], mode: str, size: int) -> None:
     from mnist_cls import Predictor
@@ -85,7 +87,7 @@ def test_a_blank_page_is_no_digit(level: int) -> None:
 @pytest.mark.parametrize("shape", [(4, 28, 28), (4, 1, 28, 28), (4, 28, 28, 1), (4, 784)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float16])
 def test_arrays_of_many_shapes_and_types(digits: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
-    array = digits[:4].reshape(shape).astype(dtype)
+    array: np.ndarray = digits[:4].reshape(shape).astype(dtype)
     images, errors = images_from_array(array / dtype(255) if np.issubdtype(dtype, np.floating) else array)
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images, digits[:4])

@@ -1,4 +1,4 @@
-"""A training leaves what it promises, repeats itself, goes on after an interrupt, and says in one line what is wrong."""
+"""A training leaves what it promises, repeats itself, goes on after an interrupt, and says what is wrong."""
 
 import json
 import os
@@ -84,7 +84,9 @@ def test_the_same_seed_gives_the_same_weights_and_figures(run: Run, trained: Pat
     for name, seed in (("again", 0), ("other", 1)):
         done = run("train", *SMALL, f"output_dir={name}", f"seed={seed}")
         assert done.returncode == 0, done.stderr
-    first, again, other = (load_file(path / "model.safetensors") for path in (trained, tmp_path / "again", tmp_path / "other"))
+    first, again, other = (
+        load_file(path / "model.safetensors") for path in (trained, tmp_path / "again", tmp_path / "other")
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert figures_of(trained) == figures_of(tmp_path / "again")
     assert not any(torch.equal(first[name], other[name]) for name in first)
@@ -94,18 +96,31 @@ def test_the_end_of_a_training_says_what_to_do_next(run: Run, tmp_path: Path) ->
     done = run("train", "mode=fast_dev")
     assert done.returncode == 0, done.stderr
     [folder] = (tmp_path / "outputs" / "train").iterdir()
-    for text in ("test accuracy", "training", f"checkpoint=outputs/train/{folder.name} input=", "--logdir outputs/train"):
+    for text in (
+        "test accuracy",
+        "training",
+        f"checkpoint=outputs/train/{folder.name} input=",
+        "--logdir outputs/train",
+    ):
         assert text in done.stdout
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
 
 
 def test_starting_from_weights_is_not_starting_from_nothing(run: Run, tmp_path: Path, trained: Path) -> None:
-    few = ["data.train_size=32", "data.batch_size=32", "trainer.max_epochs=1", "optimizer.lr=1e-6", "data.validation_size=500"]
+    few = [
+        "data.train_size=32",
+        "data.batch_size=32",
+        "trainer.max_epochs=1",
+        "optimizer.lr=1e-6",
+        "data.validation_size=500",
+    ]
     done = run("train", *few, f"checkpoint={trained}/model.safetensors", "output_dir=run")
     assert done.returncode == 0, done.stderr
     assert "starting from the weights" in done.stdout
-    assert metrics_of(tmp_path / "run")["test/accuracy"] == pytest.approx(metrics_of(trained)["test/accuracy"], abs=0.01)
+    assert metrics_of(tmp_path / "run")["test/accuracy"] == pytest.approx(
+        metrics_of(trained)["test/accuracy"], abs=0.01
+    )
 
 
 LONG = [*SMALL, "trainer.max_epochs=200", "output_dir=run"]
@@ -293,5 +308,5 @@ def test_debugging_finds_the_operation_behind_a_nan(run: Run) -> None:
 def test_settings_from_python_are_checked_too() -> None:
     from mnist_cls.settings import DataSettings
 
-    with pytest.raises(InputError, match="data.batch_size=-3: expected at least 1"):
+    with pytest.raises(InputError, match=r"data.batch_size=-3: expected at least 1"):
         DataSettings(batch_size=-3)

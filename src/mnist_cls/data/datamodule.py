@@ -93,10 +93,8 @@ class MNISTDataModule(pl.LightningDataModule):
         """Go on within the epoch that the checkpoint was saved in."""
         # Lightning would restore a loader by itself, but not one whose length has been asked for before, as
         # every schedule over all steps has to do.
-        if self._train_loader is None:
-            self.train_dataloader()
-        assert self._train_loader is not None
-        self._train_loader.first_batch = int(state_dict.get("batches_done", 0))
+        loader = self._train_loader or self.train_dataloader()
+        loader.first_batch = int(state_dict.get("batches_done", 0))
 
     def _on_device(self, data: LabelledImages) -> LabelledImages:
         # As uint8 the whole of MNIST is 55 MB: moved once, it costs no transfer in any step.

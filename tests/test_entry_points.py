@@ -1,0 +1,58 @@
+"""Help answers without waiting for torch, and importing the package costs nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Run
+
+LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(set(sys.modules) & {libraries})));"
+
+
+def loaded(code: str, libraries: set[str]) -> str:
+    """Run Python code in a process of its own; return which of the libraries it has imported at its end."""
+    command = [sys.executable, "-c", LOADED.format(libraries=libraries) + code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    return next(line for line in done.stdout.splitlines() if line.startswith("LOADED")).removeprefix("LOADED").strip()
+
+
+@pytest.mark.parametrize("entry", ["train", "eval", "predict"])
+def test_help_lists_the_choices_without_importing_torch(run: Run, entry: str, tmp_path: Path) -> None:
+    done = run(entry, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m mnist_cls.{entry}" in done.stdout
+    if entry == "train":
+        assert "model: image_classifier, mlp" in done.stdout
+        assert "trainer: auto, cpu, cuda, ddp" in done.stdout
+        assert "mode: debug, default, fast_dev, overfit, profile" in done.stdout
+    assert "checkpoint:" in done.stdout
+    code = f"sys.argv = ['x', '--help']; from mnist_cls.{entry} import main; main()"
+    assert loaded(code, {"torch", "lightning", "torchvision"}) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_batch_scripts_help() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "predict_batch.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "--checkpoint" in done.stdout
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    assert loaded("import mnist_cls; dir(mnist_cls)", {"torch", "lightning", "hydra"}) == ""
+
+
+def test_predicting_imports_no_lightning() -> None:
+    code = "import mnist_cls, numpy; mnist_cls.Predictor(device='cpu')(numpy.zeros((1, 28, 28), 'uint8'))"
+    assert loaded(code, {"torch", "lightning", "torchvision", "hydra", "tensorboard", "pyarrow"}) == "torch"
+
+
+def test_everything_public_is_there() -> None:
+    import mnist_cls
+
+    for name in mnist_cls.__all__:
+        assert getattr(mnist_cls, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mnist_cls.nothing  # noqa: B018

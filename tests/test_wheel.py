@@ -1,0 +1,75 @@
+"""A built wheel, installed where there is no checkout, works from an empty folder."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, SMALL
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("wheel")
+    # The checkout itself is what must not be built in: two test runs side by side would get in each other's way.
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(place)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    [built] = place.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """A fresh environment with the wheel in it; torch and the others are lent from the one that runs the tests."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, with_pip=False)
+    python = place / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    [packages] = place.glob("lib/python*/site-packages")
+    # Folders named in a .pth are searched, but .pth files in them are not read: the checkout stays out of sight.
+    (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "mnist_cls/py.typed",
+        "mnist_cls/configs/train.yaml",
+        "mnist_cls/configs/model/mlp.yaml",
+        "mnist_cls/data/mnist/train-images-idx3-ubyte.gz",
+        "mnist_cls/data/mnist/README.md",
+        "mnist_cls/weights/image_classifier.safetensors",
+    ):
+        assert needed in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"mnist_cls"}
+    assert not [name for name in names if "tests" in name or "outputs" in name]
+
+
+@pytest.mark.slow
+def test_it_trains_evaluates_and_predicts_from_an_empty_folder(python: Path, tmp_path: Path, png: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([str(python), *arguments], cwd=empty, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert str(python.parents[1]) in run("-c", "import mnist_cls; print(mnist_cls.__file__)")
+    run("-m", "mnist_cls.train", *SMALL, "model=mlp", "output_dir=run")
+    assert json.loads((empty / "run" / "metrics.json").read_text())["test/accuracy"] > 0.5
+    assert " 7 " in run("-m", "mnist_cls.predict", f"input={png}")
+    assert "accuracy" in run("-m", "mnist_cls.eval", "checkpoint=run")
+    script = python.parent / "mnist-cls-predict"
+    done = subprocess.run([str(script), f"input={png}"], cwd=empty, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
