@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -39,14 +40,14 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, values: Mapping[str, object]) -> None:
-    """Write `values` to `path` as indented JSON, whole or not at all.
+def write_json(path: str | Path, values: Mapping[str, float]) -> None:
+    """Write numbers to `path` as indented JSON, whole or not at all. NaN and Inf, which JSON lacks, become null.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: a value is NaN or infinite, which JSON cannot hold.
     """
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

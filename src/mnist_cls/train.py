@@ -80,7 +80,12 @@ def train(settings: TrainSettings, folder: Path) -> float:
         trainer.save_checkpoint(best.best_model_path)
     module.load_weights(read_weights(best.best_model_path))
     for evaluate in (trainer.validate, trainer.test):
-        evaluate(module, data, verbose=False)
+        try:
+            evaluate(module, data, verbose=False)
+        except SystemExit:  # Lightning's way to end after Ctrl-C
+            there = f"{program('mnist_cls.eval')} checkpoint={shown(checkpoints)}/best.ckpt"
+            print(f"interrupted after the training, before its test; test it with: {there}", file=sys.stderr)
+            sys.exit(130)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
     if trainer.is_global_zero:
         if settings.tensorboard:
