@@ -49,6 +49,21 @@ def test_predicting_imports_no_lightning() -> None:
     assert loaded(code, {"torch", "lightning", "torchvision", "hydra", "tensorboard", "pyarrow"}) == "torch"
 
 
+def test_all_of_it_works_without_a_network(tmp_path: Path, png: Path) -> None:
+    # A network namespace of its own has no network at all, not even the loopback.
+    alone = ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this system lets no process leave the network")
+    for arguments in (
+        ["train", "mode=fast_dev", "output_dir=run"],
+        ["eval", "checkpoint=run"],
+        ["predict", f"input={png}"],
+    ):
+        command = [*alone, sys.executable, "-m", f"mnist_cls.{arguments[0]}", *arguments[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_everything_public_is_there() -> None:
     import mnist_cls
 

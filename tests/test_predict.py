@@ -315,3 +315,9 @@ def test_a_gpu_sees_what_the_cpu_sees(mnist_test: LabelledImages) -> None:
     images = mnist_test.images[:2000].numpy()
     cpu, cuda = (Predictor(device=device)(images).probabilities for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cpu, cuda, atol=1e-3)
+
+
+def test_the_readmes_digits_are_read_right(tmp_path: Path) -> None:
+    predict_files(ROOT / "docs" / "digits", tmp_path / "rows.jsonl", device="cpu")
+    rows = read(tmp_path / "rows.jsonl")
+    assert [str(row["label"]) for row in rows] == [Path(str(row["path"])).stem for row in rows] == ["2", "5", "7"]

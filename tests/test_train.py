@@ -78,6 +78,9 @@ def test_eval_finds_what_the_training_found(run: Run, trained: Path, tmp_path: P
     accuracy = metrics_of(tmp_path / "e")["test/accuracy"]
     assert accuracy == pytest.approx(metrics_of(trained)["test/accuracy"], abs=1e-6)
     assert f"{accuracy:.2%}" in done.stdout
+    done = run("eval", f"checkpoint={trained}", "split=val", "data.validation_size=500", "output_dir=v")
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "v")["val/accuracy"] == pytest.approx(metrics_of(trained)["val/accuracy"], abs=1e-6)
 
 
 def test_the_same_seed_gives_the_same_weights_and_figures(run: Run, trained: Path, tmp_path: Path) -> None:
@@ -235,6 +238,8 @@ def test_a_finished_training_is_not_gone_on_with(run: Run, trained: Path) -> Non
         ("checkpoint=image_classifier model=mlp", ["fc1.weight", "(128, 3136)", "(128, 784)"]),
         ("optimizer.lr=fast", ["fast"]),
         ("optimizer.learning_rate=1", ["learning_rate"]),
+        ("optimizer._target_=torch.optim.Nothing", ["torch.optim.Nothing"]),
+        ("+callbacks.mine._target_=nowhere.Mine", ["nowhere.Mine"]),
         ("trainer.precision=7", ["7"]),
         ("trainer.devices=many", ["many"]),
         ("output_dir=/proc/nowhere", ["/proc/nowhere"]),

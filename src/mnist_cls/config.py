@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -84,11 +84,9 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
         # Otherwise Hydra would print errors itself, over several lines, and leave with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
-        began = False
-
         def job(config: DictConfig) -> Any:
-            nonlocal began
-            began = True
+            if not tracebacks:  # from here on errors are ours, and processes that we start are to say theirs likewise
+                os.environ.pop("HYDRA_FULL_ERROR", None)
             folder = Path(HydraConfig.get().runtime.output_dir)
             try:
                 return task(to_settings(config, entry), folder)
@@ -101,11 +99,9 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
-        except ValueError as error:
-            # Some of what is wrong with a command line, Hydra says with Python's own exceptions.
-            _leave(error if began else InputError(str(error)), entry, tracebacks)
         except Exception as error:
-            _leave(error, entry, tracebacks)
+            # Some of what is wrong with a command line, Hydra says with Python's own exceptions.
+            _leave(InputError(str(error)) if type(error) is ValueError else error, entry, tracebacks)
 
     return main
 
@@ -165,6 +161,8 @@ def _explain(error: Exception, entry: str) -> str:
     if unknown := re.search(r"Could not override '([^']*)'|Key '([^']+)' (?:is )?not in", text):
         key = getattr(error, "full_key", None) or unknown[1] or unknown[2] or ""
         return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
+    if isinstance(error, InstantiationException):
+        return " ".join(text.split())
     message = (text.splitlines() or [type(error).__name__])[0]
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
     return f"{key}: {message}" if key and key not in message else message
