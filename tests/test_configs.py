@@ -12,6 +12,8 @@ from mnist_cls.data.embedded import FOLDER
 from mnist_cls.settings import TrainerSettings
 from mnist_cls.train import train
 
+from .conftest import Run
+
 GROUPS = sorted(
     f"{path.parent.name}={path.stem}" for path in config_folder().glob("*/*.yaml") if path.parent.name != "hydra"
 )
@@ -33,9 +35,13 @@ def test_entry_configs_compose(entry: str) -> None:
 
 
 @pytest.mark.parametrize("choice", GROUPS)
-def test_every_choice_runs_a_step(choice: str, tmp_path: Path) -> None:
+def test_every_choice_runs_a_step(choice: str, tmp_path: Path, run: Run) -> None:
     group, name = choice.split("=")
     extra = ["trainer.max_epochs=1"]
+    if choice == "trainer=ddp":  # its processes and its ports are no guests for a test suite
+        done = run("train", "mode=fast_dev", "model=mlp", choice, "trainer.accelerator=cpu", "trainer.devices=2")
+        assert done.returncode == 0, done.stderr
+        return
     if choice == "trainer=cuda" and not torch.cuda.is_available():
         assert compose("train", [choice]).trainer.accelerator == "cuda"  # that it runs is a GPU test's promise
         return

@@ -43,7 +43,7 @@ def to_settings(config: DictConfig, entry: str) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SETTINGS[entry]), config))
     except OmegaConfBaseException as error:
-        raise InputError(_explain(error, entry)) from error
+        raise InputError(explain(error, entry)) from error
 
 
 def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
@@ -64,7 +64,7 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
         try:
             config = hydra.compose(entry, list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(_explain(error, entry)) from error
+            raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
 
 
@@ -144,11 +144,11 @@ def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
     if isinstance(error, BrokenPipeError):  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    print(f"error: {_explain(error, entry)}", file=sys.stderr)
+    print(f"error: {explain(error, entry)}", file=sys.stderr)
     sys.exit(2)
 
 
-def _explain(error: Exception, entry: str) -> str:
+def explain(error: Exception, entry: str) -> str:
     """Put into one line what Hydra and OmegaConf say in several, with the nearest key or choice that there is."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
