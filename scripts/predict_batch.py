@@ -32,6 +32,9 @@ def main() -> int:
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     print(f"{summary} -> {arguments.output}")
     return 1 if summary.errors else 0
 

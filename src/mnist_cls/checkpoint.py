@@ -5,7 +5,7 @@ import json
 import pickle
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Weights:
     model: dict[str, Any]
     state: dict[str, Tensor]
     provenance: dict[str, Any]
-    path: Path = field(default=Path())
+    path: Path
 
 
 def list_weights() -> list[str]:

@@ -98,15 +98,10 @@ def _find_pair(folder: Path, name: str, split: Split) -> tuple[Path, Path] | Non
 
 def _read_pair(images_file: Path, labels_file: Path) -> LabelledImages:
     images, labels = read_idx(images_file), read_idx(labels_file)
-    return check_labelled(images, labels, images_file, labels_file)
+    return _labelled(images, labels, images_file, labels_file)
 
 
-def check_labelled(images: np.ndarray, labels: np.ndarray, images_file: object, labels_file: object) -> LabelledImages:
-    """Make tensors of arrays that were read from files of strangers.
-
-    Raises:
-        InputError: `images` is not uint8 (N, 28, 28), or `labels` is not (N,) whole numbers from 0 to 9.
-    """
+def _labelled(images: np.ndarray, labels: np.ndarray, images_file: object, labels_file: object) -> LabelledImages:
     if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE) or len(images) == 0:
         raise InputError(f"{images_file}: {images.dtype} {images.shape}; expected uint8 images (N, 28, 28)")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
@@ -143,4 +138,4 @@ def _from_torchvision(name: str, split: Split, root: Path) -> LabelledImages:
     )  # QMNIST: the class is the first of 8 columns
     if name == "emnist_digits":
         images = images.transpose(1, 2)  # EMNIST's files hold each image with its rows and columns exchanged
-    return check_labelled(images.contiguous().numpy(), labels.numpy(), root, root)
+    return _labelled(images.contiguous().numpy(), labels.numpy(), root, root)
