@@ -9,6 +9,7 @@ appears when it is whole. Exit status: 0 done; 1 done, but some rows have an err
 
 import argparse
 import sys
+import traceback
 
 
 def main() -> int:
@@ -35,6 +36,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        return 2  # Python's own status, 1, would say that the work was done
     print(f"{summary} -> {arguments.output}")
     return 1 if summary.errors else 0
 

@@ -213,6 +213,13 @@ def test_processes_share_the_images_of_each_batch() -> None:
         assert torch.equal(labels.sort().values, together.sort().values)
 
 
+def test_processes_evaluate_every_image() -> None:
+    loaders = [BatchLoader(numbered(1001), 100, rank=rank, world_size=4) for rank in range(4)]
+    seen = torch.cat([labels for loader in loaders for _, labels in loader])
+    assert torch.equal(seen.sort().values, torch.arange(1001))
+    assert all(len(labels) > 0 for loader in loaders for _, labels in loader)
+
+
 def test_a_loader_goes_on_within_an_epoch() -> None:
     loader = BatchLoader(numbered(500), 64, shuffle=True, seed=5)
     whole = [labels for _, labels in loader]

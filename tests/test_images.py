@@ -1,6 +1,7 @@
 """What is no MNIST image becomes one; what is one stays as it is."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.images import MEAN, STD, images_from_array, normalize, to_mnist_form
+from mnist_cls.images import MEAN, STD, images_from_array, normalize, read_image, to_mnist_form
 
 
 def test_normalize() -> None:
@@ -78,10 +79,39 @@ def test_modes_polarities_and_sizes(digits: np.ndarray, labels: list[int], mode:
     assert right.mean() >= 0.97
 
 
+@pytest.mark.parametrize("size", [28, 50])
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_blank_page_is_no_digit(level: int) -> None:
+def test_a_blank_page_is_no_digit(level: int, size: int) -> None:
     with pytest.raises(InputError, match="no digit to see"):
-        to_mnist_form(Image.new("L", (50, 50), level))
+        to_mnist_form(Image.new("L", (size, size), level))
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(120, 0), (200, 90), (100, 255), (0, 60)])
+def test_grey_paper_and_grey_ink(digits: np.ndarray, labels: list[int], paper: int, ink: int) -> None:
+    from mnist_cls import Predictor
+
+    scans = [
+        Image.fromarray((paper + (digit / 255) * (ink - paper)).astype(np.uint8)).resize((56, 56)) for digit in digits
+    ]
+    right = Predictor(device="cpu")(np.stack([to_mnist_form(scan) for scan in scans])).labels == np.array(labels)
+    assert right.mean() >= 0.97
+
+
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path, digits: np.ndarray) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 6  # turn it by 90 degrees clockwise
+    sideways = Image.fromarray(digits[0]).resize((112, 112)).transpose(Image.Transpose.ROTATE_90)
+    sideways.save(tmp_path / "camera.png", exif=tag)
+    Image.fromarray(digits[0]).resize((112, 112)).save(tmp_path / "upright.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "camera.png"), read_image(tmp_path / "upright.png"))
+
+
+@pytest.mark.parametrize("white", [1.0, 255, 4095, 65535])
+def test_white_in_deep_images(digits: np.ndarray, white: float) -> None:
+    dtype = np.float32 if white == 1 else np.uint16
+    deep = Image.fromarray((digits[0].astype(float) / 255 * white).astype(dtype))
+    seen = to_mnist_form(deep).astype(int)
+    assert np.abs(seen - digits[0]).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(4, 28, 28), (4, 1, 28, 28), (4, 28, 28, 1), (4, 784)])
@@ -98,6 +128,8 @@ def test_a_single_image_a_tensor_and_a_mask(digits: np.ndarray) -> None:
     np.testing.assert_array_equal(images_from_array(digits[0])[0], digits[:1])
     np.testing.assert_array_equal(images_from_array(torch.from_numpy(digits))[0], digits)
     np.testing.assert_array_equal(images_from_array(digits > 127)[0], (digits > 127) * 255)
+    half = (torch.from_numpy(digits > 127)).bfloat16().requires_grad_()
+    np.testing.assert_array_equal(images_from_array(half)[0], (digits > 127) * 255)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,25 @@ def test_the_predictor_gives_what_the_network_gives(digits: np.ndarray) -> None:
     np.testing.assert_allclose(predictions.confidences, expected.max(1), atol=1e-6)
 
 
+def test_arrays_that_run_backwards_or_are_read_only(digits: np.ndarray) -> None:
+    predictor = Predictor(device="cpu")
+    expected = predictor(digits).labels
+    np.testing.assert_array_equal(predictor(digits[::-1]).labels, expected[::-1])
+    fixed = digits.copy()
+    fixed.flags.writeable = False
+    np.testing.assert_array_equal(predictor(fixed).labels, expected)
+
+
+def test_a_file_named_like_a_users_home(run: Run, tmp_path: Path, png: Path) -> None:
+    shutil.copy(png, tmp_path / "~seven.png")
+    assert run("predict", "input='~seven.png'").returncode == 0
+
+
+def test_a_batch_size_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="batch_size=0"):
+        Predictor(device="cpu", batch_size=0)
+
+
 def test_no_images_give_no_predictions() -> None:
     predictions = Predictor(device="cpu")(np.zeros((0, 28, 28), np.uint8))
     assert len(predictions.labels) == len(predictions.confidences) == len(predictions.probabilities) == 0

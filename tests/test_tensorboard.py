@@ -27,7 +27,7 @@ def test_curves_by_step_and_epoch(events: EventAccumulator) -> None:
         "train/accuracy_epoch": 2,
         "val/loss": 3,
         "val/accuracy": 3,
-        "lr-AdamW": 1,
+        "train/learning_rate": 1,
         "epoch": 2,
     }.items():
         points = events.Scalars(tag)

@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from hydra.errors import HydraException
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
 from mnist_cls.checkpoint import read_weights
@@ -330,3 +332,43 @@ def test_settings_from_python_are_checked_too() -> None:
 
     with pytest.raises(InputError, match=r"data.batch_size=-3: expected at least 1"):
         DataSettings(batch_size=-3)
+
+
+def test_two_runs_in_the_same_second_have_a_folder_each(tmp_path: Path) -> None:
+    from mnist_cls.config import new_folder
+
+    names = [new_folder(tmp_path / "outputs" / "2026-11-22_20-00-00").name for _ in range(3)]
+    assert names == ["2026-11-22_20-00-00", "2026-11-22_20-00-00_2", "2026-11-22_20-00-00_3"]
+
+
+def test_without_a_validation_and_a_logger_the_last_weights_count(run: Run, tmp_path: Path) -> None:
+    done = run("train", "mode=fast_dev", "model=mlp", "trainer.limit_val_batches=0", "logger=none", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "look inside" not in done.stdout
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert "val/accuracy" not in metrics_of(tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+class PressCtrlCInValidation(Callback):
+    """Somebody presses Ctrl-C while the training validates."""
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_in_the_last_validation_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    press = "+callbacks.press._target_=tests.test_train.PressCtrlCInValidation"
+    train(compose("train", ["mode=fast_dev", "model=mlp", "trainer=cpu", press]), tmp_path)
+    assert "the training was at its end already" in capsys.readouterr().err
+    assert metrics_of(tmp_path)["steps"] == 1
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_the_printed_command_survives_a_folder_with_a_strange_name(tmp_path: Path) -> None:
+    from mnist_cls.config import override
+
+    for name in ("plain/2026-11-22_20-00-00", "o(1),a=b", "it's mine", "a b", "~x", "ü"):
+        [typed] = shlex.split(override("output_dir", name))
+        assert compose("train", [typed]).output_dir == name

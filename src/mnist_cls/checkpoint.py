@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .files import whole_file
+from .files import expand, whole_file
 from .models import create_model
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -34,12 +34,14 @@ class Weights:
         state: its parameters and buffers by name, on the CPU.
         provenance: where the weights come from: config, seed, versions, accuracy. Plain values.
         path: the file.
+        resumable: whether the file also holds the optimizer, the schedule and the loops of a training.
     """
 
     model: dict[str, Any]
     state: dict[str, Tensor]
     provenance: dict[str, Any]
     path: Path
+    resumable: bool = False
 
 
 def list_weights() -> list[str]:
@@ -58,7 +60,7 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
     Raises:
         InputError: there is no such file.
     """
-    path = Path(DEFAULT_WEIGHTS if checkpoint is None else checkpoint).expanduser()
+    path = expand(DEFAULT_WEIGHTS if checkpoint is None else checkpoint)
     if path.is_dir():
         candidates = [path / prefer, path / "model.safetensors", path / "checkpoints" / "last.ckpt"]
         found = next((file for file in candidates if file.is_file()), None)
@@ -190,7 +192,7 @@ def _read_ckpt(path: Path) -> Weights:
     network = {
         name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)
     }
-    return _weights(content.get(KEY), network, path)
+    return _weights(content.get(KEY), network, path, resumable="loops" in content)
 
 
 def read_ckpt(path: str | Path) -> dict[str, Any]:
@@ -215,9 +217,9 @@ def read_ckpt(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _weights(ours: object, state: Mapping[object, object], path: Path) -> Weights:
+def _weights(ours: object, state: Mapping[str, object], path: Path, resumable: bool = False) -> Weights:
     if not isinstance(ours, dict) or not isinstance(ours.get("model"), dict):
         raise InputError(f"{path}: does not say which network it is of; expected a file that mnist_cls.train wrote")
     tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     model = {str(name): value for name, value in ours["model"].items()}
-    return Weights(model, tensors, dict(ours.get("provenance") or {}), path)
+    return Weights(model, tensors, dict(ours.get("provenance") or {}), path, resumable)

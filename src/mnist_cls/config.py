@@ -1,11 +1,13 @@
 """Where the configs are, and how an entry point runs under Hydra: typed settings in, one line out on bad input."""
 
+import contextlib
 import difflib
 import os
 import re
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -106,24 +108,56 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
     return main
 
 
-class CheckSettings(Callback):
+def _typed(config: DictConfig) -> list[str]:
+    return [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+
+
+def new_folder(wanted: Path) -> Path:
+    """Make a folder that nobody else has: its default name ends in the second, and two runs may start in one."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = wanted, 1
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}_{number}")
+
+
+class BeforeRun(Callback):
     """Checks the settings before Hydra makes the run's folder, so that a slip of the keyboard leaves nothing behind."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave with status 2 if the settings are wrong."""
+        """Leave with status 2 if the settings are wrong; else see that the run has a folder for itself alone."""
         entry = str(kwargs["config_name"])
         try:
             to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
-        except InputError as error:
+            if not any(text.startswith(("output_dir=", "hydra.")) for text in _typed(config)):
+                config.output_dir = str(new_folder(Path(config.output_dir)))
+        except (InputError, OSError) as error:
             # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
             _leave(error, entry)
 
 
-def overrides(**changed: object) -> str:
-    """The overrides of the present run as one would type them, with some changed; None leaves one out."""
-    own = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []  # train() may be called alone
-    kept = [text for text in own if text.split("=")[0].lstrip("+") not in changed]
-    return shlex.join([*kept, *(f"{key}={value}" for key, value in changed.items() if value is not None)])
+def overrides(**changed: object) -> str | None:
+    """The overrides of the present run as one would type them, with some changed; None leaves one out.
+
+    Returns:
+        None if it is no entry point that runs: `train()` may be called from Python.
+    """
+    if not HydraConfig.initialized():
+        return None
+    kept = [text for text in HydraConfig.get().overrides.task if text.split("=")[0].lstrip("+") not in changed]
+    new = [override(key, value) for key, value in changed.items() if value is not None]
+    return " ".join([*map(shlex.quote, kept), *new])
+
+
+def override(key: str, value: object) -> str:
+    """One override as one would type it in a shell, with Hydra's own quotes round a value that needs them."""
+    text = str(value)
+    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        text = "'" + text.replace("'", "\\'") + "'"
+    return shlex.quote(f"{key}={text}")
 
 
 def program(module: str) -> str:
@@ -140,7 +174,9 @@ def shown(path: Path) -> Path:
 
 def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
     if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
-        raise error
+        # A defect of ours. Python's own status for it, 1, means here that the work was done.
+        traceback.print_exception(error)
+        sys.exit(2)
     if isinstance(error, BrokenPipeError):  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -156,6 +192,10 @@ def explain(error: Exception, entry: str) -> str:
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
     text = str(error)
+    if text.startswith("Ambiguous value"):
+        return f"{text.splitlines()[0]}; a comma separates the values of a sweep (-m), or quote it: 'key=\"a,b\"'"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         text = str(error.__cause__) if "Error merging override" in text else text
     if unknown := re.search(r"Could not override '([^']*)'|Key '([^']+)' (?:is )?not in", text):

@@ -25,9 +25,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         OSError: the folder cannot be written, or the disk is full.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The extension stays last: some writers choose their format by it.
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The extension stays last: some writers choose their format by it.
+        handle, name = tempfile.mkstemp(prefix=".unfinished-", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(target)) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,6 +53,14 @@ def write_json(path: str | Path, values: Mapping[str, float]) -> None:
     text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def expand(path: str | Path) -> Path:
+    """A path with its `~` replaced, where there is somebody of that name; `~draft.png` may be just a file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _umask() -> int:

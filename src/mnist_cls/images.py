@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import InputError
@@ -51,7 +51,8 @@ def read_image(path: str | Path) -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file) as image:
-                return to_mnist_form(image)
+                # Cameras store pictures as the sensor lay, and in a tag how to turn them.
+                return to_mnist_form(ImageOps.exif_transpose(image))
         except UnidentifiedImageError as error:
             raise InputError("not an image: Pillow knows no format that starts like this file") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -67,9 +68,8 @@ def to_mnist_form(image: Image.Image) -> np.ndarray:
     """Bring an image of one digit into MNIST's form.
 
     Transparent images are laid on white; colours become grey; dark ink on light paper is inverted; an image of
-    another size is cropped to its ink, scaled to fit 20x20 with its aspect kept, and placed in 28x28 with its
-    centre of mass in the middle, as MNIST's makers did (LeCun et al. 1998). An image that is 28x28 with a dark
-    border is returned as it is.
+    another size than 28x28 is cropped to its ink, scaled to fit 20x20 with its aspect kept, and placed in 28x28 with
+    its centre of mass in the middle, as MNIST's makers did (LeCun et al. 1998). MNIST's own images stay as they are.
 
     Args:
         image: any mode and size.
@@ -82,13 +82,14 @@ def to_mnist_form(image: Image.Image) -> np.ndarray:
     """
     grey = _to_grey(image)
     paper = float(np.median(np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])))
-    if paper > 127:
+    # The ink is what differs most from the paper, and the paper is what most of the border is.
+    if paper - grey.min() > grey.max() - paper:
         grey, paper = 255 - grey, 255 - paper
-    if grey.shape == (SIZE, SIZE):
-        return grey
     brightest = float(grey.max())
     if brightest - paper < _NO_INK:
         raise InputError(f"no digit to see: the brightness differs by {brightest - paper:.0f} of 255 levels at most")
+    if grey.shape == (SIZE, SIZE):
+        return grey
     ink = np.clip((grey - paper) * (255 / (brightest - paper)), 0, 255).astype(np.uint8)
     rows, columns = (np.flatnonzero((ink > 50).any(axis)) for axis in (1, 0))
     return _centre(_fit(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
@@ -100,7 +101,9 @@ def _to_grey(image: Image.Image) -> np.ndarray:
         values = np.asarray(image, dtype=np.float64)
         if not np.isfinite(values).all():
             raise InputError("the image holds NaN or infinite values")
-        scale = 255 / 65535 if values.max() > 255 else 1.0
+        # What white is, these modes do not say; the values tell: 0 to 1, 8, 12 or 16 bits.
+        whites = [1 if image.mode == "F" else 255, 255, 4095]
+        scale = 255 / next((white for white in whites if values.max() <= white), 65535)
         return np.clip(values * scale, 0, 255).round().astype(np.uint8)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -143,7 +146,10 @@ def images_from_array(array: np.ndarray | Tensor) -> tuple[np.ndarray, list[str 
     Raises:
         InputError: the shape or the dtype is none of those.
     """
-    images = as_stack(array.cpu().numpy() if isinstance(array, Tensor) else np.asarray(array))
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()  # NumPy has no bfloat16
+    images = as_stack(np.asarray(array))
     errors: list[str | None] = [None] * len(images)
     if images.dtype == np.uint8:
         return images, errors

@@ -136,6 +136,7 @@ class ClassifierModule(pl.LightningModule):
         if stage == "train":
             accuracy(logits.detach(), labels)  # counts, and gives the batch's own accuracy to log
             self.log("train/loss_step", loss.detach())
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("train/accuracy", accuracy, on_step=True, on_epoch=True)
         else:
             accuracy.update(logits, labels)

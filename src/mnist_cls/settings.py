@@ -43,7 +43,7 @@ class TrainerSettings:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
-    max_epochs: int = 5
+    max_epochs: int = 4
     max_steps: int = -1
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
@@ -61,7 +61,10 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         _require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "at least 1")
-        _require(self.max_steps >= -1, "trainer.max_steps", self.max_steps, "-1 (no limit) or more")
+        steps = self.max_steps
+        _require(steps == -1 or steps >= 1, "trainer.max_steps", steps, "-1 (no limit) or at least 1")
+        limit = self.limit_train_batches
+        _require(limit > 0, "trainer.limit_train_batches", limit, "more than 0")
         _require(self.log_every_n_steps >= 1, "trainer.log_every_n_steps", self.log_every_n_steps, "at least 1")
         steps = self.accumulate_grad_batches
         _require(steps >= 1, "trainer.accumulate_grad_batches", steps, "at least 1")

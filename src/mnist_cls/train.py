@@ -6,12 +6,14 @@ TensorBoard's event files and Hydra's record of the config. All the choices: `--
 
 import dataclasses
 import datetime
+import math
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import entry_point, overrides, program, shown
+from .config import entry_point, override, overrides, program, shown
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -64,6 +66,10 @@ def train(settings: TrainSettings, folder: Path) -> float:
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
     trainer = make_trainer(settings.trainer, folder, callbacks, logger if settings.tensorboard else None)
 
+    if trainer.world_size > 1:
+        # All processes start from the same weights, but their dropout and distortions must not be the same.
+        pl.seed_everything((settings.seed + 7919 * trainer.global_rank) % 2**32, workers=True, verbose=False)
+
     began = time.perf_counter()
     _fit(trainer, module, data, resume, stop, folder)
     seconds = time.perf_counter() - began
@@ -83,7 +89,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
         try:
             evaluate(module, data, verbose=False)
         except SystemExit:  # Lightning's way to end after Ctrl-C
-            there = f"{program('mnist_cls.eval')} checkpoint={shown(checkpoints)}/best.ckpt"
+            there = f"{program('mnist_cls.eval')} {override('checkpoint', shown(checkpoints / 'best.ckpt'))}"
             print(f"interrupted after the training, before its test; test it with: {there}", file=sys.stderr)
             sys.exit(130)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
@@ -93,8 +99,8 @@ def train(settings: TrainSettings, folder: Path) -> float:
             logger.save()
         write_json(folder / "metrics.json", metrics)
         _save_model(settings, module, metrics, folder)
-        _report(metrics, folder)
-    return metrics["val/accuracy"]
+        _report(settings, metrics, folder)
+    return metrics.get("val/accuracy", math.nan)
 
 
 def _start_from(checkpoint: str | None, module: "ClassifierModule") -> Path | None:
@@ -104,12 +110,10 @@ def _start_from(checkpoint: str | None, module: "ClassifierModule") -> Path | No
     if checkpoint is None:
         return None
     path = find_checkpoint(checkpoint, prefer="checkpoints/last.ckpt")
-    module.load_weights(read_weights(path))
-    if path.suffix == ".safetensors":
-        print(f"starting from the weights of {path}")
-        return None
-    print(f"going on from {path}")
-    return path
+    weights = read_weights(path)
+    module.load_weights(weights)
+    print(f"{'going on from' if weights.resumable else 'starting from the weights of'} {shown(path)}")
+    return path if weights.resumable else None
 
 
 def _fit(
@@ -125,14 +129,14 @@ def _fit(
     except SystemExit:  # Lightning's way to end after Ctrl-C
         if not stop.interrupted:
             raise
-    if stop.interrupted:
+        how = "nothing was saved yet"
         if stop.path.is_file():
             again = overrides(checkpoint=shown(stop.path), output_dir=shown(folder))
-            how = f"go on with: {program('mnist_cls.train')} {again}"
-        else:
-            how = "nothing was saved yet"
+            how = f"go on with: {program('mnist_cls.train')} {again}" if again else f"saved {stop.path}"
         print(f"interrupted at step {trainer.global_step}; {how}", file=sys.stderr)
         sys.exit(130)
+    if stop.interrupted:
+        print("the training was at its end already; testing it (Ctrl-C stops that, too)", file=sys.stderr)
 
 
 def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:
@@ -143,9 +147,10 @@ def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:
 def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: dict[str, float], folder: Path) -> None:
     from .checkpoint import save_weights, versions
 
+    typed = overrides(output_dir=None)
     provenance = {
         "config": _hyperparameters(settings),
-        "command": f"python -m mnist_cls.train {overrides(output_dir=None, checkpoint=None)}".rstrip(),
+        "command": None if typed is None else f"python -m mnist_cls.train {typed}".rstrip(),
         "metrics": metrics,
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
@@ -153,17 +158,20 @@ def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: di
     save_weights(folder / "model.safetensors", module.model, settings.model, provenance)
 
 
-def _report(metrics: dict[str, float], folder: Path) -> None:
+def _report(settings: TrainSettings, metrics: dict[str, float], folder: Path) -> None:
     here = shown(folder)
+    checkpoint = override("checkpoint", here)
     speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
+    print(f"test accuracy        {metrics['test/accuracy']:.2%}")
+    if "val/accuracy" in metrics:
+        print(f"validation accuracy  {metrics['val/accuracy']:.2%} in the best epoch")
+    print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
     print(
-        f"test accuracy        {metrics['test/accuracy']:.2%}\n"
-        f"validation accuracy  {metrics['val/accuracy']:.2%} in the best epoch\n"
-        f"training             {metrics['train/seconds']:.1f} s, {speed}\n"
-        f"files                {here}: model.safetensors, metrics.json, checkpoints, tensorboard\n"
-        f"predict with it      {program('mnist_cls.predict')} checkpoint={here} input=IMAGE_OR_FOLDER\n"
-        f"look inside          {program('tensorboard.main')} --logdir {here.parent}"
+        f"files                {here}: model.safetensors, metrics.json, checkpoints{', tensorboard' * settings.tensorboard}"
     )
+    print(f"predict with it      {program('mnist_cls.predict')} {checkpoint} input=IMAGE_OR_FOLDER")
+    if settings.tensorboard:
+        print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(here.parent))}")
 
 
 main = entry_point("train", train)

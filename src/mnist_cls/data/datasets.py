@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import expand
 from ..idx import read_idx
 from ..images import SIZE
 from .embedded import embedded_file
 
 Split = Literal["train", "test"]
 
-CACHE = Path("~/.cache/mnist_cls").expanduser()
+CACHE = expand("~/.cache/mnist_cls")
 
 # What torchvision downloads for each, and below which folder it looks for it: for the message without a network.
 _TORCHVISION = {
@@ -65,7 +66,7 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
     """
     if name not in list_datasets():
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
-    folder = None if directory is None else Path(directory).expanduser()
+    folder = None if directory is None else expand(directory)
     if folder is not None and not folder.is_dir():
         raise InputError(f"data.dir={folder} is no folder; expected one with {_names(split)[0]}[.gz]")
     if name == "mnist" and folder is None:

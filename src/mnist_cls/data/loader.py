@@ -68,10 +68,11 @@ class BatchLoader:
         self.first_batch = 0
 
     def __len__(self) -> int:
-        """The number of batches in an epoch, the same for every process."""
+        """The number of batches in an epoch of this process."""
         full, rest = divmod(self.sampler.count, self.batch_size)
-        # A last batch too small to give each process an image would leave some of them waiting for the others.
-        return full + (rest >= self.world_size)
+        # In training every process must make the same number of steps, or some would wait for the others for ever:
+        # a last batch too small to give each of them an image is left out. In evaluation every image counts.
+        return full + (rest >= self.world_size if self.sampler.shuffle else rest > self.rank)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images uint8 (B, 28, 28) and labels int64 (B,); the last batch of an epoch may be smaller."""

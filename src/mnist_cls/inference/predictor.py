@@ -50,6 +50,8 @@ class Predictor:
         self, model: nn.Module | str | Path | None = None, device: str = "auto", batch_size: int = 256
     ) -> None:
         network = model if isinstance(model, nn.Module) else load_model(model)
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}: expected at least 1")
         self.batch_size = batch_size
         self.device = find_device(device)
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
@@ -62,14 +64,15 @@ class Predictor:
             InputError: the shape or the dtype is none of those.
         """
         usable, errors = images_from_array(images)
-        # PyTorch takes no array that is read-only, as memory-mapped ones are.
-        return self.predict(usable if usable.flags.writeable else usable.copy(), errors)
+        # PyTorch takes no array that is read-only, as memory-mapped ones are, or that runs backwards.
+        plain = usable.flags.writeable and usable.flags.c_contiguous
+        return self.predict(usable if plain else usable.copy(), errors)
 
     def predict(self, images: np.ndarray, errors: list[str | None] | None = None) -> Predictions:
         """Predict images that have been checked.
 
         Args:
-            images: uint8 (N, 28, 28), writable.
+            images: uint8 (N, 28, 28), contiguous and writable.
             errors: N times None, or why an image cannot be used; such an image is not predicted.
         """
         errors = errors or [None] * len(images)
@@ -129,7 +132,7 @@ def find_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # on "meta" there is nothing to compute with
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or ["not there"])[0]
         raise InputError(f"device={name}: {reason}; use device=cpu, or device=auto to take what there is") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import whole_file
+from ..files import expand, whole_file
 from .predictor import Predictions
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ def open_sink(output: str | Path | None) -> Iterator[Sink]:
         yield screen.write
         screen.show()
         return
-    path = Path(output).expanduser()
+    path = expand(output)
     writers = {".csv": _csv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}
-    if path.suffix not in writers:
+    kind = path.suffix.lower()
+    if kind not in writers:
         raise InputError(f"output={path}: expected a name that ends in {', '.join(writers)}")
     if path.is_dir():
         raise InputError(f"output={path}: is a folder; expected a file's name")
-    with whole_file(path) as temporary, writers[path.suffix](temporary) as sink:
+    with whole_file(path) as temporary, writers[kind](temporary) as sink:
         yield sink
 
 
@@ -126,7 +127,9 @@ class _Screen:
         for path, label, confidence, *_, error in self.shown:
             # As Text, names with square brackets are not taken for rich's markup.
             cells: list[Text | str] = (
-                [Text(path), f"[bold]{label}[/]", f"{confidence:.2%}"] if error is None else [Text(path), "", ""]
+                [Text(path.replace("\n", "\\n")), f"[bold]{label}[/]", f"{confidence:.2%}"]
+                if error is None
+                else [Text(path.replace("\n", "\\n")), "", ""]
             )
             table.add_row(*cells, *([Text(error or "", "red")] if failed else []))
         console = Console()

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
+from ..files import expand
 from ..idx import DTYPES, read_idx
 from ..images import SIZE, as_stack, images_from_array, read_image
 
@@ -48,7 +49,7 @@ def open_source(path: str | Path) -> Source:
         InputError: it is not there, it is empty, or it is an array that holds no 28x28 images.
         OSError: it cannot be opened.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.is_dir():
         files = sorted(_files_below(path))
         if not files:

@@ -64,8 +64,10 @@ def create_model(name: str, **options: object) -> nn.Module:
         meant = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"no model is called {name!r}; {meant}known models: {', '.join(list_models())}")
     network = _MODELS[name]
-    known = list(inspect.signature(network).parameters)
-    if unknown := sorted(set(options) - set(known)):
+    parameters = inspect.signature(network).parameters
+    known = list(parameters)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any and (unknown := sorted(set(options) - set(known))):
         raise ValueError(f"model {name!r} has no option {unknown[0]!r}; its options: {', '.join(known)}")
     try:
         return network(**options)
