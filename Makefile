@@ -16,11 +16,11 @@ install: $(READY)  ## make .venv and install the package with all that the comma
 train: $(READY)  ## train the default network, test it, and say where everything lies
 	@$(BIN)/python -m mnist_cls.train $(ARGS)
 
-test: $(READY)  ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## run all tests, two at a time
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-fast: $(READY)  ## run the tests but those marked slow
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 lint: $(READY)  ## check style and types
 	@$(BIN)/ruff check .

@@ -166,9 +166,8 @@ def _report(settings: TrainSettings, metrics: dict[str, float], folder: Path) ->
     if "val/accuracy" in metrics:
         print(f"validation accuracy  {metrics['val/accuracy']:.2%} in the best epoch")
     print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
-    print(
-        f"files                {here}: model.safetensors, metrics.json, checkpoints{', tensorboard' * settings.tensorboard}"
-    )
+    events = ", tensorboard" if settings.tensorboard else ""
+    print(f"files                {here}: model.safetensors, metrics.json, checkpoints{events}")
     print(f"predict with it      {program('mnist_cls.predict')} {checkpoint} input=IMAGE_OR_FOLDER")
     if settings.tensorboard:
         print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(here.parent))}")
