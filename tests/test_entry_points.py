@@ -71,3 +71,13 @@ def test_everything_public_is_there() -> None:
         assert getattr(mnist_cls, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mnist_cls.nothing  # noqa: B018
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    predict, own = (part.split("```")[0] for part in readme.split("```python\n")[1:])
+    code = "import numpy\nimages = numpy.zeros((3, 28, 28), numpy.uint8)\n" + predict + own
+    code = code.replace('"trainer.max_epochs=1"', '"mode=fast_dev"')
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs" / "linear" / "model.safetensors").is_file()

@@ -35,9 +35,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     if trainer.is_global_zero:
         write_json(folder / "metrics.json", metrics)
         accuracy, loss = metrics[f"{settings.split}/accuracy"], metrics[f"{settings.split}/loss"]
-        print(
-            f"{weights.path.name} on {settings.data.name} ({settings.split}): accuracy {accuracy:.2%}, loss {loss:.4f}"
-        )
+        what = f"{settings.checkpoint or weights.path.stem} on {settings.data.name} ({settings.split})"
+        print(f"{what}: accuracy {accuracy:.2%}, loss {loss:.4f}")
         print(f"figures in {shown(folder) / 'metrics.json'}")
     return metrics[f"{settings.split}/accuracy"]
 
