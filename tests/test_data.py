@@ -204,9 +204,13 @@ def test_batches_are_slices_of_uint8_in_a_new_order_each_epoch() -> None:
     assert not torch.equal(*epochs)
 
 
-def test_processes_share_the_images_of_each_batch() -> None:
-    loaders = [BatchLoader(numbered(1001), 100, shuffle=True, seed=3, rank=rank, world_size=4) for rank in range(4)]
-    alone = BatchLoader(numbered(1001), 100, shuffle=True, seed=3)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_processes_share_the_images_of_each_batch(shuffle: bool) -> None:
+    loaders = [
+        BatchLoader(numbered(1001), 100, shuffle, seed=3, rank=rank, world_size=4, same_length=True)
+        for rank in range(4)
+    ]
+    alone = BatchLoader(numbered(1001), 100, shuffle, seed=3)
     assert {len(loader) for loader in loaders} == {10}
     for parts, (_, together) in zip(zip(*loaders, strict=True), alone, strict=False):
         labels = torch.cat([labels for _, labels in parts])
@@ -252,6 +256,13 @@ def test_a_shift_is_measured_in_pixels(mnist_test: LabelledImages) -> None:
     ]
     moved = (centres[1] - centres[0]).abs()
     assert 1.5 < moved.max() <= 2.01
+
+
+def test_a_position_from_a_checkpoint_reaches_the_loader_that_trains() -> None:
+    data = MNISTDataModule(train_size=512, batch_size=64)
+    data.setup("fit")
+    data.load_state_dict({"batches_done": 3})
+    assert len(list(data.train_dataloader())) == 5
 
 
 def test_only_training_images_are_distorted() -> None:

@@ -63,8 +63,9 @@ class MNISTDataModule(pl.LightningDataModule):
             self.test_data = self._on_device(load_dataset(self.dataset, "test", self.dir))
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of the training images, in a new order each epoch."""
-        self._train_loader = self._loader(self.train_data, shuffle=self.shuffle)
+        """Batches of the training images, in a new order each epoch; one loader, which knows where it stands."""
+        if self._train_loader is None:
+            self._train_loader = self._loader(self.train_data, shuffle=self.shuffle, same_length=True)
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
@@ -93,18 +94,17 @@ class MNISTDataModule(pl.LightningDataModule):
         """Go on within the epoch that the checkpoint was saved in."""
         # Lightning would restore a loader by itself, but not one whose length has been asked for before, as
         # every schedule over all steps has to do.
-        loader = self._train_loader or self.train_dataloader()
-        loader.first_batch = int(state_dict.get("batches_done", 0))
+        self.train_dataloader().first_batch = int(state_dict.get("batches_done", 0))
 
     def _on_device(self, data: LabelledImages) -> LabelledImages:
         # As uint8 the whole of MNIST is 55 MB: moved once, it costs no transfer in any step.
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return LabelledImages(data.images.to(device), data.labels.to(device))
 
-    def _loader(self, data: LabelledImages | None, shuffle: bool = False) -> BatchLoader:
+    def _loader(self, data: LabelledImages | None, **options: bool) -> BatchLoader:
         if data is None:
             raise RuntimeError("call setup() before asking for batches")
         place: dict[str, Any] = {}
         if self.trainer is not None:
             place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return BatchLoader(data, self.batch_size, shuffle, self.seed, **place)
+        return BatchLoader(data, self.batch_size, seed=self.seed, **options, **place)

@@ -47,6 +47,7 @@ class BatchLoader:
         seed: of the run, for the order.
         rank: which of the processes this is, from 0.
         world_size: how many processes train together.
+        same_length: give every process the same number of batches, at the cost of up to world_size - 1 images.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class BatchLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        same_length: bool = False,
     ) -> None:
         self.data = data
         self.batch_size = batch_size
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.same_length = rank, world_size, same_length
         # Lightning looks for attributes of these names, as a DataLoader has them, to tell the epoch.
         self.batch_sampler = None
         self.sampler = EpochOrder(len(data.labels), shuffle, seed)
@@ -72,7 +74,7 @@ class BatchLoader:
         full, rest = divmod(self.sampler.count, self.batch_size)
         # In training every process must make the same number of steps, or some would wait for the others for ever:
         # a last batch too small to give each of them an image is left out. In evaluation every image counts.
-        return full + (rest >= self.world_size if self.sampler.shuffle else rest > self.rank)
+        return full + (rest >= self.world_size if self.same_length else rest > self.rank)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images uint8 (B, 28, 28) and labels int64 (B,); the last batch of an epoch may be smaller."""
