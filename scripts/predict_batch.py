@@ -20,16 +20,27 @@ def main() -> int:
     parser.add_argument("--checkpoint", help="a .ckpt, a .safetensors, a run's folder, or the name of shipped weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
+    parser.add_argument("--early-exit", action="store_true", help="let images leave at the first head that is sure")
+    parser.add_argument(
+        "--is-digit",
+        default=False,
+        metavar="CHECKPOINT",
+        help="add a column, is it a digit at all? By an autoencoder; the one in the package is called autoencoder",
+    )
+    parser.add_argument("--model-file", help="a Python file of your own that registers the checkpoint's network")
     arguments = parser.parse_args()
     if arguments.batch_size < 1:
         parser.error(f"--batch-size {arguments.batch_size}: expected at least 1")
 
     # Imported here, because --help must not wait for torch.
+    from mnist_cls.checkpoint import own_models
     from mnist_cls.errors import InputError
     from mnist_cls.inference import predict_files
 
     try:
-        summary = predict_files(**vars(arguments))
+        options = vars(arguments)
+        own_models(options.pop("model_file"))
+        summary = predict_files(**options)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,13 +18,13 @@ def loaded(code: str, libraries: set[str]) -> str:
     return next(line for line in done.stdout.splitlines() if line.startswith("LOADED")).removeprefix("LOADED").strip()
 
 
-@pytest.mark.parametrize("entry", ["train", "eval", "predict"])
+@pytest.mark.parametrize("entry", ["train", "eval", "predict", "forward"])
 def test_help_lists_the_choices_without_importing_torch(run: Run, entry: str, tmp_path: Path) -> None:
     done = run(entry, "--help")
     assert done.returncode == 0, done.stderr
     assert f"python -m mnist_cls.{entry}" in done.stdout
     if entry == "train":
-        assert "model: image_classifier, mlp" in done.stdout
+        assert "model: autoencoder, conditional, image_classifier, mlp, own, residual" in done.stdout
         assert "trainer: auto, cpu, cuda, ddp" in done.stdout
         assert "mode: debug, default, fast_dev, overfit, profile" in done.stdout
     assert "checkpoint:" in done.stdout
@@ -57,7 +57,8 @@ def test_all_of_it_works_without_a_network(tmp_path: Path, png: Path) -> None:
     for arguments in (
         ["train", "mode=fast_dev", "output_dir=run"],
         ["eval", "checkpoint=run"],
-        ["predict", f"input={png}"],
+        ["predict", f"input={png}", "is_digit=true"],
+        ["forward", f"input={png}"],
     ):
         command = [*alone, sys.executable, "-m", f"mnist_cls.{arguments[0]}", *arguments[1:]]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

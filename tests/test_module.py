@@ -8,14 +8,14 @@ from mnist_cls import Predictor
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
-from mnist_cls.module import ClassifierModule, make_trainer
+from mnist_cls.module import MNISTModule, make_trainer
 from mnist_cls.settings import TrainerSettings
 
 CONFIG = {"name": "image_classifier", "dropout": 0.5}
 SMALL = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=False)
 
 
-class Spy(ClassifierModule):
+class Spy(MNISTModule):
     """Keeps what it is given, and in which state it is."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Spy(ClassifierModule):
         self.seen: dict[str, list[object]] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits = super().forward(images)
+        logits: torch.Tensor = super().forward(images)
         stage = str(self.trainer.state.stage.value)  # type: ignore[union-attr]
         facts = (images.dtype, self.model.training, logits.requires_grad, torch.is_inference_mode_enabled())
         self.seen.setdefault(stage, []).append(facts)
@@ -45,20 +45,20 @@ def test_modes_and_gradients_are_where_they_belong(tmp_path: object) -> None:
 
 
 def test_forward_is_the_networks_on_normalized_images(digits: object) -> None:
-    module = ClassifierModule(CONFIG).eval()
+    module = MNISTModule(CONFIG).eval()
     images = torch.as_tensor(digits)
     torch.testing.assert_close(module(images), module.model(normalize(images)))
 
 
 def test_dropout_is_random_in_training_only() -> None:
-    module, images = ClassifierModule(CONFIG), torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    module, images = MNISTModule(CONFIG), torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
     assert not torch.equal(module(images), module(images))
     module.eval()
     assert torch.equal(module(images), module(images))
 
 
 def test_the_predictor_has_no_gradient_and_no_dropout() -> None:
-    network = ClassifierModule(CONFIG).model.train()
+    network = MNISTModule(CONFIG).model.train()
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.requires_grad)))
     images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
@@ -68,7 +68,7 @@ def test_the_predictor_has_no_gradient_and_no_dropout() -> None:
 
 
 def test_a_step_changes_every_parameter(tmp_path: object) -> None:
-    module = ClassifierModule(CONFIG)
+    module = MNISTModule(CONFIG)
     before = [parameter.detach().clone() for parameter in module.model.parameters()]
     trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
     trainer.fit(module, MNISTDataModule(train_size=256, validation_size=256))
@@ -85,11 +85,11 @@ def test_a_step_changes_every_parameter(tmp_path: object) -> None:
 )
 def test_a_network_that_cannot_read_digits_is_refused(model: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        ClassifierModule(model)
+        MNISTModule(model)
 
 
 def test_accumulated_metrics_are_those_of_all_images(tmp_path: object) -> None:
-    module = ClassifierModule(CONFIG)
+    module = MNISTModule(CONFIG)
     data = MNISTDataModule(batch_size=300, validation_size=1000)  # the last batch is smaller
     trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
     trainer.validate(module, data, verbose=False)

@@ -36,9 +36,9 @@ def figures_of(folder: Path) -> dict[str, float]:
 
 def test_a_run_folder_holds_what_it_promises(trained: Path) -> None:
     files = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    events = {file for file in files if "events.out.tfevents" in file}
-    assert events
-    assert files - events - {"tensorboard/hparams.yaml"} == {
+    seen = {file for file in files if file.startswith("tensorboard/")}
+    assert any("events.out.tfevents" in file for file in seen)
+    assert files - seen == {
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "model.safetensors",
@@ -177,16 +177,16 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path)
     """Without dropout and distortions, whose random numbers a checkpoint does not hold."""
     from mnist_cls.callbacks import StopOnInterrupt
     from mnist_cls.data.datamodule import MNISTDataModule
-    from mnist_cls.module import ClassifierModule, make_trainer
+    from mnist_cls.module import MNISTModule, make_trainer
     from mnist_cls.settings import TrainerSettings
 
     settings = TrainerSettings(accelerator="cpu", max_epochs=3, enable_progress_bar=False)
     config = {"name": "mlp", "widths": [784, 32, 10]}
     torch.manual_seed(0)
-    start = ClassifierModule(config).state_dict()
+    start = MNISTModule(config).state_dict()
 
-    def fit(stop_at: int | None, resume: Path | None) -> ClassifierModule:
-        module = ClassifierModule(config)
+    def fit(stop_at: int | None, resume: Path | None) -> MNISTModule:
+        module = MNISTModule(config)
         module.load_state_dict(start)
         stop = StopOnInterrupt(tmp_path / "last.ckpt")
 
@@ -319,12 +319,6 @@ def test_profiling_writes_where_the_time_went(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     [report] = (tmp_path / "run").glob("fit-profile*")
     assert "run_training_batch" in report.read_text()
-
-
-def test_debugging_finds_the_operation_behind_a_nan(run: Run) -> None:
-    done = run("train", "mode=debug", "optimizer.lr=1e30", "scheduler=constant", "model=mlp")
-    assert done.returncode != 0
-    assert "returned nan values" in done.stderr
 
 
 def test_settings_from_python_are_checked_too() -> None:

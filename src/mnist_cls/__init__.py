@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .checkpoint import list_weights, load_model
     from .inference import Predictions, Predictor
     from .models import create_model, list_models, register_model
+    from .tracing import trace_forward
 
 __all__ = [
     "Predictions",
@@ -16,6 +17,7 @@ __all__ = [
     "list_weights",
     "load_model",
     "register_model",
+    "trace_forward",
 ]
 
 _HOMES = {
@@ -26,6 +28,7 @@ _HOMES = {
     "list_weights": "checkpoint",
     "load_model": "checkpoint",
     "register_model": "models",
+    "trace_forward": "tracing",
 }
 
 

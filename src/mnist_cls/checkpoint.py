@@ -1,6 +1,7 @@
 """Weights in files: found by a path or a name, read without running any code, checked against their network."""
 
 import importlib.metadata
+import inspect
 import json
 import pickle
 import struct
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .files import expand, whole_file
-from .models import create_model
+from .models import create_model, list_models
+from .models.registry import register_file
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_WEIGHTS = "image_classifier"
+# The autoencoder that tells digits from other images, unless another one is named.
+DETECTOR = "autoencoder"
 
 # One key holds all that is ours, in a .ckpt as a dict and in a .safetensors as JSON in its metadata.
 KEY = "mnist_cls"
@@ -110,8 +114,26 @@ def load_model(checkpoint: str | Path | None = None) -> nn.Module:
     return build(read_weights(checkpoint))
 
 
+def own_models(file: str | Path | None) -> None:
+    """Make the networks in a Python file of the user's own known by their names; None does nothing.
+
+    Raises:
+        InputError: the file is not there, fails, or registers no network.
+    """
+    try:
+        if file is not None:
+            register_file(file)
+    except ValueError as error:
+        raise InputError(f"model_file={error}") from error
+
+
 def build(weights: Weights) -> nn.Module:
     """Build the network that `weights` are of, see `load_model`."""
+    if weights.model.get("name") not in list_models():
+        raise InputError(
+            f"{weights.path}: no model is called {weights.model.get('name')!r}; if it is a network of your own, name"
+            f" the file that registers it: model_file=FILE.py; known models: {', '.join(list_models())}"
+        )
     try:
         # On the meta device a network costs no memory, whatever sizes the file asks for.
         with torch.device("meta"):
@@ -122,6 +144,18 @@ def build(weights: Weights) -> nn.Module:
     model = create_model(**weights.model)
     model.load_state_dict(weights.state)
     return model.eval()
+
+
+def forward_options(network: nn.Module, early_exit: bool) -> dict[str, bool]:
+    """The further arguments that a network's `forward` gets.
+
+    Raises:
+        InputError: an early exit is wanted of a network that has none.
+    """
+    if early_exit and "early_exit" not in inspect.signature(network.forward).parameters:
+        name = type(network).__name__
+        raise InputError(f"early_exit=true: {name} has no early exit; model=conditional has one")
+    return {"early_exit": True} if early_exit else {}
 
 
 def check_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> None:

@@ -21,9 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import InputError
-from .settings import EvalSettings, PredictSettings, TrainSettings
+from .settings import EvalSettings, ForwardSettings, PredictSettings, TrainSettings
 
-SETTINGS: dict[str, type] = {"train": TrainSettings, "eval": EvalSettings, "predict": PredictSettings}
+SETTINGS: dict[str, type] = {
+    "train": TrainSettings,
+    "eval": EvalSettings,
+    "predict": PredictSettings,
+    "forward": ForwardSettings,
+}
+
+# `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the entry point.
+_RENAMED = {"forward": {"mode": "network_mode"}}
 
 
 def config_folder() -> Path:
@@ -64,7 +72,7 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
     """
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
-            config = hydra.compose(entry, list(overrides))
+            config = hydra.compose(entry, _renamed(entry, overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
@@ -83,6 +91,7 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
 
     def main() -> None:
         tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        sys.argv[1:] = _renamed(entry, sys.argv[1:])
         # Otherwise Hydra would print errors itself, over several lines, and leave with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -106,6 +115,13 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
             _leave(InputError(str(error)) if type(error) is ValueError else error, entry, tracebacks)
 
     return main
+
+
+def _renamed(entry: str, overrides: Iterable[str]) -> list[str]:
+    """The overrides with the names that their keys have in the config."""
+    names = _RENAMED.get(entry, {})
+    pairs = [text.partition("=") for text in overrides]
+    return [f"{names.get(key, key)}{sign}{value}" for key, sign, value in pairs]
 
 
 def _typed(config: DictConfig) -> list[str]:

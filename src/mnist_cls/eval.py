@@ -1,44 +1,78 @@
 """Evaluate a network: `python -m mnist_cls.eval [checkpoint=RUN] [data=NAME] [split=val]`
 
-By default the weights that the package carries, on MNIST's 10,000 test images. Leaves metrics.json in the run's folder.
+By default the weights that the package carries, on MNIST's 10,000 test images. Leaves in the run's folder:
+metrics.json, report.html, the pictures in it, classes.csv and predictions.parquet.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .config import entry_point, shown
 from .settings import EvalSettings
 
+if TYPE_CHECKING:
+    from .callbacks import KeepOutputs
+    from .checkpoint import Weights
+
 
 def evaluate(settings: EvalSettings, folder: Path) -> float:
-    """Measure accuracy and loss, print them and write them to metrics.json.
+    """Measure accuracy and loss, print them, and write a report of them.
 
     Args:
         settings: of what, and on which images.
         folder: the run's folder.
 
     Returns:
-        The accuracy, 0 to 1.
+        The accuracy, 0 to 1; of a network that does not classify, the loss.
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
-    from .checkpoint import read_weights
+    from .callbacks import KeepOutputs
+    from .checkpoint import forward_options, own_models, read_weights
     from .data.datamodule import MNISTDataModule
     from .files import write_json
-    from .module import ClassifierModule, make_trainer
+    from .module import MNISTModule, make_trainer
 
+    own_models(settings.model_file)
     weights = read_weights(settings.checkpoint)
-    module = ClassifierModule(weights.model)
+    module = MNISTModule(weights.model)
     module.load_weights(weights)
-    data = MNISTDataModule(**vars(settings.data))
-    trainer = make_trainer(settings.trainer, folder)
+    module.forward_options = forward_options(module.model, settings.early_exit)
+    data = MNISTDataModule(**settings.data.arguments())
+    report = settings.report and module.classifies
+    keep = KeepOutputs()
+    trainer = make_trainer(settings.trainer, folder, [keep] if report else [])
     (trainer.test if settings.split == "test" else trainer.validate)(module, data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    if trainer.is_global_zero:
-        write_json(folder / "metrics.json", metrics)
-        accuracy, loss = metrics[f"{settings.split}/accuracy"], metrics[f"{settings.split}/loss"]
-        what = f"{settings.checkpoint or weights.path.stem} on {settings.data.name} ({settings.split})"
-        print(f"{what}: accuracy {accuracy:.2%}, loss {loss:.4f}")
-        print(f"figures in {shown(folder) / 'metrics.json'}")
-    return metrics[f"{settings.split}/accuracy"]
+    figure = metrics[f"{settings.split}/{'accuracy' if module.classifies else 'loss'}"]
+    if not trainer.is_global_zero:
+        return figure
+    what = f"{settings.checkpoint or weights.path.stem} on {settings.data.name} ({settings.split})"
+    accuracy = f"accuracy {figure:.2%}, " if module.classifies else ""
+    print(f"{what}: {accuracy}loss {metrics[f'{settings.split}/loss']:.4f}")
+    if report and trainer.world_size > 1:
+        print("no report: with several devices each saw a part of the images; trainer.devices=1 writes one")
+    elif report:
+        error = _report(settings, weights, metrics, keep, what, folder)
+        metrics[f"{settings.split}/calibration_error"] = error
+        print(f"report in {shown(folder) / 'report.html'}, with a picture of the worst errors")
+    write_json(folder / "metrics.json", metrics)
+    print(f"figures in {shown(folder) / 'metrics.json'}")
+    return figure
+
+
+def _report(
+    settings: EvalSettings, weights: "Weights", metrics: dict[str, float], keep: "KeepOutputs", what: str, folder: Path
+) -> float:
+    from .inference.report import write_report
+
+    facts = {
+        "network": str(weights.model),
+        "weights": str(weights.path.name),
+        "images": f"{len(keep.result()[1]):,} of {settings.data.name} ({settings.split})",
+        "accuracy": f"{metrics[f'{settings.split}/accuracy']:.2%}",
+        "loss": f"{metrics[f'{settings.split}/loss']:.4f}",
+    }
+    return write_report(folder, *keep.result(), f"mnist_cls: {what}", facts)
 
 
 main = entry_point("eval", evaluate)

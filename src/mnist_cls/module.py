@@ -1,11 +1,12 @@
 """The LightningModule: a network's forward pass, its loss, its metrics and its optimizer."""
 
+import copy
 import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -24,6 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from .checkpoint import KEY, Weights, check_fit
 from .errors import InputError
 from .images import CLASSES, SIZE, normalize
+from .memory import largest_batch
 from .models import create_model
 from .settings import TrainerSettings
 
@@ -32,8 +34,13 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 
 
-class ClassifierModule(pl.LightningModule):
-    """Trains and tests a network that gives ten logits.
+class MNISTModule(pl.LightningModule):
+    """Trains and tests a network by cross-entropy, or by an objective of its own.
+
+    A network that has a method `loss(outputs, x, labels)` is trained by that; `outputs` is what its `forward` gave for
+    the normalized images `x`. One that gives ten logits in evaluation is measured by its accuracy, too. In training its
+    outputs may be a tuple that begins with the logits. One that has a method `calibrate(batches)` gets the validation
+    images when its training is over.
 
     Args:
         model: the network's name and options, as `create_model(**model)` takes them.
@@ -42,7 +49,12 @@ class ClassifierModule(pl.LightningModule):
             `total_steps=`, the number of steps of the whole training; None: the rate stays as it is.
 
     Raises:
-        InputError: there is no such network, or it does not give (B, 10) for images (B, 1, 28, 28).
+        InputError: there is no such network, it does not take images (B, 1, 28, 28), or it gives something else than
+            logits (B, 10) for them and has no objective of its own.
+
+    Attributes:
+        classifies: whether the network gives logits (B, 10) in evaluation.
+        forward_options: further arguments of the network's `forward`, such as `early_exit`.
     """
 
     def __init__(
@@ -59,13 +71,15 @@ class ClassifierModule(pl.LightningModule):
             raise InputError(f"model: {error}") from error
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
         self.model = network.to(memory_format=torch.channels_last)
-        self._check_network()
+        self.classifies = self._check_network() == (2, CLASSES)
         self.optimizer_factory = optimizer or AdamW
         self.scheduler_factory = scheduler
+        self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
         for stage in ("train", "val", "test"):
             setattr(self, f"{stage}_accuracy", MulticlassAccuracy(CLASSES, average="micro", validate_args=False))
-            setattr(self, f"{stage}_loss", MeanMetric())
+            # A NaN stays a NaN: left out, as is the default, it would be hidden.
+            setattr(self, f"{stage}_loss", MeanMetric(nan_strategy="disable"))
 
     def load_weights(self, weights: Weights) -> None:
         """Put the weights of a checkpoint into the network.
@@ -76,22 +90,34 @@ class ClassifierModule(pl.LightningModule):
         check_fit(weights, self.model.state_dict())
         self.model.load_state_dict(weights.state)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images uint8 or float 0 to 255, (B, 28, 28) -> logits (B, 10)."""
-        logits: Tensor = self.model(normalize(images))
-        return logits
+    @property
+    def monitor(self) -> tuple[str, Literal["min", "max"]]:
+        """The metric that tells the best epoch, and whether it should be small or large."""
+        return ("val/accuracy", "max") if self.classifies else ("val/loss", "min")
+
+    def forward(self, images: Tensor) -> Any:
+        """Images uint8 or float 0 to 255, (B, 28, 28) -> what the network gives: logits (B, 10), as a rule."""
+        return self.model(normalize(images), **self.forward_options)
+
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Let the network set what it sets by held-out images and labels, if it has something to set."""
+        set_by: Callable[..., None] | None = getattr(self.model, "calibrate", None)
+        if set_by is not None:
+            self.model.eval()
+            place = next(self.model.parameters()).device
+            set_by((normalize(images.to(place)), labels.to(place)) for images, labels in batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The cross-entropy of one batch, a scalar to take the gradient of."""
+        """The loss of one batch, a scalar to take the gradient of."""
         self.images_seen += len(batch[1])
         return self._step(batch, "train")[0]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The logits (B, 10), for callbacks; the metrics are kept here."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """What the network gives, for callbacks; the metrics are kept here."""
         return self._step(batch, "val")[1]
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The logits (B, 10), for callbacks; the metrics are kept here."""
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+        """What the network gives, for callbacks; the metrics are kept here."""
         return self._step(batch, "test")[1]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -124,38 +150,78 @@ class ClassifierModule(pl.LightningModule):
         if planned != now and self.scheduler_factory is not None:
             raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {now}; {instead}")
 
+    def largest_batch(self, device: torch.device, most: int) -> int:
+        """Find the largest batch with which a step of training fits into the memory of a device.
+
+        Args:
+            device: it gets a copy of the network for the trial.
+            most: the largest batch that is wanted; the answer divides it.
+
+        Raises:
+            InputError: not even one image fits.
+        """
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            found = largest_batch(lambda size: self._try_batch(device, size), most)
+        if found is None:
+            raise InputError(f"out of memory: not even one image fits into a step of training on {device}")
+        return found
+
+    def _try_batch(self, device: torch.device, size: int) -> None:
+        trial = copy.deepcopy(self.model).to(device).train()
+        optimizer = self.optimizer_factory(trial.parameters())
+        images = torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)
+        labels = torch.zeros(size, dtype=torch.int64, device=device)
+        self._loss(trial(normalize(images)), images, labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
     def _total_steps(self) -> int:
         return int(self.trainer.estimated_stepping_batches)
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Any]:
         images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        accuracy, mean_loss = getattr(self, f"{stage}_accuracy"), getattr(self, f"{stage}_loss")
+        outputs = self(images)
+        loss = self._loss(outputs, images, labels)
+        mean_loss = getattr(self, f"{stage}_loss")
         mean_loss.update(loss.detach(), weight=len(labels))
         if stage == "train":
-            accuracy(logits.detach(), labels)  # counts, and gives the batch's own accuracy to log
             self.log("train/loss_step", loss.detach())
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, prog_bar=stage == "val")
+        if self.classifies:
+            self._count(outputs if isinstance(outputs, Tensor) else outputs[0], labels, stage)
+        return loss, outputs
+
+    def _loss(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
+        own: Callable[..., Tensor] | None = getattr(self.model, "loss", None)
+        return own(outputs, normalize(images), labels) if own else F.cross_entropy(outputs, labels)
+
+    def _count(self, logits: Tensor, labels: Tensor, stage: str) -> None:
+        accuracy = getattr(self, f"{stage}_accuracy")
+        if stage == "train":
+            accuracy(logits.detach(), labels)  # counts, and gives the batch's own accuracy to log
             self.log("train/accuracy", accuracy, on_step=True, on_epoch=True)
         else:
             accuracy.update(logits, labels)
             self.log(f"{stage}/accuracy", accuracy, prog_bar=stage == "val")
-        self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, prog_bar=stage == "val")
-        return loss, logits
 
-    def _check_network(self) -> None:
+    def _check_network(self) -> tuple[int, ...]:
         self.model.eval()
         try:
             with torch.no_grad():
-                shape = tuple(self.model(torch.zeros(2, 1, SIZE, SIZE)).shape)
-        except RuntimeError as error:
+                outputs = self.model(torch.zeros(2, 1, SIZE, SIZE))
+        except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"model={self.model_config}: does not take images (B, 1, 28, 28): {reason}") from error
         finally:
             self.model.train()
-        if shape != (2, CLASSES):
-            raise InputError(f"model={self.model_config}: gives {shape} for 2 images; expected 10 logits each, (2, 10)")
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+        if shape != (2, CLASSES) and not hasattr(self.model, "loss"):
+            found = shape or type(outputs).__name__
+            raise InputError(
+                f"model={self.model_config}: gives {found} for 2 images; expected 10 logits each, (2, 10),"
+                " or a network with an objective of its own, loss(outputs, x, labels)"
+            )
+        return shape
 
 
 def make_trainer(

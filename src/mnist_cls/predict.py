@@ -16,9 +16,19 @@ def predict(settings: PredictSettings, folder: Path) -> None:
     if not settings.input:
         raise InputError("no input: name an image, a folder of images, a .npy, a .npz or an IDX file with input=PATH")
     # Imported here, because `--help` must not wait for torch.
+    from .checkpoint import own_models
     from .inference import predict_files
 
-    summary = predict_files(settings.input, settings.output, settings.checkpoint, settings.device, settings.batch_size)
+    own_models(settings.model_file)
+    summary = predict_files(
+        settings.input,
+        settings.output,
+        settings.checkpoint,
+        settings.device,
+        settings.batch_size,
+        settings.early_exit,
+        settings.is_digit,
+    )
     print(f"{summary}{f' -> {settings.output}' if settings.output else ''}")
     if summary.errors:
         sys.exit(1)

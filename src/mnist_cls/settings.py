@@ -11,27 +11,45 @@ def _require(ok: bool, key: str, value: object, expected: str) -> None:
         raise InputError(f"{key}={value}: expected {expected}")
 
 
+# Images for a step of the optimizer when `data.batch_size=auto` is asked for no other number.
+STEP_SIZE_OF_AUTO = 128
+
 _DEVICES = "auto, a number of devices, or a list of their numbers"
 
 
 @dataclass
 class DataSettings:
-    """`data`: the arguments of `MNISTDataModule`, see there."""
+    """`data`: the arguments of `MNISTDataModule`, see there; and how batches add up to a step of the optimizer.
+
+    `batch_size` "auto" is the largest that fits into memory, up to `effective_batch_size`, whose default is then
+    `STEP_SIZE_OF_AUTO`.
+    """
 
     name: str = "mnist"
     dir: str | None = None
-    batch_size: int = 128
+    batch_size: int | str = 128
+    effective_batch_size: int | None = None
     shuffle: bool = True
     train_size: int | None = None
     validation_size: int | None = None
     augmentation: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
+        size = self.batch_size
+        good = size == "auto" or (isinstance(size, int) and size >= 1)
+        _require(good, "data.batch_size", size, "at least 1, or auto")
+        effective, size = self.effective_batch_size, 1 if isinstance(size, str) else size
+        multiple = f"a multiple of data.batch_size, {size}"
+        good = effective is None or (effective >= 1 and effective % size == 0)
+        _require(good, "data.effective_batch_size", effective, multiple)
         _require(self.train_size is None or self.train_size >= 1, "data.train_size", self.train_size, "at least 1")
         for key in self.augmentation or {}:
             known = ("rotation", "scale", "shear", "shift")
             _require(key in known, f"data.augmentation.{key}", "...", f"one of {', '.join(known)}")
+
+    def arguments(self) -> dict[str, Any]:
+        """What `MNISTDataModule` takes of it."""
+        return {key: value for key, value in vars(self).items() if key != "effective_batch_size"}
 
 
 @dataclass
@@ -90,11 +108,15 @@ class TrainSettings:
     tensorboard: bool
     seed: int
     checkpoint: str | None
+    model_file: str | None
     output_dir: str
 
     def __post_init__(self) -> None:
         _require("name" in self.model, "model", self.model, "a name= among its keys")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        both = self.data.effective_batch_size is not None and self.trainer.accumulate_grad_batches != 1
+        steps = self.trainer.accumulate_grad_batches
+        _require(not both, "trainer.accumulate_grad_batches", steps, "1 beside a data.effective_batch_size")
 
 
 @dataclass
@@ -104,10 +126,14 @@ class EvalSettings:
     data: DataSettings
     trainer: TrainerSettings
     split: str
+    early_exit: bool
+    report: bool
     checkpoint: str | None
+    model_file: str | None
     output_dir: str
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.data.batch_size, int), "data.batch_size", "auto", "a number; auto is for training")
         _require(self.split in ("val", "test"), "split", self.split, "val or test")
 
 
@@ -118,9 +144,32 @@ class PredictSettings:
     input: str | None
     output: str | None
     checkpoint: str | None
+    early_exit: bool
+    is_digit: bool | str
+    model_file: str | None
     device: str
     batch_size: int
     output_dir: str
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+
+
+@dataclass
+class ForwardSettings:
+    """`python -m mnist_cls.forward`."""
+
+    input: str
+    checkpoint: str | None
+    model_file: str | None
+    network_mode: str
+    early_exit: bool
+    values: bool
+    pictures: bool
+    device: str
+    seed: int
+    output_dir: str
+    model: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.network_mode in ("train", "eval"), "mode", self.network_mode, "train or eval")

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import entry_point, override, overrides, program, shown
-from .settings import TrainSettings
+from .errors import InputError
+from .settings import STEP_SIZE_OF_AUTO, TrainSettings
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
     from .callbacks import StopOnInterrupt
-    from .module import ClassifierModule
+    from .data.datamodule import MNISTDataModule
+    from .module import MNISTModule
 
 
 def train(settings: TrainSettings, folder: Path) -> float:
@@ -31,7 +33,8 @@ def train(settings: TrainSettings, folder: Path) -> float:
         folder: the run's folder.
 
     Returns:
-        The validation accuracy of the best epoch, 0 to 1: what a sweep should look at.
+        The validation accuracy of the best epoch, 0 to 1, or the validation loss of a network that does not classify:
+        what a sweep should look at.
 
     Raises:
         InputError: the settings name something that is not there, or does not fit.
@@ -43,32 +46,36 @@ def train(settings: TrainSettings, folder: Path) -> float:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from .callbacks import StopOnInterrupt
-    from .checkpoint import read_weights
+    from .callbacks import StopOnInterrupt, StopOnNonFinite
+    from .checkpoint import own_models, read_weights
     from .data.datamodule import MNISTDataModule
     from .files import write_json
-    from .module import ClassifierModule, make_trainer
+    from .module import MNISTModule, make_trainer
 
+    own_models(settings.model_file)
     pl.seed_everything(settings.seed, workers=True, verbose=False)
-    data = MNISTDataModule(**vars(settings.data), seed=settings.seed)
-    module = ClassifierModule(
+    module = MNISTModule(
         settings.model,
         instantiate(settings.optimizer, _partial_=True),
         instantiate(settings.scheduler, _partial_=True) if settings.scheduler else None,
     )
     resume = _start_from(settings.checkpoint, module)
     checkpoints = folder / "checkpoints"
+    monitor, mode = module.monitor
     best = ModelCheckpoint(
-        checkpoints, "best", monitor="val/accuracy", mode="max", save_last=True, enable_version_counter=False
+        checkpoints, "best", monitor=monitor, mode=mode, save_last=True, enable_version_counter=False
     )
     stop = StopOnInterrupt(checkpoints / "last.ckpt")
-    callbacks = [best, stop, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
+    finite = StopOnNonFinite(folder / "nonfinite", _replay(settings, folder / "nonfinite"))
+    callbacks = [best, stop, finite, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
     trainer = make_trainer(settings.trainer, folder, callbacks, logger if settings.tensorboard else None)
 
     if trainer.world_size > 1:
         # All processes start from the same weights, but their dropout and distortions must not be the same.
         pl.seed_everything((settings.seed + 7919 * trainer.global_rank) % 2**32, workers=True, verbose=False)
+    batch_size, trainer.accumulate_grad_batches = _batches(settings, module, trainer)
+    data = MNISTDataModule(**settings.data.arguments() | {"batch_size": batch_size}, seed=settings.seed)
 
     began = time.perf_counter()
     _fit(trainer, module, data, resume, stop, folder)
@@ -77,14 +84,16 @@ def train(settings: TrainSettings, folder: Path) -> float:
         "train/seconds": seconds,
         "train/images_per_second": module.images_seen * trainer.world_size / seconds,
         "train/loss": trainer.callback_metrics["train/loss"].item(),
-        "train/accuracy": trainer.callback_metrics["train/accuracy_epoch"].item(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
     }
+    if module.classifies:
+        metrics["train/accuracy"] = trainer.callback_metrics["train/accuracy_epoch"].item()
     if not best.best_model_path:  # validation was turned off, or never due
         best.best_model_path = str(checkpoints / "best.ckpt")
         trainer.save_checkpoint(best.best_model_path)
     module.load_weights(read_weights(best.best_model_path))
+    module.calibrate(data.val_dataloader())
     for evaluate in (trainer.validate, trainer.test):
         try:
             evaluate(module, data, verbose=False)
@@ -100,10 +109,10 @@ def train(settings: TrainSettings, folder: Path) -> float:
         write_json(folder / "metrics.json", metrics)
         _save_model(settings, module, metrics, folder)
         _report(settings, metrics, folder)
-    return metrics.get("val/accuracy", math.nan)
+    return metrics.get(monitor, math.nan)
 
 
-def _start_from(checkpoint: str | None, module: "ClassifierModule") -> Path | None:
+def _start_from(checkpoint: str | None, module: "MNISTModule") -> Path | None:
     """Load the weights that `checkpoint=` means; return the file if the whole training is to go on from it."""
     from .checkpoint import find_checkpoint, read_weights
 
@@ -118,14 +127,25 @@ def _start_from(checkpoint: str | None, module: "ClassifierModule") -> Path | No
 
 def _fit(
     trainer: "pl.Trainer",
-    module: "ClassifierModule",
-    data: "pl.LightningDataModule",
+    module: "MNISTModule",
+    data: "MNISTDataModule",
     resume: Path | None,
     stop: "StopOnInterrupt",
     folder: Path,
 ) -> None:
+    from .memory import out_of_memory
+
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except (RuntimeError, MemoryError) as error:
+        asked = out_of_memory(error)
+        if asked is None:
+            raise
+        raise InputError(
+            f"out of memory on {trainer.strategy.root_device} in training with batches of {data.batch_size} images:"
+            f" {asked} could not be had; data.batch_size=auto finds what fits, and data.effective_batch_size="
+            f"{data.batch_size * trainer.accumulate_grad_batches} keeps the steps of the optimizer as they are"
+        ) from error
     except SystemExit:  # Lightning's way to end after Ctrl-C
         if not stop.interrupted:
             raise
@@ -139,12 +159,32 @@ def _fit(
         print("the training was at its end already; testing it (Ctrl-C stops that, too)", file=sys.stderr)
 
 
+def _batches(settings: TrainSettings, module: "MNISTModule", trainer: "pl.Trainer") -> tuple[int, int]:
+    """How many images a batch has, and how many batches make a step of the optimizer."""
+    size, effective = settings.data.batch_size, settings.data.effective_batch_size
+    if isinstance(size, str):
+        if trainer.world_size > 1:
+            raise InputError("data.batch_size=auto is for one process; name a number with several devices")
+        effective = effective or STEP_SIZE_OF_AUTO
+        size = module.largest_batch(trainer.strategy.root_device, effective)
+        print(f"batches of {size} images, {effective // size} a step, fit on {trainer.strategy.root_device}")
+    return size, settings.trainer.accumulate_grad_batches if effective is None else effective // size
+
+
+def _replay(settings: TrainSettings, folder: Path) -> str:
+    own = "" if settings.model_file is None else f" {override('model_file', settings.model_file)}"
+    checkpoint, batch = (
+        override(*pair) for pair in (("checkpoint", shown(folder)), ("input", shown(folder) / "batch.safetensors"))
+    )
+    return f"{program('mnist_cls.forward')} {checkpoint} {batch} mode=train{own}"
+
+
 def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:
     everything = dataclasses.asdict(settings)
     return {key: everything[key] for key in ("model", "data", "optimizer", "scheduler", "trainer", "seed")}
 
 
-def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: dict[str, float], folder: Path) -> None:
+def _save_model(settings: TrainSettings, module: "MNISTModule", metrics: dict[str, float], folder: Path) -> None:
     from .checkpoint import save_weights, versions
 
     typed = overrides(output_dir=None)
@@ -160,15 +200,18 @@ def _save_model(settings: TrainSettings, module: "ClassifierModule", metrics: di
 
 def _report(settings: TrainSettings, metrics: dict[str, float], folder: Path) -> None:
     here = shown(folder)
-    checkpoint = override("checkpoint", here)
+    checkpoint, classifies = override("checkpoint", here), "train/accuracy" in metrics
     speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
-    print(f"test accuracy        {metrics['test/accuracy']:.2%}")
-    if "val/accuracy" in metrics:
-        print(f"validation accuracy  {metrics['val/accuracy']:.2%} in the best epoch")
+    for stage, name, remark in (("test", "test", ""), ("val", "validation", " in the best epoch")):
+        if f"{stage}/accuracy" in metrics:
+            print(f"{name + ' accuracy':<20} {metrics[f'{stage}/accuracy']:.2%}{remark}")
+        elif f"{stage}/loss" in metrics:
+            print(f"{name + ' loss':<20} {metrics[f'{stage}/loss']:.4f}{remark}")
     print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
     events = ", tensorboard" if settings.tensorboard else ""
     print(f"files                {here}: model.safetensors, metrics.json, checkpoints{events}")
-    print(f"predict with it      {program('mnist_cls.predict')} {checkpoint} input=IMAGE_OR_FOLDER")
+    use = checkpoint if classifies else override("is_digit", here)
+    print(f"predict with it      {program('mnist_cls.predict')} {use} input=IMAGE_OR_FOLDER")
     if settings.tensorboard:
         print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(here.parent))}")
 

@@ -1,6 +1,6 @@
 """Prediction: where images come from, the network that reads them, where the rows go."""
 
 from .pipeline import Summary, predict_files
-from .predictor import Predictions, Predictor
+from .predictor import Predictions, Predictor, find_device
 
-__all__ = ["Predictions", "Predictor", "Summary", "predict_files"]
+__all__ = ["Predictions", "Predictor", "Summary", "find_device", "predict_files"]

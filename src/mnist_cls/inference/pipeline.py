@@ -31,6 +31,8 @@ def predict_files(
     checkpoint: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 256,
+    early_exit: bool = False,
+    is_digit: bool | str | Path = False,
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
 
@@ -40,6 +42,8 @@ def predict_files(
         checkpoint: see `load_model`.
         device: see `Predictor`.
         batch_size: see `Predictor`.
+        early_exit: see `Predictor`.
+        is_digit: see `Predictor`; the rows get a last column of that name.
 
     Raises:
         InputError: one of them is not there, or not what it should be.
@@ -48,13 +52,13 @@ def predict_files(
     source = open_source(input)
     errors = 0
     # The output is opened before the network is loaded: a folder that cannot be written is said at once.
-    with open_sink(output) as sink:
-        predictor = Predictor(checkpoint, device, batch_size)
+    with open_sink(output, ["is_digit"] if is_digit is not False else []) as sink:
+        predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit)
         began = time.perf_counter()
         with _progress(source.count) as advance:
             for chunk in source.chunks():
                 predictions = predictor.predict(chunk.images, chunk.errors)
-                sink(chunk.paths, predictions)
+                sink(chunk.paths, predictions, *([] if predictions.is_digit is None else [predictions.is_digit]))
                 errors += sum(error is not None for error in chunk.errors)
                 advance(len(chunk.paths))
         seconds = time.perf_counter() - began

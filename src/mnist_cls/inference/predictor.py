@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import load_model
+from ..checkpoint import DETECTOR, forward_options, load_model
 from ..errors import InputError
-from ..images import images_from_array, normalize
+from ..images import CLASSES, images_from_array, normalize
+from ..memory import out_of_memory
 
 
 class Predictions(NamedTuple):
@@ -21,12 +22,14 @@ class Predictions(NamedTuple):
         confidences: float32 (N,), the probability of the label, 0 to 1.
         probabilities: float32 (N, 10), each row adding up to 1.
         errors: N times None, or why the image could not be used.
+        is_digit: bool (N,), whether the image looks like a digit at all; None unless the predictor was asked to tell.
     """
 
     labels: np.ndarray
     confidences: np.ndarray
     probabilities: np.ndarray
     errors: list[str | None]
+    is_digit: np.ndarray | None = None
 
 
 class Predictor:
@@ -41,21 +44,34 @@ class Predictor:
         model: a network, or a checkpoint as `load_model` takes it; left out, the weights that the package carries.
         device: "auto" takes CUDA where there is one; else a name as PyTorch has it, such as "cpu" or "cuda:1".
         batch_size: how many images are in the network at once. It is halved when the device's memory runs out.
+        early_exit: let images leave at the first head that is sure of them, in a network that has one.
+        is_digit: tell whether each image is a digit at all: True by the autoencoder that the package carries, or by
+            the one of a checkpoint.
 
     Raises:
-        InputError: there is no such checkpoint or device.
+        InputError: there is no such checkpoint or device, the network gives no logits, has no early exit, or the
+            one for `is_digit` is no calibrated autoencoder.
     """
 
     def __init__(
-        self, model: nn.Module | str | Path | None = None, device: str = "auto", batch_size: int = 256
+        self,
+        model: nn.Module | str | Path | None = None,
+        device: str = "auto",
+        batch_size: int = 256,
+        early_exit: bool = False,
+        is_digit: bool | str | Path = False,
     ) -> None:
         network = model if isinstance(model, nn.Module) else load_model(model)
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected at least 1")
+        if hasattr(network, "reconstruction_error"):
+            raise InputError("an autoencoder tells digits from other images, not which they are; use it as is_digit=")
         self.batch_size = batch_size
+        self.options = forward_options(network, early_exit)
         self.device = find_device(device)
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
         self.model = network.eval().to(memory_format=torch.channels_last).to(self.device)
+        self.detector = None if is_digit is False else _load_detector(is_digit).to(self.device)
 
     def __call__(self, images: np.ndarray | Tensor) -> Predictions:
         """Predict an array of images that are in MNIST's form, see `images_from_array` for shapes and dtypes.
@@ -79,14 +95,22 @@ class Predictor:
         probabilities = np.full((len(images), 10), np.nan, np.float32)
         labels = np.full(len(images), -1, np.int64)
         good = np.array([error is None for error in errors], bool)
+        is_digit = None if self.detector is None else np.zeros(len(images), bool)
         if good.any():
-            probabilities[good] = self.probabilities(torch.from_numpy(images if good.all() else images[good])).numpy()
+            found, novel = self._run(torch.from_numpy(images if good.all() else images[good]))
+            probabilities[good] = found.numpy()
             labels[good] = probabilities[good].argmax(1)
-        return Predictions(labels, probabilities.max(1, initial=-np.inf), probabilities, errors)
+            if is_digit is not None:
+                is_digit[good] = ~novel.numpy()
+        return Predictions(labels, probabilities.max(1, initial=-np.inf), probabilities, errors, is_digit)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, 28, 28) on any device -> probabilities float32 (N, 10) on the CPU."""
+        return self._run(images)[0]
 
     @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Images uint8 (N, 28, 28) on any device -> probabilities float32 (N, 10) on the CPU.
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities (N, 10), and which images are no digits, bool (N,): none without a detector.
 
         When the device's memory runs out, the batch is halved and tried again; when not even one image fits, the
         network moves to the CPU. Both are said on standard error, and hold for what comes after.
@@ -94,19 +118,23 @@ class Predictor:
         Raises:
             InputError: not even one image fits into the CPU's memory.
         """
-        results = torch.empty(len(images), 10)
+        results, novel = torch.empty(len(images), CLASSES), torch.zeros(len(images), dtype=torch.bool)
         start = 0
         while start < len(images):
             batch = images[start : start + self.batch_size]
             try:
-                results[start : start + len(batch)] = self.model(normalize(batch.to(self.device))).softmax(1)
+                x = normalize(batch.to(self.device))
+                results[start : start + len(batch)] = self.model(x, **self.options).softmax(1)
+                if self.detector is not None:
+                    error = self.detector.reconstruction_error(x)  # type: ignore[operator]
+                    novel[start : start + len(batch)] = error > self.detector.threshold
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if out_of_memory(error) is None:
                     raise
                 self._shrink(len(batch))
             else:
                 start += len(batch)
-        return results
+        return results, novel
 
     def _shrink(self, failed: int) -> None:
         if failed > 1:
@@ -116,10 +144,20 @@ class Predictor:
             print(f"out of memory with a single image on {self.device}: moving to the CPU", file=sys.stderr)
             self.device = torch.device("cpu")
             self.model = self.model.to(self.device)
+            self.detector = self.detector and self.detector.to(self.device)
         else:
             raise InputError(
                 "out of memory with a single image on the CPU; close other programs, or use a smaller network"
             )
+
+
+def _load_detector(checkpoint: bool | str | Path) -> nn.Module:
+    detector = load_model(DETECTOR if checkpoint is True else str(checkpoint))
+    if not hasattr(detector, "reconstruction_error"):
+        raise InputError(f"is_digit={checkpoint}: not an autoencoder; train one with model=autoencoder")
+    if detector.threshold.isnan():  # type: ignore[operator]
+        raise InputError(f"is_digit={checkpoint}: its threshold was never set; use the run's model.safetensors")
+    return detector
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -137,8 +175,3 @@ def find_device(name: str = "auto") -> torch.device:
         reason = (str(error).splitlines() or ["not there"])[0]
         raise InputError(f"device={name}: {reason}; use device=cpu, or device=auto to take what there is") from error
     return device
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # On the CPU PyTorch has no type of its own for it.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -4,22 +4,32 @@ The names and the idea are those of timm's `create_model`, `list_models` and `re
 """
 
 import difflib
+import importlib.util
 import inspect
+import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
+from .autoencoder import Autoencoder
+from .conditional import Conditional
 from .image_classifier import ImageClassifier
 from .mlp import MLP
+from .residual import Residual
+from .shapes import explain_shapes
 
 Network = TypeVar("Network", bound=type[nn.Module])
 
-_MODELS: dict[str, type[nn.Module]] = {"image_classifier": ImageClassifier, "mlp": MLP}
+_MODELS: dict[str, type[nn.Module]] = {}
 
 
 def register_model(name: str) -> Callable[[Network], Network]:
     """Make a network of your own known under `name`, for configs, checkpoints and `create_model`.
+
+    Its errors about shapes then name the layer, what came and what it wants, as those of the package's networks do.
 
     Example::
 
@@ -36,9 +46,51 @@ def register_model(name: str) -> Callable[[Network], Network]:
         if (known.__module__, known.__qualname__) != (network.__module__, network.__qualname__):
             raise ValueError(f"the model name {name!r} is taken by {known.__module__}.{known.__qualname__}")
         _MODELS[name] = network
+        if not network.__module__.startswith("torch."):  # PyTorch's own classes are not ours to change
+            network.forward = explain_shapes(network.forward)
         return network
 
     return register
+
+
+register_model("autoencoder")(Autoencoder)
+register_model("conditional")(Conditional)
+register_model("image_classifier")(ImageClassifier)
+register_model("mlp")(MLP)
+register_model("residual")(Residual)
+
+
+def register_file(path: str | Path) -> list[str]:
+    """Run a Python file of yours that registers networks by `@register_model`.
+
+    Args:
+        path: the file. Only a person may name it: no checkpoint can.
+
+    Returns:
+        The names that it registered.
+
+    Raises:
+        ValueError: it is not there, it fails, or it registers nothing.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise ValueError(f"{path}: no such file; expected Python source with @register_model in it")
+    before = dict(_MODELS)
+    # Each file has a module name of its own, the same each time: a file may be named twice.
+    spec = importlib.util.spec_from_file_location(f"mnist_cls_file:{file}", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path}: not a .py file; expected Python source with @register_model in it")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    new = sorted(name for name, network in _MODELS.items() if before.get(name) is not network)
+    if not new:
+        raise ValueError(f'{path}: registers no network; put @register_model("name") above its class')
+    return new
 
 
 def list_models() -> list[str]:

@@ -1,0 +1,114 @@
+"""What happens when a training goes astray: the first NaN or Inf stops it, and is kept for a look at it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..checkpoint import save_weights
+from ..errors import InputError
+from ..files import whole_file
+from ..images import normalize
+from ..tracing import Trace, trace_forward
+
+Batch = tuple[Tensor, Tensor]
+
+
+class _Module(Protocol):
+    """What is needed of the LightningModule here."""
+
+    model: nn.Module
+    model_config: dict[str, Any]
+
+
+class StopOnNonFinite(Callback):
+    """Stops a training at the first loss or gradient that is NaN or infinite, before it reaches the weights.
+
+    The batch and the weights of that moment are saved, so that `python -m mnist_cls.forward` can repeat the pass, and
+    the message names the first operation whose output was not finite.
+
+    Args:
+        folder: where they are saved, as `batch.safetensors` and `model.safetensors`.
+        replay: makes of that folder the command that repeats the pass.
+    """
+
+    def __init__(self, folder: Path, replay: str = "") -> None:
+        self.folder, self.replay = folder, replay
+        self.batch: Batch | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Remember the batch."""
+        self.batch = batch
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Look at the loss. Where processes wait for each other's gradients, they stop together at those instead."""
+        if trainer.world_size == 1 and not loss.isfinite():
+            self._stop(trainer, pl_module, f"the loss is {loss.item()}")
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Look at the gradients, before they are clipped."""
+        # In half precision infinite gradients are how PyTorch's scaler finds its scale; it leaves such steps out.
+        if str(trainer.precision).startswith("16"):
+            return
+        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        if not torch.nn.utils.get_total_norm(gradients.values()).isfinite():
+            self._stop(trainer, pl_module, _gradient(gradients))
+
+    def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, what: str) -> None:
+        module = cast(_Module, pl_module)
+        images, labels = cast(Batch, self.batch)
+        step = trainer.global_step + 1
+        if trainer.is_global_zero:
+            from safetensors.torch import save_file
+
+            with whole_file(self.folder / "batch.safetensors") as temporary:
+                save_file({"images": images.cpu().contiguous(), "labels": labels.cpu()}, temporary)
+            save_weights(self.folder / "model.safetensors", module.model, module.model_config, {"step": step})
+        with torch.no_grad():
+            trace = trace_forward(module.model, normalize(images))
+        raise InputError(
+            f"step {step}: {what}{_first(images, trace)}; {_advice(trainer)};"
+            f" batch and weights are in {self.folder}{f', look at them with: {self.replay}' if self.replay else ''}"
+        )
+
+
+def _gradient(gradients: dict[str, Tensor]) -> str:
+    # Gradients arise from the last layer to the first: the last that is not finite was the first to be so.
+    for name, gradient in reversed(gradients.items()):
+        if not gradient.isfinite().all():
+            return f"the gradient of {name.removeprefix('model.')} is not finite"
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    return f"the gradient's norm is infinite (its largest value is {largest:.3g})"
+
+
+def _first(images: Tensor, trace: Trace) -> str:
+    values = images.reshape(len(images), -1)
+    if images.is_floating_point() and not values.isfinite().all():
+        bad = int((~values.isfinite().all(1)).nonzero()[0])
+        return f", and so is image {bad} of the batch itself"
+    first = trace.first_not_finite()
+    if first is None:
+        return ", while every operation of the forward pass was finite"
+    where = f" of {first.layer}" if first.layer else ""
+    return f"; the first operation not finite was number {first.step}, {first.operation}{where} ({first.place})"
+
+
+def _advice(trainer: pl.Trainer) -> str:
+    def options() -> Iterator[str]:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        yield f"try a smaller optimizer.lr (it is at {rate:.3g})"
+        if not trainer.gradient_clip_val:
+            yield "trainer.gradient_clip_val=1"
+
+    kept = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    good = f"; the last good checkpoint is {kept}" if kept.is_file() else ""
+    return " or ".join(options()) + good

@@ -1,0 +1,167 @@
+"""Look inside a forward pass: `python -m mnist_cls.forward [model=NAME] [checkpoint=RUN] [input=7] [values=true] ...`
+
+Prints every operation in the order in which they ran, with its place in the code, shapes, cost and values, and draws
+what each of them gave. By default the weights that the package carries, and the first test image.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .config import entry_point, program, shown
+from .errors import InputError
+from .settings import ForwardSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .tracing import Trace
+
+# Of a folder or an array so many images are looked at, together.
+MOST_IMAGES = 64
+
+
+class Input(NamedTuple):
+    """Images (B, 28, 28), uint8 or float 0 to 255; their labels (B,), if known; and what to call them."""
+
+    images: "Tensor"
+    labels: "Tensor | None"
+    name: str
+
+
+def look(settings: ForwardSettings, folder: Path) -> None:
+    """Trace one forward pass, print it and draw it.
+
+    Args:
+        settings: of which network, and for which input.
+        folder: the run's folder, for the pictures.
+
+    Raises:
+        InputError: there is no such network or input, or the network fails; what ran until then has been printed.
+    """
+    # Imported here, because `--help` must not wait for torch.
+    import torch
+
+    from .checkpoint import own_models
+    from .inference import find_device
+    from .trace_view import print_answer, print_modes, print_trace, print_values, save_pictures
+
+    own_models(settings.model_file)
+    device = find_device(settings.device)
+    model, weights = _network(settings)
+    model = model.to(device)
+    given = _input(settings)
+    given = given._replace(images=given.images.to(device))
+    other = "eval" if settings.network_mode == "train" else "train"
+    torch.manual_seed(settings.seed)
+    trace, failure = _trace(model, given.images, settings.network_mode, settings.early_exit)
+    print(f"{type(model).__name__}, {weights}; input: {given.name}; mode={settings.network_mode}")
+    print_trace(trace)
+    if failure is not None:
+        raise InputError(f"the forward pass failed after operation {len(trace)}: {failure}") from failure
+    if settings.values:
+        print_values(trace)
+    torch.manual_seed(settings.seed)
+    print_modes({settings.network_mode: trace, other: _trace(model, given.images, other, settings.early_exit)[0]})
+    print_answer(model, trace, given.images, given.labels)
+    if settings.pictures:
+        model.train(settings.network_mode == "train")
+        save_pictures(model, trace, given.images, folder)
+        print(f"pictures      {shown(folder) / 'overview.png'} and beside it, one for each operation")
+        print(f"look at them  {program('tensorboard.main')} --logdir {shown(folder)}")
+
+
+def _trace(model: "nn.Module", images: "Tensor", mode: str, early_exit: bool) -> "tuple[Trace, Exception | None]":
+    """What ran from the bytes to the probabilities, and what stopped it."""
+    import torch
+
+    from .checkpoint import forward_options
+    from .images import normalize
+    from .trace_view import heads
+    from .tracing import recording, unchanged
+
+    model.train(mode == "train")
+    options = forward_options(model, early_exit)
+    with torch.no_grad(), unchanged(model), recording(model) as trace:
+        try:
+            trace.output = model(normalize(images), **options)
+        except (RuntimeError, ValueError, TypeError) as error:
+            return trace, error
+        for logits in heads(trace.output).values():
+            logits.softmax(1).argmax(1)
+    return trace, None
+
+
+def _network(settings: ForwardSettings) -> "tuple[nn.Module, str]":
+    import dataclasses
+
+    import torch
+
+    from .checkpoint import build, list_weights, read_weights
+    from .models import create_model
+
+    wanted = settings.model
+    if settings.checkpoint is not None or wanted is None:
+        weights = read_weights(settings.checkpoint)
+        if wanted is not None and wanted["name"] != weights.model["name"]:
+            raise InputError(f"model={wanted['name']}, but {weights.path} is of {weights.model['name']}; leave one out")
+        return build(weights), f"weights of {shown(weights.path) if settings.checkpoint else weights.path.name}"
+    if wanted["name"] in list_weights():
+        weights = read_weights(wanted["name"])
+        try:
+            return build(dataclasses.replace(weights, model=wanted)), f"weights of {weights.path.name}"
+        except InputError:
+            pass  # other sizes than those that the package carries
+    torch.manual_seed(settings.seed)
+    try:
+        network = create_model(**wanted)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+    return network, f"random weights (seed={settings.seed}; checkpoint=RUN for trained ones)"
+
+
+def _input(settings: ForwardSettings) -> Input:
+    import torch
+
+    from .data.datasets import load_dataset
+    from .files import expand
+    from .images import SIZE
+    from .inference.sources import open_source
+
+    text = str(settings.input)
+    if text == "random":
+        generator = torch.Generator().manual_seed(settings.seed)
+        images = torch.randint(0, 256, (1, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+        return Input(images, None, f"random pixels (seed={settings.seed})")
+    path = expand(text)
+    if text.isdecimal() and not path.exists():
+        data, index = load_dataset("mnist", "test"), int(text)
+        if index >= len(data.labels):
+            raise InputError(f"input={index}: there are {len(data.labels):,} test images, 0 to {len(data.labels) - 1}")
+        chosen = slice(index, index + 1)
+        return Input(data.images[chosen], data.labels[chosen], f"test image {index}")
+    if path.suffix == ".safetensors":
+        return _batch(path)
+    source = open_source(path)
+    chunk = next(source.chunks())
+    if chunk.errors[0] is not None:
+        raise InputError(f"{chunk.paths[0]}: {chunk.errors[0]}")
+    good = [place for place, error in enumerate(chunk.errors[:MOST_IMAGES]) if error is None]
+    name = chunk.paths[0] if source.count == 1 else f"{len(good)} of {source.count} images of {path}"
+    return Input(torch.from_numpy(chunk.images[good]), None, name)
+
+
+def _batch(path: Path) -> Input:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        batch = load_file(path)
+        return Input(batch["images"], batch["labels"], f"{len(batch['labels'])} images of {shown(path)}")
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"input={path}: not the batch.safetensors of a training that stopped ({error})") from error
+
+
+main = entry_point("forward", look)
+
+if __name__ == "__main__":
+    main()

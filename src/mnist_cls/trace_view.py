@@ -1,0 +1,195 @@
+"""A forward pass as tables on the screen, and as pictures on disk and in TensorBoard."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from .figures import draw_filters, draw_saliency, draw_values, save_png, stack_captioned
+from .images import CLASSES, normalize
+from .tracing import Record, Trace, saliency
+
+# Where no terminal says how wide it is (a file, a pipe), nothing is gained by breaking lines.
+_WIDE = 240
+
+Column = tuple[str, Callable[[Record], str]]
+_WHAT: list[Column] = [
+    ("#", lambda record: str(record.step)),
+    ("operation", lambda record: record.operation),
+    ("layer", lambda record: record.layer),
+    ("code", lambda record: record.place),
+]
+_COST: list[Column] = [
+    ("input", lambda record: " ".join(str(shape) for shape in record.input_shapes)),
+    ("output", lambda record: str(record.output_shape)),
+    ("parameters", lambda record: f"{record.parameters:,}"),
+    ("FLOPs", lambda record: f"{record.flops:,}"),
+    ("bytes", lambda record: f"{record.bytes:,}"),
+]
+_VALUES: list[Column] = [
+    ("mean", lambda record: f"{record.mean:.4g}"),
+    ("std", lambda record: f"{record.std:.4g}"),
+    ("min", lambda record: f"{record.min:.4g}"),
+    ("max", lambda record: f"{record.max:.4g}"),
+    ("zeros", lambda record: f"{record.zeros:.0%}"),
+    ("NaN", lambda record: f"{record.nans:,}"),
+    ("Inf", lambda record: f"{record.infs:,}"),
+]
+_LEFT = ("operation", "layer", "code", "input", "output")
+
+
+def heads(output: Any) -> dict[str, Tensor]:
+    """The logits (B, 10) in what a network gave, by name; empty if there are none."""
+    if isinstance(output, Tensor):
+        named = {"logits": output}
+    elif hasattr(output, "_asdict"):
+        named = output._asdict()
+    else:
+        named = {f"output {number}": value for number, value in enumerate(output)}
+    return {name: value for name, value in named.items() if value.shape[1:] == (CLASSES,)}
+
+
+def print_trace(trace: Trace) -> None:
+    """Print the operations as a table; where the screen is too narrow for it, the values in a second one."""
+    console = _console()
+    whole = _table(trace, [*_WHAT, *_COST, *_VALUES])
+    if console.measure(whole).maximum <= console.width:
+        console.print(whole)
+    else:
+        console.print(_table(trace, [*_WHAT, *_COST]))
+        console.print(_table(trace, [*_WHAT[:3], *_VALUES]))
+    flops, size = (sum(getattr(record, key) for record in trace) for key in ("flops", "bytes"))
+    console.print(f"{len(trace)} operations, {flops:,} FLOPs, {size:,} bytes of activations\n")
+    if bad := trace.first_not_finite():
+        console.print(f"[red]the first output that is not finite is that of operation {bad.step}[/]: {_label(bad)}\n")
+
+
+def print_values(trace: Trace) -> None:
+    """Print every value of every operation."""
+    for record in trace:
+        value = record.value.float() if record.value.is_floating_point() else record.value
+        array = value.cpu().numpy()
+        text = np.array2string(array, max_line_width=200, threshold=sys.maxsize, precision=4, suppress_small=True)
+        print(f"{record.step}. {_label(record)}\n{text}\n")
+
+
+def print_modes(traces: Mapping[str, Trace]) -> None:
+    """Print side by side what differs between evaluation and training: dropout and normalization.
+
+    Args:
+        traces: of the same network and input, by mode.
+    """
+    title = "evaluation against training"
+    table = Table("operation", "layer", box=None, pad_edge=False, title=title, title_justify="left")
+    columns = [column for column in _VALUES if column[0] in ("mean", "std", "zeros")]
+    for name, _ in columns:
+        for mode in ("eval", "train"):
+            table.add_column(f"{name} {mode}", justify="right")
+    in_training = _numbered(traces["train"])
+    for key, record in _numbered(traces["eval"]).items():
+        other = in_training.get(key)
+        special = "dropout" in key[0] or "norm" in key[0]
+        if special and other is not None and not torch.equal(record.value, other.value):
+            table.add_row(*key[:2], *(getter(side) for _, getter in columns for side in (record, other)))
+    console = _console()
+    if table.row_count:
+        console.print(table, "")
+    else:
+        console.print("nothing in this network differs between evaluation and training\n")
+
+
+def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor | None) -> None:
+    """Print what the network says: logits and probabilities of one image, the label of each of several.
+
+    Args:
+        model: the network, for what only some networks tell.
+        trace: of its forward pass.
+        images: what went in, (B, 28, 28).
+        labels: (B,), if they are known.
+    """
+    console = _console()
+    for name, logits in heads(trace.output).items():
+        probabilities = logits.softmax(1)
+        confidences, answers = probabilities.max(1)
+        if len(logits) == 1:
+            table = Table(name, *map(str, range(CLASSES)), box=None, pad_edge=False)
+            table.add_row("logits", *(f"{value:.2f}" for value in logits[0].tolist()))
+            table.add_row("probabilities", *(f"{value:.4f}" for value in probabilities[0].tolist()))
+            console.print(table)
+        right = ""
+        if labels is not None and len(labels) == 1:
+            right = f" ({'right' if answers[0] == labels[0] else f'wrong, it is a {labels[0]}'})"
+        said = ", ".join(f"{a} ({c:.2%})" for a, c in zip(answers.tolist(), confidences.tolist(), strict=True))
+        console.print(f"label {said}{right}\n", highlight=False)
+    reconstruction_error: Callable[[Tensor], Tensor] | None = getattr(model, "reconstruction_error", None)
+    if reconstruction_error is not None:
+        with torch.no_grad():
+            errors = reconstruction_error(normalize(images))
+        said = ", ".join(f"{error:.4f}" for error in errors.tolist())
+        console.print(f"reconstruction error {said}; up to {model.threshold:.4f} it is a digit\n", highlight=False)
+
+
+def save_pictures(model: nn.Module, trace: Trace, images: Tensor, folder: Path) -> None:
+    """Draw what each operation gave for the first image, the first layer's filters, and where the network looks.
+
+    Args:
+        model: the network.
+        trace: of its forward pass.
+        images: what went in, (B, 28, 28).
+        folder: gets a PNG file for each picture, `overview.png` with all of them, and TensorBoard's event file.
+    """
+    pictures = {}
+    for record in trace:
+        if record.value.ndim in (2, 3, 4) and len(record.value):
+            name = "_".join(filter(None, [f"{record.step:02}", record.layer.replace(".", "-"), record.operation]))
+            values = record.value[:1] if record.value.ndim == 3 else record.value[0]  # (B, 28, 28) has no channels
+            pictures[name] = f"{record.step}. {_label(record)}", draw_values(values)
+    first = next((p for p in model.parameters() if p.ndim == 4), None)
+    if first is not None:
+        pictures["filters"] = f"the filters of the first layer {tuple(first.shape)}", draw_filters(first)
+    answer = heads(trace.output)
+    for name, logits in answer.items():
+        label = int(logits[0].argmax())
+        drawn = draw_saliency(images[0], saliency(model, normalize(images[:1]), label, name))
+        pictures[f"saliency_{name}"] = f"where it looks for a {label} ({name})", drawn
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder) as writer:
+        for name, (_, picture) in pictures.items():
+            save_png(folder / f"{name}.png", picture)
+            writer.add_image(f"forward/{name}", torch.from_numpy(np.array(picture)), dataformats="HWC")
+    save_png(folder / "overview.png", stack_captioned(list(pictures.values())))
+
+
+def _label(record: Record) -> str:
+    where = f" {record.layer}" if record.layer else ""
+    return f"{record.operation}{where} {record.output_shape} ({record.place})"
+
+
+def _numbered(trace: Trace) -> dict[tuple[str, str, int], Record]:
+    """The records by operation, layer and how many of the same came before: paths may differ between modes."""
+    found: dict[tuple[str, str, int], Record] = {}
+    for record in trace:
+        number = sum(key[:2] == (record.operation, record.layer) for key in found)
+        found[record.operation, record.layer, number] = record
+    return found
+
+
+def _table(trace: Trace, columns: list[Column]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name, _ in columns:
+        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
+    for record in trace:
+        table.add_row(*(Text(getter(record)) for _, getter in columns), style="" if record.finite else "red")
+    return table
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_WIDE)
