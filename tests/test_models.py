@@ -1,11 +1,24 @@
 """The networks have the layers and shapes that they promise, and are found by name."""
 
+import copy
+import functools
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from mnist_cls import create_model, list_models, register_model
-from mnist_cls.models import ImageClassifier
+from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.models import Autoencoder, Conditional, ImageClassifier
+from mnist_cls.models.conditional import ConditionalOutputs
+from mnist_cls.models.registry import _MODELS, register_file
+from mnist_cls.models.residual import Block
+from mnist_cls.module import MNISTModule, make_trainer
+from mnist_cls.settings import TrainerSettings
+
+from .test_configs import OWN_NETWORK
 
 
 def count(model: nn.Module) -> int:
@@ -95,6 +108,148 @@ def test_a_network_of_the_users_own_is_known_by_its_name() -> None:
         with pytest.raises(ValueError, match="taken by"):
             register_model("mlp")(OneLayer)
     finally:
-        from mnist_cls.models.registry import _MODELS
-
         del _MODELS["one_layer"]
+
+
+def test_residual_block_adds_its_input() -> None:
+    block, x = Block(4, 4).eval(), torch.randn(2, 4, 6, 6)
+    nn.init.zeros_(block.norm2.weight)  # now the convolutions give nothing, and only the way round them is left
+    assert torch.equal(block(x), torch.relu(x))
+    wider = Block(4, 8, stride=2).eval()
+    nn.init.zeros_(wider.norm2.weight)
+    assert wider(x).shape == (2, 8, 3, 3)
+    torch.testing.assert_close(wider(x), torch.relu(wider.skip(x)))
+
+
+def test_residual_has_the_stages_that_are_asked_for() -> None:
+    model = create_model("residual", widths=[8, 16], blocks=3)
+    assert [len(getattr(model, stage)) for stage in ("stage1", "stage2")] == [3, 3]
+    assert count(create_model("residual")) == 308_586
+    with pytest.raises(ValueError, match="must be positive"):
+        create_model("residual", blocks=0)
+
+
+@pytest.fixture
+def conditional() -> Conditional:
+    """A network whose first head is sure of some of `IMAGES` and not of others."""
+    torch.manual_seed(0)
+    model = Conditional().eval()
+    model.early_head.weight.data.mul_(20)
+    with torch.no_grad():
+        sure = model.train()(IMAGES).early_logits.softmax(1).amax(1)
+    model.eval().threshold.fill_(sure.median())
+    return model
+
+
+IMAGES = torch.linspace(-1, 3, 9 * 784).sin().view(9, 1, 28, 28)
+
+
+def test_the_early_exit_takes_each_image_from_its_own_head(conditional: Conditional) -> None:
+    with torch.no_grad():
+        both = conditional.train(False)(IMAGES)
+        conditional.dropout.p = 0.0
+        early = conditional.train()(IMAGES).early_logits
+        mixed = conditional.eval()(IMAGES, early_exit=True)
+    leaves = early.softmax(1).amax(1) >= conditional.threshold
+    assert 0 < leaves.sum() < len(IMAGES)
+    torch.testing.assert_close(mixed[leaves], early[leaves])
+    torch.testing.assert_close(mixed[~leaves], both[~leaves])
+
+
+def test_early_exit_skips_the_rest_when_all_leave(conditional: Conditional) -> None:
+    conditional.threshold.fill_(0.0)
+    conditional.conv2 = nn.Conv2d(1, 1, 1)  # would fail
+    assert conditional(IMAGES, early_exit=True).shape == (9, 10)
+
+
+def test_both_heads_learn_in_training_and_one_answers_in_evaluation(conditional: Conditional) -> None:
+    outputs = conditional.train()(IMAGES, early_exit=True)
+    assert isinstance(outputs, ConditionalOutputs)
+    labels = torch.arange(9)
+    loss = conditional.loss(outputs, IMAGES, labels)
+    late, early = (nn.functional.cross_entropy(logits, labels) for logits in outputs)
+    torch.testing.assert_close(loss, late + 0.3 * early)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is not None for parameter in conditional.parameters())
+    assert isinstance(conditional.eval()(IMAGES), torch.Tensor)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.2])
+def test_the_threshold_loses_no_more_than_allowed(conditional: Conditional, tolerance: float) -> None:
+    labels = conditional(IMAGES).argmax(1)  # so that the full path is always right
+    conditional.calibrate([(IMAGES[:5], labels[:5]), (IMAGES[5:], labels[5:])], tolerance)
+    right = (conditional(IMAGES, early_exit=True).argmax(1) == labels).sum().item()
+    assert right >= len(IMAGES) * (1 - tolerance)
+    # One image further, and more would be lost.
+    with torch.no_grad():
+        sure = conditional.train()(IMAGES).early_logits.softmax(1).amax(1)
+    conditional.eval()
+    further = sure[sure < conditional.threshold]
+    if len(further):
+        conditional.threshold.fill_(further.max())
+        assert (conditional(IMAGES, early_exit=True).argmax(1) == labels).sum() < len(IMAGES) * (1 - tolerance)
+
+
+def test_the_reconstruction_error_is_a_share_of_the_images_variance() -> None:
+    model = Autoencoder().eval()
+    model.deconv1.weight.data.zero_()
+    x = torch.randn(3, 1, 28, 28)
+    x -= x.mean((2, 3), keepdim=True)
+    model.deconv1.bias = None  # now every image is drawn as nothing, which is its mean grey
+    torch.testing.assert_close(model.reconstruction_error(x), torch.ones(3))
+    assert (model.reconstruction_error(torch.full((1, 1, 28, 28), -0.42)) > 100).all()  # an empty image
+
+
+def test_the_autoencoders_threshold_rejects_the_share_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    model, x = Autoencoder(code=4).eval(), torch.randn(200, 1, 28, 28)
+    assert model.threshold.isnan()
+    model.calibrate([(x[:150], torch.zeros(150)), (x[150:], torch.zeros(50))], rejected=0.1)
+    rejected = model.reconstruction_error(x) > model.threshold
+    assert rejected.sum() == 20
+    with pytest.raises(ValueError, match="code must be at least 1"):
+        create_model("autoencoder", code=0)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_few_steps_on_mnist_teach_each_network(name: str, mnist_test: LabelledImages, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    optimizer = functools.partial(torch.optim.AdamW, lr=2e-3)
+    module = MNISTModule({"name": name}, optimizer)
+    settings = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=False)
+    trainer = make_trainer(settings, tmp_path)
+    data = MNISTDataModule(train_size=1280, validation_size=300, batch_size=64)
+    before = trainer.validate(copy.deepcopy(module), data, verbose=False)[0]
+    trainer = make_trainer(settings, tmp_path)
+    trainer.fit(module, data)
+    after = trainer.validate(module, data, verbose=False)[0]
+    assert after["val/loss"] < 0.75 * before["val/loss"]
+    assert after.get("val/accuracy", 1) > 0.5
+
+
+def test_a_file_of_networks(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_NETWORK)
+    try:
+        assert register_file(tmp_path / "mine.py") == ["mine"]
+        assert register_file(tmp_path / "mine.py") == ["mine"]  # again
+        assert create_model("mine")(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    finally:
+        _MODELS.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("nothing.py", None, "no such file"),
+        ("empty.py", "", "registers no network"),
+        ("broken.py", "import os\n1 / 0\n", "line 2: ZeroDivisionError"),
+        ("syntax.py", "a = 1\nclass\n", "line 2: SyntaxError"),
+        ("notes.txt", "hello", "not a .py file"),
+        ("taken.py", OWN_NETWORK.replace('"mine"', '"mlp"'), "'mlp' is taken"),
+    ],
+)
+def test_a_file_without_networks(name: str, text: str | None, message: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        register_file(tmp_path / name)

@@ -9,12 +9,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from mnist_cls.config import compose
+from mnist_cls.train import train
+
+from .conftest import Run
 from .test_train import metrics_of
 
 
 @pytest.fixture(scope="module")
 def events(trained: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(trained / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    accumulator = EventAccumulator(
+        str(trained / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "histograms": 0}
+    )
     accumulator.Reload()
     return accumulator
 
@@ -76,3 +82,70 @@ def test_hyperparameters_with_the_final_metrics(events: EventAccumulator) -> Non
     assert start["seed"].number_value == 0
     assert start["optimizer/lr"].number_value == 0.003
     assert start["model/name"].string_value == "image_classifier"
+
+
+def test_the_networks_inside(events: EventAccumulator) -> None:
+    histograms = set(events.Tags()["histograms"])
+    for name in ("conv1.weight", "conv2.bias", "fc1.weight", "fc2.weight"):
+        assert {f"weights/{name}", f"gradients/{name}"} <= histograms
+    assert len(events.Histograms("weights/fc1.weight")) == 2  # once an epoch
+    counts = events.Histograms("weights/fc1.weight")[-1].histogram_value
+    assert counts.num == 3136 * 128
+    zeros = [point.value for point in events.Scalars("zeros/09_relu")]
+    assert len(zeros) == 2
+    assert all(0 < share < 1 for share in zeros)
+    assert events.Scalars("zeros/04_conv2_conv2d")[-1].value < 0.01
+
+
+def test_the_gradients_norm(events: EventAccumulator) -> None:
+    points = events.Scalars("train/gradient_norm")
+    assert [point.step for point in points] == [0]  # of 20 steps, every 20th
+    assert 0 < points[0].value < 100
+
+
+def test_each_digit_by_itself(events: EventAccumulator) -> None:
+    accuracies = [events.Scalars(f"val/accuracy_of/{digit}")[-1].value for digit in range(10)]
+    overall = events.Scalars("val/accuracy")[-2].value
+    assert min(accuracies) <= overall <= max(accuracies)
+    curves = [tag for tag in events.summary_metadata if tag.startswith("val/precision_recall/")]
+    assert len(curves) == 10
+    assert events.summary_metadata[curves[0]].plugin_data.plugin_name == "pr_curves"
+
+
+def test_the_worst_mistakes_with_a_line_each(events: EventAccumulator) -> None:
+    drawn = picture(events, "val/mistakes")
+    assert drawn.shape == (4 * (84 + 20), 8 * 88)
+    assert (drawn[:84, :84] > 100).any()
+    assert (drawn[86:98, :84] < 100).any()  # the text below it
+
+
+def test_the_projector_shows_fc1_with_its_images(trained: Path) -> None:
+    [folder] = (trained / "tensorboard").glob("*/fc1")
+    vectors = np.loadtxt(folder / "tensors.tsv")
+    labels = (folder / "metadata.tsv").read_text().split()
+    assert vectors.shape == (500, 128)
+    assert vectors.min() < 0  # before the ReLU
+    assert set(labels) == set("0123456789")
+    with Image.open(folder / "sprite.png") as sprite:
+        assert sprite.size[0] % 28 == 0
+        assert np.asarray(sprite.convert("L")).std() > 20
+    assert "fc1" in (trained / "tensorboard" / "projector_config.pbtxt").read_text()
+
+
+def test_one_switch_leaves_the_inspection_out(run: Run, tmp_path: Path) -> None:
+    done = run("train", "mode=fast_dev", "model=mlp", "output_dir=run", "~callbacks.inspection")
+    assert done.returncode == 0, done.stderr
+    accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    tags = accumulator.Tags()
+    assert tags["histograms"] == []
+    assert not any(tag.startswith(("zeros", "val/accuracy_of")) or "gradient" in tag for tag in tags["scalars"])
+    assert "val/mistakes" not in tags["images"]
+    assert not (tmp_path / "run" / "tensorboard" / "projector_config.pbtxt").exists()
+
+
+def test_an_autoencoder_shows_what_it_makes_of_its_images(tmp_path: Path) -> None:
+    train(compose("train", ["mode=fast_dev", "model=autoencoder", "trainer=cpu"]), tmp_path)
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    accumulator.Reload()
+    assert picture(accumulator, "val/outputs").shape == (2 * 56, 32 * 56)

@@ -62,7 +62,7 @@ def draw_saliency(image: Tensor, saliency: Tensor, scale: int = 8) -> Image.Imag
     """
     ink = image.detach().float().cpu().numpy()
     paper = 255 * (1 - (ink - ink.min()) / max(float(np.ptp(ink)), 1e-12))
-    share = saliency.detach().float().cpu().numpy()
+    share = np.nan_to_num(saliency.detach().float().cpu().numpy(), posinf=0)
     share = share / max(float(share.max()), 1e-12)
     # The paper is lightened so that red shows on ink, too.
     grey = np.repeat((128 + paper / 2)[..., None], 3, 2)

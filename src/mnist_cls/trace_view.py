@@ -1,5 +1,6 @@
 """A forward pass as tables on the screen, and as pictures on disk and in TensorBoard."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,18 +58,14 @@ def heads(output: Any) -> dict[str, Tensor]:
 
 
 def print_trace(trace: Trace) -> None:
-    """Print the operations as a table; where the screen is too narrow for it, the values in a second one."""
-    console = _console()
-    whole = _table(trace, [*_WHAT, *_COST, *_VALUES])
-    if console.measure(whole).maximum <= console.width:
-        console.print(whole)
-    else:
-        console.print(_table(trace, [*_WHAT, *_COST]))
-        console.print(_table(trace, [*_WHAT[:3], *_VALUES]))
+    """Print the operations as a table; as several below each other, where the screen is too narrow for one."""
+    screen = console()
+    for columns in _split([*_WHAT, *_COST, *_VALUES], trace, screen.width):
+        screen.print(_table(trace, columns))
     flops, size = (sum(getattr(record, key) for record in trace) for key in ("flops", "bytes"))
-    console.print(f"{len(trace)} operations, {flops:,} FLOPs, {size:,} bytes of activations\n")
+    screen.print(f"{len(trace)} operations, {flops:,} FLOPs, {size:,} bytes of activations\n")
     if bad := trace.first_not_finite():
-        console.print(f"[red]the first output that is not finite is that of operation {bad.step}[/]: {_label(bad)}\n")
+        screen.print(f"[red]the first output that is not finite is that of operation {bad.step}[/]: {_label(bad)}\n")
 
 
 def print_values(trace: Trace) -> None:
@@ -98,11 +95,11 @@ def print_modes(traces: Mapping[str, Trace]) -> None:
         special = "dropout" in key[0] or "norm" in key[0]
         if special and other is not None and not torch.equal(record.value, other.value):
             table.add_row(*key[:2], *(getter(side) for _, getter in columns for side in (record, other)))
-    console = _console()
+    screen = console()
     if table.row_count:
-        console.print(table, "")
+        screen.print(table, "")
     else:
-        console.print("nothing in this network differs between evaluation and training\n")
+        screen.print("nothing in this network differs between evaluation and training\n")
 
 
 def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor | None) -> None:
@@ -114,7 +111,7 @@ def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor 
         images: what went in, (B, 28, 28).
         labels: (B,), if they are known.
     """
-    console = _console()
+    screen = console()
     for name, logits in heads(trace.output).items():
         probabilities = logits.softmax(1)
         confidences, answers = probabilities.max(1)
@@ -122,18 +119,23 @@ def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor 
             table = Table(name, *map(str, range(CLASSES)), box=None, pad_edge=False)
             table.add_row("logits", *(f"{value:.2f}" for value in logits[0].tolist()))
             table.add_row("probabilities", *(f"{value:.4f}" for value in probabilities[0].tolist()))
-            console.print(table)
+            screen.print(table)
         right = ""
         if labels is not None and len(labels) == 1:
             right = f" ({'right' if answers[0] == labels[0] else f'wrong, it is a {labels[0]}'})"
-        said = ", ".join(f"{a} ({c:.2%})" for a, c in zip(answers.tolist(), confidences.tolist(), strict=True))
-        console.print(f"label {said}{right}\n", highlight=False)
+        said = [
+            f"{a} ({c:.2%})" if not math.isnan(c) else "none"
+            for a, c in zip(answers.tolist(), confidences.tolist(), strict=True)
+        ]
+        screen.print(f"label {', '.join(said)}{right}\n", highlight=False)
     reconstruction_error: Callable[[Tensor], Tensor] | None = getattr(model, "reconstruction_error", None)
     if reconstruction_error is not None:
         with torch.no_grad():
             errors = reconstruction_error(normalize(images))
-        said = ", ".join(f"{error:.4f}" for error in errors.tolist())
-        console.print(f"reconstruction error {said}; up to {model.threshold:.4f} it is a digit\n", highlight=False)
+        found = ", ".join(f"{error:.4f}" for error in errors.tolist())
+        threshold = float(model.threshold)  # type: ignore[arg-type]
+        digit = "its threshold was never set" if math.isnan(threshold) else f"up to {threshold:.4f} it is a digit"
+        screen.print(f"reconstruction error {found}; {digit}\n", highlight=False)
 
 
 def save_pictures(model: nn.Module, trace: Trace, images: Tensor, folder: Path) -> None:
@@ -182,6 +184,17 @@ def _numbered(trace: Trace) -> dict[tuple[str, str, int], Record]:
     return found
 
 
+def _split(columns: list[Column], trace: Trace, width: int) -> list[list[Column]]:
+    """The columns in groups that fit the width, each beginning with the operation's number and name."""
+    endless = Console(width=10_000)
+    groups = [columns[:2]]
+    for column in columns[2:]:
+        if endless.measure(_table(trace, [*groups[-1], column])).maximum > width and len(groups[-1]) > 2:
+            groups.append(columns[:2])
+        groups[-1] = [*groups[-1], column]
+    return groups
+
+
 def _table(trace: Trace, columns: list[Column]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name, _ in columns:
@@ -191,5 +204,6 @@ def _table(trace: Trace, columns: list[Column]) -> Table:
     return table
 
 
-def _console() -> Console:
+def console() -> Console:
+    """The screen; where none says how wide it is, one that is wide enough."""
     return Console() if sys.stdout.isatty() else Console(width=_WIDE)

@@ -148,17 +148,19 @@ def recording(model: nn.Module) -> Iterator[Trace]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put a network's buffers and PyTorch's random state back after the block."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    """Let a network work on copies of its buffers in the block, and put PyTorch's random state back after it."""
+    buffers = [(module, name) for module in model.modules() for name in module._buffers]
+    originals = [getattr(module, name) for module, name in buffers]
     places = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
     try:
+        # Copies rather than a change back: what was saved for the gradient must stay as it was.
+        for (module, name), original in zip(buffers, originals, strict=True):
+            setattr(module, name, None if original is None else original.clone())
         with torch.random.fork_rng(list(places)):
             yield
     finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers and not torch.equal(buffer, buffers[name]):
-                    buffer.copy_(buffers[name])
+        for (module, name), original in zip(buffers, originals, strict=True):
+            setattr(module, name, original)
 
 
 def saliency(model: nn.Module, x: Tensor, label: int, head: str = "logits") -> Tensor:
@@ -190,19 +192,20 @@ class _Recorder(TorchFunctionMode):
         self.trace = trace
         self.names = {id(module): name for name, module in model.named_modules()}
         self.parameters = {id(parameter) for parameter in model.parameters()}
-        self.own = self.parameters | {id(buffer) for buffer in model.buffers()}
+        self.buffers = {id(buffer) for buffer in model.buffers()}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        shapes = [tuple(leaf.shape) for leaf in inputs if id(leaf) not in self.own]
+        shapes = [tuple(leaf.shape) for leaf in inputs if id(leaf) not in self.parameters | self.buffers]
         storages = {_storage(leaf) for leaf in inputs}
         with _FlopCount() as count:
             result = func(*args, **kwargs)
         name = _name(func)
         # `x[i] = y` gives nothing, and changes x.
         outputs = [args[0]] if name == "setitem" else [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not outputs or name is None:
+        # What comes out is a buffer itself where batch norm counts its batches: bookkeeping, no part of the pass.
+        if name is None or all(id(output) in self.buffers for output in outputs):
             return result
         layer, file, line = self._place(sys._getframe(1))
         new = {_storage(output): output.numel() * output.element_size() for output in outputs}

@@ -99,7 +99,7 @@ def _first(images: Tensor, trace: Trace) -> str:
     if first is None:
         return ", while every operation of the forward pass was finite"
     where = f" of {first.layer}" if first.layer else ""
-    return f"; the first operation not finite was number {first.step}, {first.operation}{where} ({first.place})"
+    return f"; the first operation whose output was not finite is {first.operation}{where} ({first.place})"
 
 
 def _advice(trainer: pl.Trainer) -> str:

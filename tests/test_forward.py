@@ -1,0 +1,202 @@
+"""`python -m mnist_cls.forward` shows every operation, for every network and input, and ends with the answer."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_cls import Predictor, trace_forward
+from mnist_cls.checkpoint import save_weights
+from mnist_cls.config import compose
+from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.errors import InputError
+from mnist_cls.forward import look
+from mnist_cls.models import ImageClassifier
+from mnist_cls.trace_view import print_trace
+
+from .conftest import ROOT, Run, one_line
+from .test_configs import OWN_NETWORK
+
+
+def shown(folder: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    look(compose("forward", overrides), folder)
+    return capsys.readouterr().out
+
+
+def test_the_shapes_of_the_docstring_are_in_the_table(run: Run, tmp_path: Path) -> None:
+    done = run("forward", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    promised = re.findall(r"\(B, [\d, ]+\)", str(ImageClassifier.__doc__))
+    assert len(promised) == 9
+    found = iter(lines)
+    for shape in promised:  # in this order
+        text = "(" + ", ".join(["1", *shape.strip("()").split(", ")[1:]]).replace("  ", " ") + ")"
+        assert any(text in re.sub(r" +", " ", line) for line in found), shape
+    for text in ("conv2d", "relu", "max_pool2d", "flatten", "softmax", "image_classifier.py:", "7,225,344", "label 7"):
+        assert text in done.stdout
+    assert "(right)" in done.stdout
+    assert "run/overview.png" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_narrow_screen_gets_several_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = trace_forward(ImageClassifier().eval(), torch.zeros(1, 1, 28, 28))
+    for width, tables in ((100, 2), (60, 4), (240, 1)):
+        monkeypatch.setattr("mnist_cls.trace_view.console", lambda width=width: Console(width=width))
+        print_trace(trace)
+        text = capsys.readouterr().out
+        assert text.count("operation  ") == tables
+        assert text.count("max_pool2d") == 2 * tables
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+
+
+def test_pictures_on_disk_and_in_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown(tmp_path, capsys, "input=3")
+    names = {path.stem for path in tmp_path.glob("*.png")}
+    assert {"05_conv1_conv2d", "08_conv2_conv2d", "15_fc2_linear", "filters", "saliency_logits", "overview"} <= names
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    tags = {tag.removeprefix("forward/") for tag in events.Tags()["images"]}
+    assert tags == names - {"overview"}
+    with Image.open(tmp_path / "05_conv1_conv2d.png") as picture:
+        assert picture.size == (16 * 2 * 29 - 2, 2 * 2 * 29 - 2)  # 32 maps of 28x28 in two rows, twice enlarged
+        assert np.asarray(picture).std() > 5
+    with Image.open(tmp_path / "filters.png") as picture:
+        assert np.asarray(picture).std() > 20
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "conditional", "autoencoder"])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_every_network(name: str, mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(tmp_path, capsys, f"model={name}", f"mode={mode}", "input=0")
+    assert f"mode={mode}" in text
+    assert "conv2d" in text or name == "mlp"
+    assert "reconstruction error" in text if name == "autoencoder" else "label" in text
+    assert (tmp_path / "overview.png").is_file()
+    # In training the conditional network has two heads, each with its answer and its saliency.
+    heads = 2 if (name, mode) == ("conditional", "train") else 0 if name == "autoencoder" else 1
+    assert text.count("probabilities") == heads == len(list(tmp_path.glob("saliency_*.png")))
+
+
+def test_an_early_exit_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["model=conditional", "pictures=false"]  # the first test image is an easy one
+    assert "conv3" in shown(tmp_path, capsys, *options)
+    assert "conv3" not in shown(tmp_path, capsys, *options, "early_exit=true")
+    with pytest.raises(InputError, match=r"ImageClassifier has no early exit; model=conditional has one"):
+        look(compose("forward", ["early_exit=true"]), tmp_path)
+
+
+def test_a_network_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(OWN_NETWORK)
+    text = shown(tmp_path, capsys, "model=own", "model.name=mine", f"model_file={tmp_path / 'mine.py'}")
+    assert "Mine, random weights" in text
+    assert re.search(r"linear +1 ", text)
+
+
+def test_all_values_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(tmp_path, capsys, "model=mlp", "values=true", "pictures=false")
+    assert "..." not in text
+    block = text.split("linear fc1 (1, 128)")[1].split("\n\n")[0]
+    assert len(re.findall(r"-?\d+\.\d*", block)) == 128
+    assert "..." not in shown(tmp_path, capsys, "model=mlp", "pictures=false")
+
+
+def test_a_users_image_gets_the_predictors_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(tmp_path, capsys, f"input={ROOT / 'docs' / 'digits' / '5.png'}", "pictures=false")
+    assert "label 5" in text
+    assert "right" not in text  # nobody knows
+
+
+def test_the_probabilities_are_the_predictors(
+    tmp_path: Path, mnist_test: LabelledImages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(tmp_path, capsys, "input=8", "pictures=false")
+    expected = Predictor(device="cpu")(mnist_test.images[8:9]).probabilities[0]
+    printed = re.findall(r"\d\.\d{4}", text.split("probabilities")[1].splitlines()[0])
+    np.testing.assert_allclose([float(value) for value in printed], expected, atol=6e-5)
+
+
+def test_several_images_and_random_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "label 2 (99" in shown(tmp_path, capsys, f"input={ROOT / 'docs' / 'digits'}", "pictures=false")
+    one, again, other = (
+        shown(tmp_path, capsys, "input=random", "pictures=false", seed) for seed in ("seed=1",) * 2 + ("seed=2",)
+    )
+    assert one == again != other
+
+
+def test_training_and_evaluation_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for mode in ("eval", "train"):
+        text = shown(tmp_path, capsys, "model=residual", f"mode={mode}", "pictures=false")
+        table = text.split("evaluation against training")[1].split("logits")[0]
+        assert len(re.findall(r"^batch_norm", table, re.M)) == 9
+        [dropout] = re.findall(r"^dropout .*", table, re.M)
+        zeros = [int(share) for share in re.findall(r"(\d+)%", dropout)]
+        assert zeros[1] > zeros[0]
+    assert "nothing in this network differs" in shown(tmp_path, capsys, "model=autoencoder", "pictures=false")
+
+
+def test_trained_weights_are_used_where_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["pictures=false", "input=0"]
+    assert "weights of image_classifier.safetensors" in shown(tmp_path, capsys, "model=image_classifier", *options)
+    assert "random weights" in shown(tmp_path, capsys, "model=residual", *options)
+    model = ImageClassifier()
+    save_weights(tmp_path / "mine.safetensors", model, {"name": "image_classifier"}, {})
+    assert "mine.safetensors" in shown(tmp_path, capsys, f"checkpoint={tmp_path / 'mine.safetensors'}", *options)
+    with pytest.raises(InputError, match=r"model=mlp, but .*mine.safetensors is of image_classifier"):
+        look(compose("forward", ["model=mlp", f"checkpoint={tmp_path / 'mine.safetensors'}"]), tmp_path)
+
+
+FAILING = """
+import torch
+from torch import nn
+from mnist_cls import register_model
+
+@register_model("failing")
+class Failing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(x)).flatten(1))
+"""
+
+
+def test_a_network_that_fails_is_shown_up_to_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    done = run("forward", "model=own", "model.name=failing", "model_file=failing.py")
+    line = one_line(done, "failed after operation 8", "head (Linear) got (1, 2704), it wants (B, 784)")
+    assert "Traceback" not in line
+    assert "relu" in done.stdout
+    assert "failing.py:14" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("input=10000", "there are 10,000 test images, 0 to 9999"),
+        ("input=nowhere.png", "nowhere.png: no such file"),
+        ("mode=fast", "mode=fast: expected train or eval"),
+        ("model=nothing", "model=nothing: no such choice"),
+        ("model_file=nowhere.py", "model_file=nowhere.py: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(override: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        look(compose("forward", [override]), tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "label 7" in shown(tmp_path, capsys, "device=cuda")

@@ -1,0 +1,133 @@
+"""Memory that runs out is said in one line with what helps, and the largest batch that fits is found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_cls.config import compose
+from mnist_cls.errors import InputError
+from mnist_cls.memory import largest_batch, out_of_memory
+from mnist_cls.module import MNISTModule
+from mnist_cls.train import train
+
+from .conftest import SMALL, Run
+
+# Train in a process that the system gives only so much memory.
+LIMITED = """
+import resource, sys
+import torch, lightning.pytorch, torch.utils.tensorboard, torchmetrics, tensorboard.compat.proto
+from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.train import main
+MNISTDataModule(train_size=128).setup()
+torch.nn.Conv2d(1, 8, 3)(torch.zeros(8, 1, 28, 28)).sum().backward()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv.pop(1)) << 20),) * 2)
+main()
+"""
+
+
+def train_in(megabytes: int, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", LIMITED, str(megabytes), "output_dir=run", "trainer=cpu", *overrides]
+    plain = ["trainer.enable_progress_bar=false", "callbacks=none", "logger=none", "data.validation_size=100"]
+    return subprocess.run([*command, *plain], cwd=folder, capture_output=True, text=True)
+
+
+def test_what_was_asked_for_and_what_helps(tmp_path: Path) -> None:
+    done = train_in(1500, tmp_path, "data.batch_size=20000", "trainer.max_epochs=1")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: out of memory on cpu in training with batches of 20000 images: ")
+    for words in ("GiB could not be had", "data.batch_size=auto", "data.effective_batch_size=20000"):
+        assert words in line
+
+
+def test_the_largest_batch_that_fits_is_found_and_accumulated(tmp_path: Path) -> None:
+    options = ["data.batch_size=auto", "data.effective_batch_size=8192", "data.train_size=8192", "trainer.max_epochs=2"]
+    done = train_in(1800, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    size, times = (int(done.stdout.split()[place].strip(",")) for place in (2, 4))
+    assert done.stdout.startswith(f"batches of {size} images, {times} a step, fit on cpu")
+    assert size < 8192
+    assert size * times == 8192
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 2
+
+
+def test_what_fits_whole_is_not_accumulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = compose("train", [*SMALL, "data.batch_size=auto", "model=mlp", "trainer=cpu", "trainer.max_epochs=1"])
+    train(settings, tmp_path)
+    assert capsys.readouterr().out.startswith("batches of 128 images, 1 a step, fit on cpu")
+    assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 10
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    """Without dropout and distortions the gradient of 4 x 32 images is that of 128."""
+    same = [*SMALL, "model=mlp", "trainer=cpu", "data.augmentation=null", "callbacks=none", "logger=none"]
+    for name, extra in (("whole", []), ("parts", ["data.batch_size=32", "data.effective_batch_size=128"])):
+        train(compose("train", [*same, *extra]), tmp_path / name)
+    whole, parts = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "parts"))
+    assert whole["steps"] == parts["steps"] == 20
+    assert whole["test/loss"] == pytest.approx(parts["test/loss"], abs=1e-3)
+
+
+def test_looking_for_the_batch_leaves_the_training_as_it_was() -> None:
+    module = MNISTModule({"name": "image_classifier"})
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state = torch.get_rng_state()
+    assert module.largest_batch(torch.device("cpu"), 64) == 64
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("fits", [1, 3, 16, 17, 100, 128, 4096])
+def test_the_largest_divisor_that_fits(fits: int) -> None:
+    def step(size: int) -> None:
+        if size > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a ...")
+
+    expected = max(size for size in range(1, 97) if 96 % size == 0 and size <= fits)
+    assert largest_batch(step, 96) == expected
+
+
+def test_not_even_one_image_fits() -> None:
+    def step(size: int) -> None:
+        raise MemoryError
+
+    assert largest_batch(step, 128) is None
+
+
+def test_other_errors_are_not_about_memory() -> None:
+    assert out_of_memory(RuntimeError("shapes do not fit")) is None
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU")) == "2.50 GiB"
+    assert out_of_memory(RuntimeError("can't allocate memory: you tried to allocate 2147483648 bytes.")) == "2.00 GiB"
+
+    def step(size: int) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        largest_batch(step, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.batch_size=many"], "data.batch_size=many: expected at least 1, or auto"),
+        (["data.effective_batch_size=100"], "data.effective_batch_size=100: expected a multiple of data.batch_size"),
+        (
+            ["data.effective_batch_size=256", "trainer.accumulate_grad_batches=2"],
+            "1 beside a data.effective_batch_size",
+        ),
+    ],
+)
+def test_sizes_that_do_not_go_together(overrides: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        compose("train", overrides)
+
+
+def test_eval_wants_a_number(run: Run) -> None:
+    with pytest.raises(InputError, match="a number; auto is for training"):
+        compose("eval", ["data.batch_size=auto"])

@@ -1,0 +1,113 @@
+"""A wrong input shape is told with the layer, what came, what it wants, and the usual cause."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mnist_cls import create_model, register_model
+from mnist_cls.models import ImageClassifier
+from mnist_cls.models.registry import _MODELS
+from mnist_cls.models.shapes import ShapeError
+
+CONVOLUTIONAL = {
+    "image_classifier": ("conv1 (Conv2d)", "fc1 (Linear)"),
+    "residual": ("stem (Conv2d)", "norm (BatchNorm2d)"),
+    "conditional": ("conv1 (Conv2d)", "fc1 (Linear)"),
+    "autoencoder": ("conv1 (Conv2d)", "encode (Linear)"),
+}
+
+
+def message_of(model: nn.Module, *shape: int) -> str:
+    with pytest.raises(ShapeError) as caught:
+        model(torch.zeros(shape))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize(
+    ("shape", "cause"),
+    [
+        ((28, 28), "the input (28, 28) has neither batch nor channel dimension; use x[None, None]"),
+        ((5, 28, 28), "the input (5, 28, 28) has no channel dimension; use x.unsqueeze(1)"),
+        ((5, 28, 28, 1), "the input (5, 28, 28, 1) has its channels last; use x.permute(0, 3, 1, 2)"),
+        ((5, 3, 28, 28), "the input (5, 3, 28, 28) has three colours; use x.mean(1, keepdim=True)"),
+        ((5, 784), "the input (5, 784) is flattened; use x.view(-1, 1, 28, 28)"),
+    ],
+)
+def test_the_first_layer_is_named_with_the_cause(name: str, shape: tuple[int, ...], cause: str) -> None:
+    text = message_of(create_model(name).eval(), *shape)
+    assert f"{CONVOLUTIONAL[name][0]} got {shape}, it wants (B, 1, H, W): {cause}" in text
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_missing_batch_dimension_stops_further_in(name: str) -> None:
+    text = message_of(create_model(name).eval(), 1, 28, 28)
+    assert CONVOLUTIONAL[name][1] in text
+    assert text.endswith("the input (1, 28, 28) has no batch dimension; use x.unsqueeze(0)")
+
+
+@pytest.mark.parametrize("name", ["image_classifier", "conditional", "autoencoder", "mlp"])
+def test_images_of_another_size(name: str) -> None:
+    assert "images of 14x14 pixels, not 28x28; scale them" in message_of(create_model(name).eval(), 5, 1, 14, 14)
+
+
+def test_the_mlp_without_a_batch() -> None:
+    text = message_of(create_model("mlp"), 28, 28)
+    assert "MLP: fc1 (Linear) got (28, 28), it wants (B, 784)" in text
+    assert "neither batch nor channel" in text
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 28, 28), (5, 28, 28), (1, 28, 28)])
+def test_a_users_network_that_forgot_to_flatten(shape: tuple[int, ...]) -> None:
+    @register_model("unflattened")
+    class Unflattened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(784, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.first(x)
+            return logits
+
+    try:
+        text = message_of(create_model("unflattened"), *shape)
+    finally:
+        del _MODELS["unflattened"]
+    assert text == (
+        f"Unflattened: first (Linear) got {shape}, it wants (B, 784): it was not flattened; use x.flatten(1)"
+    )
+
+
+def test_a_users_layers_that_do_not_fit_each_other() -> None:
+    @register_model("misfit")
+    class Misfit(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(1, 8, 3), nn.Conv2d(16, 8, 3))
+
+    try:
+        text = message_of(create_model("misfit"), 5, 1, 28, 28)
+    finally:
+        del _MODELS["misfit"]
+    assert "1 (Conv2d) got (5, 8, 26, 26), it wants (B, 16, H, W)" in text
+    assert "the layer before gives another shape" in text
+
+
+def test_errors_that_are_not_about_shapes_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match=r"dtype|type") as caught:
+        create_model("image_classifier")(torch.zeros(2, 1, 28, 28, dtype=torch.float64))
+    assert not isinstance(caught.value, ShapeError)
+
+
+def test_pytorchs_own_classes_are_left_alone() -> None:
+    before = nn.Linear.forward
+    register_model("plain_linear")(nn.Linear)
+    try:
+        assert nn.Linear.forward is before
+    finally:
+        del _MODELS["plain_linear"]
+
+
+def test_the_class_itself_explains_too() -> None:
+    assert "conv1" in message_of(ImageClassifier(), 5, 28, 28)

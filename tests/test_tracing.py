@@ -1,0 +1,214 @@
+"""A trace sees every operation, costs them right, and changes nothing."""
+
+import inspect
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist_cls import create_model, list_models, trace_forward
+from mnist_cls.models import Conditional, ImageClassifier
+from mnist_cls.tracing import Trace, saliency
+
+X = torch.linspace(-1, 2, 3 * 784).view(3, 1, 28, 28)
+
+
+def first(output: object) -> Tensor:
+    assert isinstance(output, (Tensor, tuple))
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def test_every_operation_of_the_image_classifier_in_order() -> None:
+    trace = trace_forward(ImageClassifier().eval(), X)
+    assert [(record.operation, record.layer) for record in trace] == [
+        ("conv2d", "conv1"),
+        ("relu", ""),
+        ("max_pool2d", "pool"),
+        ("conv2d", "conv2"),
+        ("relu", ""),
+        ("max_pool2d", "pool"),
+        ("flatten", ""),
+        ("linear", "fc1"),
+        ("relu", ""),
+        ("dropout", "dropout"),
+        ("linear", "fc2"),
+    ]
+    assert [record.step for record in trace] == list(range(1, 12))
+    assert [record.output_shape for record in trace][2::3] == [(3, 32, 14, 14), (3, 64, 7, 7), (3, 128)]
+    for before, after in pairwise(trace):
+        assert after.input_shapes == [before.output_shape]
+
+
+def test_the_place_is_the_line_in_the_networks_own_file() -> None:
+    lines, start = inspect.getsourcelines(ImageClassifier.forward.__wrapped__)  # type: ignore[attr-defined]
+    for record in trace_forward(ImageClassifier().eval(), X):
+        assert Path(record.file).name == "image_classifier.py"
+        source = lines[record.line - start]
+        assert (record.layer or record.operation) in source
+    assert record.place == f"image_classifier.py:{record.line}"
+
+
+def test_parameters_flops_and_bytes_by_hand() -> None:
+    trace = trace_forward(ImageClassifier().eval(), X[:1])
+    assert [record.parameters for record in trace if record.parameters] == [320, 18496, 401536, 1290]
+    conv1, relu, pool, conv2, *_, fc2 = trace
+    assert conv1.flops == 2 * 9 * 32 * 28 * 28
+    assert conv2.flops == 2 * 9 * 32 * 64 * 14 * 14
+    assert fc2.flops == 2 * 128 * 10
+    assert relu.flops == 32 * 28 * 28
+    assert pool.flops == 4 * 32 * 14 * 14
+    assert conv1.bytes == 4 * 32 * 28 * 28
+    flatten = trace[6]
+    assert flatten.flops == flatten.bytes == 0  # a view
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_flops_do_not_depend_on_gradients(gradients: bool) -> None:
+    model = create_model("residual").eval()
+    with torch.set_grad_enabled(gradients):
+        trace = trace_forward(model, X[:1])
+    stem, stage1 = 2 * 25 * 32 * 196, 2 * (2 * 9 * 32 * 32 * 196)
+    stage2 = 2 * 49 * (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64)
+    stage3 = 2 * 16 * (9 * 64 * 128 + 9 * 128 * 128 + 64 * 128)
+    convolutions = [record.flops for record in trace if record.operation == "conv2d"]
+    assert sum(convolutions) == stem + stage1 + stage2 + stage3
+    norm = next(record for record in trace if record.operation == "batch_norm")
+    assert norm.flops == 2 * 32 * 14 * 14
+
+
+def test_statistics_are_those_of_the_values() -> None:
+    for record in trace_forward(ImageClassifier().eval(), X):
+        values = record.value.double()
+        assert record.mean == pytest.approx(values.mean().item())
+        assert record.std == pytest.approx(values.std(correction=0).item())
+        assert (record.min, record.max) == (values.min().item(), values.max().item())
+        assert record.zeros == pytest.approx((values == 0).double().mean().item())
+        assert record.finite
+
+
+class Broken(nn.Module):
+    """Makes two infinite values, then NaNs of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        x[0, :2] = 0
+        y = 1 / x
+        return y - y
+
+
+def test_the_first_value_that_is_not_finite_is_found() -> None:
+    trace = trace_forward(Broken(), torch.ones(2, 4))
+    bad = trace.first_not_finite()
+    assert bad is not None
+    assert (bad.operation, bad.infs, bad.nans) == ("rtruediv", 2, 0)
+    assert bad.mean == 1  # of the finite values
+    assert (trace[-1].operation, trace[-1].infs, trace[-1].nans) == ("sub", 0, 2)
+    assert math.isnan(trace_forward(Broken(), torch.zeros(1, 2))[-1].mean)
+
+
+class Branching(nn.Module):
+    """Control flow, functional operations, weights without a layer, a change in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x: Tensor, twice: bool = False) -> Tensor:
+        if x.sum() > 0:
+            x = F.gelu(x)
+        for _ in range(2 if twice else 1):
+            x = x @ self.weight
+        x = F.relu(x, inplace=True)
+        return torch.cat([x, x.T], 1)
+
+
+def test_control_flow_is_followed() -> None:
+    def names(x: Tensor, **options: bool) -> list[str]:
+        return [record.operation for record in trace_forward(Branching(), x, **options)]
+
+    assert names(torch.ones(4, 4)) == ["sum", "gt", "gelu", "matmul", "relu", "T", "cat"]
+    assert names(-torch.ones(4, 4), twice=True) == ["sum", "gt", "matmul", "matmul", "relu", "T", "cat"]
+    trace = trace_forward(Branching(), torch.ones(4, 4))
+    assert [record.parameters for record in trace if record.operation == "matmul"] == [16]
+    matmul, relu, transposed = trace[3:6]
+    assert relu.bytes == transposed.bytes == 0
+    assert (matmul.value > 0).all()  # its value was copied before it was changed in place
+
+
+def test_both_ways_through_the_conditional_network() -> None:
+    model = Conditional().eval()
+    model.threshold.fill_(0.0)
+    short = trace_forward(model, X, early_exit=True)
+    assert "conv2" not in {record.layer for record in short}
+    model.threshold.fill_(2.0)
+    long = trace_forward(model, X, early_exit=True)
+    assert [record.operation for record in long][-1] == "setitem"
+    assert {"early_conv", "conv2"} <= {record.layer for record in long}
+
+
+def test_batch_norms_bookkeeping_is_no_operation() -> None:
+    model = create_model("residual", dropout=0.0)
+    in_training, in_evaluation = ([r.operation for r in trace_forward(model.train(mode), X)] for mode in (True, False))
+    assert in_training == in_evaluation
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", list_models())
+def test_looking_changes_nothing(name: str, training: bool) -> None:
+    model = create_model(name).train(training)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+    torch.manual_seed(7)
+    trace = trace_forward(model, X)
+    assert all(torch.equal(before[key], tensor) or key == "threshold" for key, tensor in model.state_dict().items())
+    # The random numbers that come next are those that would have come without the look.
+    plain = model(X)
+    assert torch.equal(first(plain), first(trace.output))
+
+    def gradients(output: object) -> list[Tensor]:
+        wanted = [p for p in model.parameters() if p.requires_grad]
+        found = torch.autograd.grad(first(output).square().sum(), wanted, allow_unused=True)
+        return [gradient for gradient in found if gradient is not None]
+
+    pairs = list(zip(gradients(plain), gradients(trace.output), strict=True))
+    assert pairs
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_no_hook_is_left_behind() -> None:
+    model = create_model("residual")
+    trace_forward(model, X)
+    for module in model.modules():
+        hooks = [value for key, value in vars(module).items() if "hooks" in key]
+        assert hooks
+        assert not any(hooks)
+    assert len(trace_forward(model, X)) == len(trace_forward(model, X))
+    assert type(torch.ones(1) + 1) is Tensor
+
+
+def test_a_failing_network_leaves_no_listener() -> None:
+    with pytest.raises(ValueError, match="conv1"):
+        trace_forward(ImageClassifier(), X[:, 0])
+    trace = Trace()
+    torch.ones(2).relu()
+    assert trace == []
+
+
+def test_saliency_is_the_gradient_of_the_label() -> None:
+    torch.manual_seed(0)
+    model = create_model("image_classifier").eval().double()
+    x = torch.randn(1, 1, 28, 28, dtype=torch.float64)
+    found = saliency(model, x, 7)
+    assert found.shape == (28, 28)
+    # A small change of one pixel changes the logit by the gradient.
+    row, column = divmod(int(found.argmax()), 28)
+    step = torch.zeros_like(x)
+    step[0, 0, row, column] = 1e-5
+    with torch.no_grad():
+        slope = (model(x + step)[0, 7] - model(x - step)[0, 7]).abs().item() / 2e-5
+    assert found.max().item() == pytest.approx(slope, rel=1e-3)
+    assert all(parameter.grad is None for parameter in model.parameters())
