@@ -1,12 +1,15 @@
 """Help answers without waiting for torch, and importing the package costs nothing."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT, Run
+from mnist_cls.data.embedded import FOLDER
+
+from .conftest import ROOT, Run, one_line
 
 LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(set(sys.modules) & {libraries})));"
 
@@ -74,11 +77,43 @@ def test_everything_public_is_there() -> None:
         mnist_cls.nothing  # noqa: B018
 
 
-def test_the_readmes_python_runs(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    predict, own = (part.split("```")[0] for part in readme.split("```python\n")[1:])
-    code = "import numpy\nimages = numpy.zeros((3, 28, 28), numpy.uint8)\n" + predict + own
-    code = code.replace('"trainer.max_epochs=1"', '"mode=fast_dev"')
+def python_of(page: str) -> list[str]:
+    """The Python examples of a page of the documentation."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [part.split("```")[0] for part in text.split("```python\n")[1:]]
+
+
+def test_the_readmes_python_runs(run: Run, tmp_path: Path) -> None:
+    predict, own = python_of("README.md")
+    code = "import numpy\nimages = numpy.zeros((3, 28, 28), numpy.uint8)\n" + predict
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "outputs" / "linear" / "model.safetensors").is_file()
+
+    (tmp_path / "my_network.py").write_text(own)
+    mine, digits = "model_file=my_network.py", f"input={ROOT / 'docs' / 'digits'}"
+    done = run("train", "model=own", mine, "+model.hidden=128", "mode=fast_dev", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    done = run("predict", "checkpoint=run", mine, digits)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(".png") == 3
+    # The checkpoint names the network, and no file: nothing that it says is run.
+    one_line(run("predict", "checkpoint=run", digits), "no model is called 'linear'", "model_file=FILE.py")
+
+
+def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None:
+    [code] = python_of("docs/forward.md")
+    start = "import torch\nx = torch.zeros(2, 1, 28, 28)\n"
+    done = subprocess.run([sys.executable, "-c", start + code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "conv2d conv1 (2, 32, 28, 28) 903168" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("benchmark", "word"), [("early_exit", "early exit"), ("is_digit", "noise")])
+def test_the_benchmarks_run(benchmark: str, word: str, tmp_path: Path) -> None:
+    fashion = ["--fashion-mnist", str(FOLDER)]  # the digits' files stand in for Fashion-MNIST's: no network here
+    script = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), benchmark, "--rounds", "1", "--json", "f.json"]
+    done = subprocess.run([*script, *fashion], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert word in done.stdout
+    assert len(json.loads((tmp_path / "f.json").read_text())["rows"]) >= 2

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from mnist_cls import create_model, list_models, register_model
+from mnist_cls.checkpoint import named_model
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.errors import InputError
 from mnist_cls.models import Autoencoder, Conditional, ImageClassifier
 from mnist_cls.models.conditional import ConditionalOutputs
 from mnist_cls.models.registry import _MODELS, register_file
@@ -253,3 +255,19 @@ def test_a_file_without_networks(name: str, text: str | None, message: str, tmp_
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         register_file(tmp_path / name)
+
+
+def test_the_name_of_the_users_network_may_be_left_out(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    one.write_text(OWN_NETWORK)
+    two.write_text(OWN_NETWORK + OWN_NETWORK.replace('"mine"', '"other"').replace("Mine", "Other"))
+    try:
+        assert named_model({"name": None, "width": 3}, one) == {"name": "mine", "width": 3}
+        _MODELS.pop("mine")
+        with pytest.raises(InputError, match=r"two.py registers mine, other; name the network with model.name=NAME"):
+            named_model({"name": None}, two)
+        with pytest.raises(InputError, match=r"there is no model_file=FILE.py"):
+            named_model({"name": None}, None)
+    finally:
+        for name in ("mine", "other"):
+            _MODELS.pop(name, None)

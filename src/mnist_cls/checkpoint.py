@@ -114,17 +114,31 @@ def load_model(checkpoint: str | Path | None = None) -> nn.Module:
     return build(read_weights(checkpoint))
 
 
-def own_models(file: str | Path | None) -> None:
-    """Make the networks in a Python file of the user's own known by their names; None does nothing.
+def own_models(file: str | Path | None) -> list[str]:
+    """Make the networks in a Python file of the user's own known by their names, and return these; None does nothing.
 
     Raises:
         InputError: the file is not there, fails, or registers no network.
     """
     try:
-        if file is not None:
-            register_file(file)
+        return [] if file is None else register_file(file)
     except ValueError as error:
         raise InputError(f"model_file={error}") from error
+
+
+def named_model(model: Mapping[str, Any], file: str | Path | None) -> dict[str, Any]:
+    """The name and options of a network as the config has them, with the file's own network where no name is given.
+
+    Raises:
+        InputError: see `own_models`; or there is no name, and the file does not register exactly one network.
+    """
+    own = own_models(file)
+    if model["name"] is not None:
+        return dict(model)
+    if len(own) != 1:
+        found = f"{file} registers {', '.join(own)}" if own else "there is no model_file=FILE.py"
+        raise InputError(f"model.name is missing: {found}; name the network with model.name=NAME")
+    return {**model, "name": own[0]}
 
 
 def build(weights: Weights) -> nn.Module:

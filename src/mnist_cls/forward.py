@@ -41,11 +41,9 @@ def look(settings: ForwardSettings, folder: Path) -> None:
     # Imported here, because `--help` must not wait for torch.
     import torch
 
-    from .checkpoint import own_models
     from .inference import find_device
     from .trace_view import print_answer, print_modes, print_trace, print_values, save_pictures
 
-    own_models(settings.model_file)
     device = find_device(settings.device)
     model, weights = _network(settings)
     model = model.to(device)
@@ -96,10 +94,12 @@ def _network(settings: ForwardSettings) -> "tuple[nn.Module, str]":
 
     import torch
 
-    from .checkpoint import build, list_weights, read_weights
+    from .checkpoint import build, list_weights, named_model, own_models, read_weights
     from .models import create_model
 
-    wanted = settings.model
+    if settings.model is None:
+        own_models(settings.model_file)
+    wanted = None if settings.model is None else named_model(settings.model, settings.model_file)
     if settings.checkpoint is not None or wanted is None:
         weights = read_weights(settings.checkpoint)
         if wanted is not None and wanted["name"] != weights.model["name"]:
@@ -143,9 +143,9 @@ def _input(settings: ForwardSettings) -> Input:
         return _batch(path)
     source = open_source(path)
     chunk = next(source.chunks())
-    if chunk.errors[0] is not None:
-        raise InputError(f"{chunk.paths[0]}: {chunk.errors[0]}")
     good = [place for place, error in enumerate(chunk.errors[:MOST_IMAGES]) if error is None]
+    if not good:
+        raise InputError(f"{chunk.paths[0]}: {chunk.errors[0]}")
     name = chunk.paths[0] if source.count == 1 else f"{len(good)} of {source.count} images of {path}"
     return Input(torch.from_numpy(chunk.images[good]), None, name)
 

@@ -49,12 +49,13 @@ _LEFT = ("operation", "layer", "code", "input", "output")
 def heads(output: Any) -> dict[str, Tensor]:
     """The logits (B, 10) in what a network gave, by name; empty if there are none."""
     if isinstance(output, Tensor):
-        named = {"logits": output}
+        output = {"logits": output}
     elif hasattr(output, "_asdict"):
-        named = output._asdict()
-    else:
-        named = {f"output {number}": value for number, value in enumerate(output)}
-    return {name: value for name, value in named.items() if value.shape[1:] == (CLASSES,)}
+        output = output._asdict()
+    elif isinstance(output, (tuple, list)):
+        output = {f"output {number}": value for number, value in enumerate(output)}
+    named = output.items() if isinstance(output, Mapping) else ()
+    return {name: value for name, value in named if isinstance(value, Tensor) and value.shape[1:] == (CLASSES,)}
 
 
 def print_trace(trace: Trace) -> None:

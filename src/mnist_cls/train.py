@@ -19,6 +19,7 @@ from .settings import STEP_SIZE_OF_AUTO, TrainSettings
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from lightning.pytorch.loggers import TensorBoardLogger
 
     from .callbacks import StopOnInterrupt
     from .data.datamodule import MNISTDataModule
@@ -47,12 +48,11 @@ def train(settings: TrainSettings, folder: Path) -> float:
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from .callbacks import StopOnInterrupt, StopOnNonFinite
-    from .checkpoint import own_models, read_weights
+    from .checkpoint import named_model
     from .data.datamodule import MNISTDataModule
-    from .files import write_json
     from .module import MNISTModule, make_trainer
 
-    own_models(settings.model_file)
+    settings = dataclasses.replace(settings, model=named_model(settings.model, settings.model_file))
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     module = MNISTModule(
         settings.model,
@@ -60,12 +60,11 @@ def train(settings: TrainSettings, folder: Path) -> float:
         instantiate(settings.scheduler, _partial_=True) if settings.scheduler else None,
     )
     resume = _start_from(settings.checkpoint, module)
-    checkpoints = folder / "checkpoints"
     monitor, mode = module.monitor
     best = ModelCheckpoint(
-        checkpoints, "best", monitor=monitor, mode=mode, save_last=True, enable_version_counter=False
+        folder / "checkpoints", "best", monitor=monitor, mode=mode, save_last=True, enable_version_counter=False
     )
-    stop = StopOnInterrupt(checkpoints / "last.ckpt")
+    stop = StopOnInterrupt(folder / "checkpoints" / "last.ckpt")
     finite = StopOnNonFinite(folder / "nonfinite", _replay(settings, folder / "nonfinite"))
     callbacks = [best, stop, finite, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
@@ -79,35 +78,13 @@ def train(settings: TrainSettings, folder: Path) -> float:
 
     began = time.perf_counter()
     _fit(trainer, module, data, resume, stop, folder)
-    seconds = time.perf_counter() - began
-    metrics = {
-        "train/seconds": seconds,
-        "train/images_per_second": module.images_seen * trainer.world_size / seconds,
-        "train/loss": trainer.callback_metrics["train/loss"].item(),
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-    }
-    if module.classifies:
-        metrics["train/accuracy"] = trainer.callback_metrics["train/accuracy_epoch"].item()
+    metrics = _training_metrics(trainer, module, time.perf_counter() - began)
     if not best.best_model_path:  # validation was turned off, or never due
-        best.best_model_path = str(checkpoints / "best.ckpt")
+        best.best_model_path = str(folder / "checkpoints" / "best.ckpt")
         trainer.save_checkpoint(best.best_model_path)
-    module.load_weights(read_weights(best.best_model_path))
-    module.calibrate(data.val_dataloader())
-    for evaluate in (trainer.validate, trainer.test):
-        try:
-            evaluate(module, data, verbose=False)
-        except SystemExit:  # Lightning's way to end after Ctrl-C
-            there = f"{program('mnist_cls.eval')} {override('checkpoint', shown(checkpoints / 'best.ckpt'))}"
-            print(f"interrupted after the training, before its test; test it with: {there}", file=sys.stderr)
-            sys.exit(130)
-        metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
+    metrics |= _evaluate(trainer, module, data, Path(best.best_model_path))
     if trainer.is_global_zero:
-        if settings.tensorboard:
-            logger.log_hyperparams(_hyperparameters(settings), {f"final/{k}": v for k, v in metrics.items()})
-            logger.save()
-        write_json(folder / "metrics.json", metrics)
-        _save_model(settings, module, metrics, folder)
+        _write(settings, module, metrics, folder, logger)
         _report(settings, metrics, folder)
     return metrics.get(monitor, math.nan)
 
@@ -177,6 +154,53 @@ def _replay(settings: TrainSettings, folder: Path) -> str:
         override(*pair) for pair in (("checkpoint", shown(folder)), ("input", shown(folder) / "batch.safetensors"))
     )
     return f"{program('mnist_cls.forward')} {checkpoint} {batch} mode=train{own}"
+
+
+def _training_metrics(trainer: "pl.Trainer", module: "MNISTModule", seconds: float) -> dict[str, float]:
+    metrics = {
+        "train/seconds": seconds,
+        "train/images_per_second": module.images_seen * trainer.world_size / seconds,
+        "train/loss": trainer.callback_metrics["train/loss"].item(),
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+    }
+    if module.classifies:
+        metrics["train/accuracy"] = trainer.callback_metrics["train/accuracy_epoch"].item()
+    return metrics
+
+
+def _evaluate(
+    trainer: "pl.Trainer", module: "MNISTModule", data: "MNISTDataModule", checkpoint: Path
+) -> dict[str, float]:
+    """Validate and test the weights of the best epoch, after the network has set its thresholds by them."""
+    from .checkpoint import read_weights
+    from .data.loader import BatchLoader
+
+    module.load_weights(read_weights(checkpoint))
+    if data.val_data is not None:  # all of it, in every process
+        module.calibrate(BatchLoader(data.val_data, 500))
+    metrics: dict[str, float] = {}
+    for evaluate in (trainer.validate, trainer.test):
+        try:
+            evaluate(module, data, verbose=False)
+        except SystemExit:  # Lightning's way to end after Ctrl-C
+            there = f"{program('mnist_cls.eval')} {override('checkpoint', shown(checkpoint))}"
+            print(f"interrupted after the training, before its test; test it with: {there}", file=sys.stderr)
+            sys.exit(130)
+        metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
+    return metrics
+
+
+def _write(
+    settings: TrainSettings, module: "MNISTModule", metrics: dict[str, float], folder: Path, logger: "TensorBoardLogger"
+) -> None:
+    from .files import write_json
+
+    if settings.tensorboard:
+        logger.log_hyperparams(_hyperparameters(settings), {f"final/{k}": v for k, v in metrics.items()})
+        logger.save()
+    write_json(folder / "metrics.json", metrics)
+    _save_model(settings, module, metrics, folder)
 
 
 def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:
