@@ -94,8 +94,8 @@ def is_digit(arguments: argparse.Namespace) -> list[Row]:
         both, other = torch.cat([digits, found]), torch.cat([torch.zeros(len(digits)), torch.ones(len(found))]).int()
         ranks = both.argsort().argsort() / len(both)  # binary_auroc takes scores from 0 to 1
         rejected = (found > model.threshold).float().mean().item()  # type: ignore[operator]
-        auc = binary_auroc(ranks, other).item() if rows else float("nan")
-        rows.append({"images": name, "count": len(images), "ROC AUC": round(auc, 4), "not a digit": round(rejected, 4)})
+        auc = round(binary_auroc(ranks, other).item(), 4) if rows else ""  # there is none against themselves
+        rows.append({"images": name, "count": len(images), "ROC AUC": auc, "not a digit": round(rejected, 4)})
     return rows
 
 

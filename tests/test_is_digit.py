@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_every_sink_has_the_column(mixed: Path, tmp_path: Path) -> None:
 
 
 def test_the_screen_has_it_too(run: Run, mixed: Path) -> None:
-    done = run("predict", f"input={mixed}", "is_digit=true")
+    done = run("predict", f"input={mixed}", "is_digit=true", env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stdout.splitlines() if ".png" in line]
     assert ["yes" in line.split() for line in lines] == [True] * 10 + [False] * 3
