@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mnist_cls.data.datasets import LabelledImages, load_dataset
+from mnist_cls.models.registry import _MODELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +24,15 @@ SMALL = [
     "data.validation_size=500",
     "trainer.enable_progress_bar=false",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _registry() -> Iterator[None]:
+    """Networks that a test registers are gone after it."""
+    before = dict(_MODELS)
+    yield
+    _MODELS.clear()
+    _MODELS.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_every_way_to_name_a_checkpoint(trained: Path) -> None:
     assert torch.equal(outputs[0], outputs[2])
     assert find_checkpoint(trained, prefer="checkpoints/last.ckpt").name == "last.ckpt"
     assert find_checkpoint("image_classifier") == find_checkpoint()
-    assert list_weights() == ["image_classifier"]
+    assert list_weights() == ["autoencoder", "conditional", "image_classifier"]
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])

@@ -104,13 +104,10 @@ def test_a_network_of_the_users_own_is_known_by_its_name() -> None:
         def __init__(self) -> None:
             super().__init__(784, 10)
 
-    try:
-        assert "one_layer" in list_models()
-        assert isinstance(create_model("one_layer"), OneLayer)
-        with pytest.raises(ValueError, match="taken by"):
-            register_model("mlp")(OneLayer)
-    finally:
-        del _MODELS["one_layer"]
+    assert "one_layer" in list_models()
+    assert isinstance(create_model("one_layer"), OneLayer)
+    with pytest.raises(ValueError, match="taken by"):
+        register_model("mlp")(OneLayer)
 
 
 def test_residual_block_adds_its_input() -> None:
@@ -231,12 +228,9 @@ def test_a_few_steps_on_mnist_teach_each_network(name: str, mnist_test: Labelled
 
 def test_a_file_of_networks(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN_NETWORK)
-    try:
-        assert register_file(tmp_path / "mine.py") == ["mine"]
-        assert register_file(tmp_path / "mine.py") == ["mine"]  # again
-        assert create_model("mine")(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-    finally:
-        _MODELS.pop("mine", None)
+    assert register_file(tmp_path / "mine.py") == ["mine"]
+    assert register_file(tmp_path / "mine.py") == ["mine"]  # again
+    assert create_model("mine")(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -261,13 +255,9 @@ def test_the_name_of_the_users_network_may_be_left_out(tmp_path: Path) -> None:
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     one.write_text(OWN_NETWORK)
     two.write_text(OWN_NETWORK + OWN_NETWORK.replace('"mine"', '"other"').replace("Mine", "Other"))
-    try:
-        assert named_model({"name": None, "width": 3}, one) == {"name": "mine", "width": 3}
-        _MODELS.pop("mine")
-        with pytest.raises(InputError, match=r"two.py registers mine, other; name the network with model.name=NAME"):
-            named_model({"name": None}, two)
-        with pytest.raises(InputError, match=r"there is no model_file=FILE.py"):
-            named_model({"name": None}, None)
-    finally:
-        for name in ("mine", "other"):
-            _MODELS.pop(name, None)
+    assert named_model({"name": None, "width": 3}, one) == {"name": "mine", "width": 3}
+    _MODELS.pop("mine")
+    with pytest.raises(InputError, match=r"two.py registers mine, other; name the network with model.name=NAME"):
+        named_model({"name": None}, two)
+    with pytest.raises(InputError, match=r"there is no model_file=FILE.py"):
+        named_model({"name": None}, None)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from mnist_cls import create_model, register_model
 from mnist_cls.models import ImageClassifier
-from mnist_cls.models.registry import _MODELS
 from mnist_cls.models.shapes import ShapeError
 
 CONVOLUTIONAL = {
@@ -71,10 +70,7 @@ def test_a_users_network_that_forgot_to_flatten(shape: tuple[int, ...]) -> None:
             logits: Tensor = self.first(x)
             return logits
 
-    try:
-        text = message_of(create_model("unflattened"), *shape)
-    finally:
-        del _MODELS["unflattened"]
+    text = message_of(create_model("unflattened"), *shape)
     assert text == (
         f"Unflattened: first (Linear) got {shape}, it wants (B, 784): it was not flattened; use x.flatten(1)"
     )
@@ -86,10 +82,7 @@ def test_a_users_layers_that_do_not_fit_each_other() -> None:
         def __init__(self) -> None:
             super().__init__(nn.Conv2d(1, 8, 3), nn.Conv2d(16, 8, 3))
 
-    try:
-        text = message_of(create_model("misfit"), 5, 1, 28, 28)
-    finally:
-        del _MODELS["misfit"]
+    text = message_of(create_model("misfit"), 5, 1, 28, 28)
     assert "1 (Conv2d) got (5, 8, 26, 26), it wants (B, 16, H, W)" in text
     assert "the layer before gives another shape" in text
 
@@ -103,10 +96,7 @@ def test_errors_that_are_not_about_shapes_stay_what_they_are() -> None:
 def test_pytorchs_own_classes_are_left_alone() -> None:
     before = nn.Linear.forward
     register_model("plain_linear")(nn.Linear)
-    try:
-        assert nn.Linear.forward is before
-    finally:
-        del _MODELS["plain_linear"]
+    assert nn.Linear.forward is before
 
 
 def test_the_class_itself_explains_too() -> None:

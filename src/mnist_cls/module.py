@@ -182,7 +182,8 @@ class MNISTModule(pl.LightningModule):
         outputs = self(images)
         loss = self._loss(outputs, images, labels)
         mean_loss = getattr(self, f"{stage}_loss")
-        mean_loss.update(loss.detach(), weight=len(labels))
+        # For each image rather than with a weight, which this metric ignores when it does not look for NaN.
+        mean_loss.update(loss.detach().expand(len(labels)))
         if stage == "train":
             self.log("train/loss_step", loss.detach())
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
