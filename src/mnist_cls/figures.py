@@ -42,14 +42,14 @@ def draw_values(values: Tensor, scale: int | None = None) -> Image.Image:
     return _enlarge(_colours(fields.reshape(rows, columns)), scale or 8)
 
 
-def draw_filters(weights: Tensor, scale: int = 12) -> Image.Image:
+def draw_filters(weights: Tensor) -> Image.Image:
     """Draw the weights of a convolution, each of its filters as one map.
 
     Args:
-        weights: (outputs, inputs, H, W); of several inputs the mean is drawn.
-        scale: pixels a weight.
+        weights: (outputs, inputs, H, W), of which the first `MAPS` outputs are drawn; of several inputs the mean.
     """
-    return _enlarge(_tile(_colours(weights.detach().float().cpu().mean(1).numpy()[:MAPS])), scale)
+    maps = weights.detach()[:MAPS].float().cpu().mean(1).numpy()
+    return _enlarge(_tile(_colours(maps)), max(1, 56 // maps.shape[1]))
 
 
 def draw_saliency(image: Tensor, saliency: Tensor, scale: int = 8) -> Image.Image:

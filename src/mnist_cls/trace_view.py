@@ -14,7 +14,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from .figures import draw_filters, draw_saliency, draw_values, save_png, stack_captioned
-from .images import CLASSES, normalize
+from .images import CLASSES, SIZE, normalize
 from .tracing import Record, Trace, saliency
 
 # Where no terminal says how wide it is (a file, a pipe), nothing is gained by breaking lines.
@@ -154,9 +154,10 @@ def save_pictures(model: nn.Module, trace: Trace, images: Tensor, folder: Path) 
             name = "_".join(filter(None, [f"{record.step:02}", record.layer.replace(".", "-"), record.operation]))
             values = record.value[:1] if record.value.ndim == 3 else record.value[0]  # (B, 28, 28) has no channels
             pictures[name] = f"{record.step}. {_label(record)}", draw_values(values)
-    first = next((p for p in model.parameters() if p.ndim == 4), None)
+    first = next((p for p in model.parameters() if p.ndim == 4 or p.shape[1:] == (SIZE * SIZE,)), None)
     if first is not None:
-        pictures["filters"] = f"the filters of the first layer {tuple(first.shape)}", draw_filters(first)
+        filters = first if first.ndim == 4 else first.view(-1, 1, SIZE, SIZE)  # a linear layer's are whole images
+        pictures["filters"] = f"the filters of the first layer {tuple(first.shape)}", draw_filters(filters)
     answer = heads(trace.output)
     for name, logits in answer.items():
         label = int(logits[0].argmax())
