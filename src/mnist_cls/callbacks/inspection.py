@@ -36,6 +36,7 @@ class TensorBoardInspection(Callback):
     def __init__(self, mistakes: int = 32, embedded: int = 1000) -> None:
         self.mistakes, self.embedded = mistakes, embedded
         self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.last: tuple[Tensor, Tensor] | None = None
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -78,10 +79,18 @@ class TensorBoardInspection(Callback):
             return
         self._write_classes(writer, labels, outputs, step)
         writer.add_image("val/mistakes", self._draw_mistakes(images, labels, outputs), step, dataformats="HW")
-        if trainer.current_epoch + 1 == trainer.max_epochs:
-            shown, tags = images[: self.embedded], labels[: self.embedded].tolist()
-            sprites = 1 - shown.unsqueeze(1).cpu() / 255
-            writer.add_embedding(_features(network, shown), tags, sprites, step, tag="fc1")
+        self.last = images[: self.embedded], labels[: self.embedded]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the embedding projector, whatever ended the training."""
+        writer = tensorboard_writer(trainer)
+        if writer is None or self.last is None:
+            return
+        images, labels = self.last
+        sprites = 1 - images.unsqueeze(1).cpu() / 255
+        features = _features(_network(pl_module).eval(), images)
+        writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag="fc1")
+        _network(pl_module).train()
 
     def _write_classes(self, writer: Any, labels: Tensor, logits: Tensor, step: int) -> None:
         probabilities = logits.softmax(1)
@@ -103,6 +112,7 @@ def _network(pl_module: pl.LightningModule) -> nn.Module:
     return cast(nn.Module, pl_module.model)
 
 
+@torch.no_grad()
 def _features(network: nn.Module, images: Tensor) -> Tensor:
     """What fc1 gives, or what goes into the last linear layer, (N, features)."""
     found: list[Tensor] = []
