@@ -22,10 +22,10 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
     parser.add_argument("--early-exit", action="store_true", help="let images leave at the first head that is sure")
     parser.add_argument(
-        "--is-digit",
-        default=False,
-        metavar="CHECKPOINT",
-        help="add a column, is it a digit at all? By an autoencoder; the one in the package is called autoencoder",
+        "--is-digit", action="store_true", help="add a column: is it a digit at all? The package's autoencoder tells"
+    )
+    parser.add_argument(
+        "--is-digit-by", dest="is_digit", metavar="CHECKPOINT", help="the same, told by an autoencoder of your own"
     )
     parser.add_argument("--model-file", help="a Python file of your own that registers the checkpoint's network")
     arguments = parser.parse_args()

@@ -4,16 +4,21 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
+from torch import nn
 
 from mnist_cls.checkpoint import load_model, read_weights
 from mnist_cls.config import compose
 from mnist_cls.errors import InputError
+from mnist_cls.forward import look
+from mnist_cls.images import normalize
+from mnist_cls.tracing import trace_forward
 from mnist_cls.train import train
 
 from .conftest import SMALL, Run, one_line
@@ -23,7 +28,7 @@ QUIET = [*SMALL, "trainer=cpu", "scheduler=constant", "trainer.enable_progress_b
 
 def test_a_learning_rate_of_a_million(run: Run, tmp_path: Path) -> None:
     done = run("train", *QUIET, "optimizer.lr=1e6", "output_dir=run")
-    line = one_line(done, "optimizer.lr", "1e+06", "trainer.gradient_clip_val=1", "batch and weights are in")
+    line = one_line(done, "optimizer.lr", "1e+06", "batch and weights are in")
     found = re.search(r"error: step (\d+): .*look at them with: (.*)", line)
     assert found is not None, line
     assert 1 < int(found[1]) < 10
@@ -43,15 +48,15 @@ def test_a_learning_rate_of_a_million(run: Run, tmp_path: Path) -> None:
 class Spoil(Callback):
     """Puts an infinite pixel into an image, or a NaN into a gradient or a weight, in one step."""
 
-    def __init__(self, what: str, step: int = 3) -> None:
-        self.what, self.step = what, step
+    def __init__(self, what: str, step: int = 3, layer: str = "conv2") -> None:
+        self.what, self.step, self.layer = what, step, layer
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, idx: int) -> None:
         assert isinstance(batch, (tuple, list))
         if trainer.global_step == self.step and self.what == "image":
             batch[0][5, 0, 0] = torch.inf
         if trainer.global_step == self.step and self.what == "weight":
-            pl_module.get_parameter("model.conv2.weight").data[0, 0, 0, 0] = torch.inf
+            pl_module.get_parameter(f"model.{self.layer}.weight").data[0, 0, 0, 0] = torch.inf
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step == self.step and self.what == "gradient":
@@ -84,7 +89,37 @@ def test_the_first_operation_is_named(tmp_path: Path) -> None:
 def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
     message = spoiled("gradient", tmp_path, "trainer.gradient_clip_val=1")
     assert "the gradient of fc1.weight is not finite, while every operation of the forward pass was finite" in message
-    assert "or trainer.gradient_clip_val" not in message  # it is set already
+    assert "gradient_clip_val" not in message  # it is set already
+
+
+def test_clipping_is_advised_where_it_can_help(tmp_path: Path) -> None:
+    assert "gradient_clip_val" not in spoiled("gradient", tmp_path / "adam")
+    message = spoiled("gradient", tmp_path / "sgd", "optimizer=sgd")
+    assert "or trainer.gradient_clip_val=1" in message
+
+
+def test_what_is_kept_repeats_the_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Batch norm's averages are those of before the step, and dropout draws the same again."""
+    spoiled("weight", tmp_path, "+callbacks.spoil.layer=stage2.0.conv1", "model=residual", "model.dropout=0.5")
+    weights = load_model(tmp_path / "nonfinite").state_dict()
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    assert bad == ["stage2.0.conv1.weight"]  # the one that the test spoiled
+    spoiled("gradient", tmp_path / "two", "model.dropout=0.5")
+    batch = load_file(tmp_path / "two" / "nonfinite" / "batch.safetensors")
+    network = load_model(tmp_path / "two" / "nonfinite").train()
+    cast(nn.Dropout, network.dropout).p = 0.5
+    torch.set_rng_state(batch["random_state"])
+    trace = trace_forward(network, normalize(batch["images"]))
+    [expected] = [record.mean for record in trace if record.operation == "dropout"]
+    where = f"checkpoint={tmp_path / 'two' / 'nonfinite'}"
+    look(
+        compose(
+            "forward",
+            [where, f"input={tmp_path / 'two' / 'nonfinite' / 'batch.safetensors'}", "mode=train", "pictures=false"],
+        ),
+        tmp_path,
+    )
+    assert f" {expected:.4g} " in capsys.readouterr().out
 
 
 def test_the_last_good_checkpoint_is_kept(tmp_path: Path) -> None:

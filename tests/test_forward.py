@@ -84,13 +84,15 @@ def test_every_network(name: str, mode: str, tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "overview.png").is_file()
     # In training the conditional network has two heads, each with its answer and its saliency.
     heads = 2 if (name, mode) == ("conditional", "train") else 0 if name == "autoencoder" else 1
-    assert text.count("probabilities") == heads == len(list(tmp_path.glob("saliency_*.png")))
+    assert text.count("probability") == heads == len(list(tmp_path.glob("saliency_*.png")))
 
 
 def test_an_early_exit_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["model=conditional", "pictures=false"]  # the first test image is an easy one
     assert "conv3" in shown(tmp_path, capsys, *options)
-    assert "conv3" not in shown(tmp_path, capsys, *options, "early_exit=true")
+    text = shown(tmp_path, capsys, *options, "early_exit=true")
+    assert "only in training: conv2, " in text
+    assert not re.search(r"conv2d +conv3", text)
     with pytest.raises(InputError, match=r"ImageClassifier has no early exit; model=conditional has one"):
         look(compose("forward", ["early_exit=true"]), tmp_path)
 
@@ -121,7 +123,7 @@ def test_the_probabilities_are_the_predictors(
 ) -> None:
     text = shown(tmp_path, capsys, "input=8", "pictures=false")
     expected = Predictor(device="cpu")(mnist_test.images[8:9]).probabilities[0]
-    printed = re.findall(r"\d\.\d{4}", text.split("probabilities")[1].splitlines()[0])
+    printed = re.findall(r"^\d +\S+ +(\d\.\d{4})", text.split("probability")[1], re.M)
     np.testing.assert_allclose([float(value) for value in printed], expected, atol=6e-5)
 
 
@@ -137,7 +139,7 @@ def test_training_and_evaluation_side_by_side(tmp_path: Path, capsys: pytest.Cap
     for mode in ("eval", "train"):
         text = shown(tmp_path, capsys, "model=residual", f"mode={mode}", "pictures=false")
         table = text.split("evaluation against training")[1].split("logits")[0]
-        assert len(re.findall(r"^batch_norm", table, re.M)) == 9
+        assert len(re.findall(r"^\S*norm\d? |^\S*skip.1 ", table, re.M)) == 9
         [dropout] = re.findall(r"^dropout .*", table, re.M)
         zeros = [int(share) for share in re.findall(r"(\d+)%", dropout)]
         assert zeros[1] > zeros[0]
@@ -151,8 +153,66 @@ def test_trained_weights_are_used_where_there_are_some(tmp_path: Path, capsys: p
     model = ImageClassifier()
     save_weights(tmp_path / "mine.safetensors", model, {"name": "image_classifier"}, {})
     assert "mine.safetensors" in shown(tmp_path, capsys, f"checkpoint={tmp_path / 'mine.safetensors'}", *options)
+    options = ["model=image_classifier", f"checkpoint={tmp_path / 'mine.safetensors'}", "input=0", "mode=train"]
+    for dropout, shares in (("0.0", ["0%"]), ("0.9", [])):  # the options of the config, not of the file
+        text = shown(tmp_path, capsys, *options, f"model.dropout={dropout}", "pictures=false")
+        assert ("nothing in this network differs" in text) == bool(shares)
     with pytest.raises(InputError, match=r"model=mlp, but .*mine.safetensors is of image_classifier"):
         look(compose("forward", ["model=mlp", f"checkpoint={tmp_path / 'mine.safetensors'}"]), tmp_path)
+
+
+def head(body: str, init: str = "", extra: str = "") -> str:
+    """A file with a network of one's own."""
+    return f"""
+import torch
+from torch import nn
+from mnist_cls import register_model
+
+@register_model("mine")
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+        {init or "pass"}
+
+    def forward(self, x):
+        {body}
+
+    {extra}
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "mode", "words"),
+    [
+        (head("y = self.fc(x.flatten(1)); return y, -y"), "eval", ["output 0", "output 1", "pictures"]),
+        (head("y = self.fc(x.flatten(1)); return {'a': y, 'b': x}"), "eval", ["\na  logit", "label", "pictures"]),
+        (head("with torch.no_grad(): return self.fc(x.flatten(1))"), "eval", ["no saliency of logits", "pictures"]),
+        (
+            head("return self.norm(self.fc(x.flatten(1)))", "self.norm = nn.BatchNorm1d(10)"),
+            "eval",
+            ["with mode=train it fails after operation", "Expected more than 1 value per channel", "pictures"],
+        ),
+        (head("return self.fc(torch.fft.fft2(x).flatten(1).real)"), "eval", ["fft2", "?", "unknown to PyTorch"]),
+    ],
+    ids=["tuple", "dict", "no gradient", "batch norm of one image", "complex"],
+)
+def test_networks_of_every_kind(
+    file: str, mode: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(file)
+    text = shown(tmp_path, capsys, "model=own", f"model_file={tmp_path / 'mine.py'}", f"mode={mode}")
+    for word in words:
+        assert word in text
+    assert "nothing in this network differs" not in text or "mode=train" not in words[0]
+    assert (tmp_path / "overview.png").is_file()
+
+
+def test_a_bug_of_any_kind_is_shown_up_to_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(head("y = torch.relu(x).flatten(1); return self.fc2(y)"))
+    with pytest.raises(InputError, match=r"after operation 6: AttributeError: .*fc2"):
+        look(compose("forward", ["model=own", f"model_file={tmp_path / 'mine.py'}"]), tmp_path)
+    assert "relu" in capsys.readouterr().out
 
 
 FAILING = """
@@ -187,6 +247,7 @@ def test_a_network_that_fails_is_shown_up_to_there(run: Run, tmp_path: Path) -> 
         ("input=10000", "there are 10,000 test images, 0 to 9999"),
         ("input=nowhere.png", "nowhere.png: no such file"),
         ("mode=fast", "mode=fast: expected train or eval"),
+        ("input=", "no input: name a test image"),
         ("model=nothing", "model=nothing: no such choice"),
         ("model_file=nowhere.py", "model_file=nowhere.py: no such file"),
     ],

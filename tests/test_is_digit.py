@@ -84,7 +84,7 @@ def test_without_the_option_there_is_no_column(mixed: Path, tmp_path: Path) -> N
 
 def test_the_batch_script(mixed: Path, tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "predict_batch.py"), str(mixed), str(tmp_path / "rows.csv")]
-    done = subprocess.run([*script, "--is-digit", "autoencoder"], capture_output=True, text=True)
+    done = subprocess.run([*script, "--is-digit"], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert (tmp_path / "rows.csv").read_text().count(",True\n") == 10
 

@@ -52,6 +52,34 @@ def test_images_of_another_size(name: str) -> None:
     assert "images of 14x14 pixels, not 28x28; scale them" in message_of(create_model(name).eval(), 5, 1, 14, 14)
 
 
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("shape", [(5, 4, 28, 28), (5, 2, 28, 28), (5, 1, 28)])
+def test_what_no_network_here_takes(name: str, shape: tuple[int, ...]) -> None:
+    text = message_of(create_model(name).eval(), *shape)
+    assert text.endswith(f"the input {shape} is not what the networks here take: grey images (B, 1, 28, 28)")
+
+
+@pytest.mark.parametrize("name", ["mlp", "image_classifier"])
+def test_a_single_flat_image(name: str) -> None:
+    text = message_of(create_model(name), 784)
+    assert "got (784,)" in text
+    assert "no batch dimension" in text or "is not what the networks here take" in text
+
+
+def test_batch_norm_of_vectors() -> None:
+    @register_model("vectors")
+    class Vectors(nn.Sequential):
+        def __init__(self, features: int = 10) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(features))
+
+    assert create_model("vectors")(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    with pytest.raises(ValueError, match="more than 1 value per channel") as caught:
+        create_model("vectors")(torch.zeros(1, 1, 28, 28))
+    assert not isinstance(caught.value, ShapeError)
+    text = message_of(create_model("vectors", features=9), 2, 1, 28, 28)
+    assert "2 (BatchNorm1d) got (2, 10), it wants (B, 9) or (B, 9, L)" in text
+
+
 def test_the_mlp_without_a_batch() -> None:
     text = message_of(create_model("mlp"), 28, 28)
     assert "MLP: fc1 (Linear) got (28, 28), it wants (B, 784)" in text

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from mnist_cls import create_model, list_models, trace_forward
 from mnist_cls.models import Conditional, ImageClassifier
-from mnist_cls.tracing import Trace, saliency
+from mnist_cls.tracing import Trace, heads, saliency
 
 X = torch.linspace(-1, 2, 3 * 784).view(3, 1, 28, 28)
 
@@ -74,7 +75,7 @@ def test_flops_do_not_depend_on_gradients(gradients: bool) -> None:
     stem, stage1 = 2 * 25 * 32 * 196, 2 * (2 * 9 * 32 * 32 * 196)
     stage2 = 2 * 49 * (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64)
     stage3 = 2 * 16 * (9 * 64 * 128 + 9 * 128 * 128 + 64 * 128)
-    convolutions = [record.flops for record in trace if record.operation == "conv2d"]
+    convolutions = [record.flops or 0 for record in trace if record.operation == "conv2d"]
     assert sum(convolutions) == stem + stage1 + stage2 + stage3
     norm = next(record for record in trace if record.operation == "batch_norm")
     assert norm.flops == 2 * 32 * 14 * 14
@@ -212,3 +213,80 @@ def test_saliency_is_the_gradient_of_the_label() -> None:
         slope = (model(x + step)[0, 7] - model(x - step)[0, 7]).abs().item() / 2e-5
     assert found.max().item() == pytest.approx(slope, rel=1e-3)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Shared(nn.Module):
+    """Two modules with one buffer, which a pass changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Module(), nn.Module()
+        counter = torch.zeros(1)
+        self.first.register_buffer("counter", counter)
+        self.second.register_buffer("counter", counter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first.counter.add_(1)  # type: ignore[operator]
+        return x * self.second.counter  # type: ignore[operator]
+
+
+def test_a_buffer_of_two_modules_stays_one() -> None:
+    model = Shared()
+    assert trace_forward(model, torch.ones(2)).output.tolist() == [1, 1]
+    assert model(torch.ones(2)).tolist() == [1, 1]
+    assert model.first.counter is model.second.counter
+
+
+def test_what_is_not_known_is_not_called_nothing() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(32, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.lstm(x)[0].std(0)
+            return torch.mv(y, y[0])
+
+    trace = trace_forward(Recurrent(), torch.randn(4, 6, 32))
+    flops = {record.operation: record.flops for record in trace}
+    assert flops["lstm"] is None
+    assert flops["std"] == 4 * 6 * 16
+    assert flops["mv"] == 2 * 6 * 16
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.to_sparse(),
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+        lambda x: torch.fft.fft(x),
+        lambda x: x.bfloat16(),
+    ],
+    ids=["sparse", "quantized", "complex", "bfloat16"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_every_kind(make: Callable[[Tensor], Tensor]) -> None:
+    class Kind(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return make(x)
+
+    trace = trace_forward(Kind(), torch.eye(4))
+    assert trace[-1].output_shape == (4, 4)
+    assert trace[-1].max == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script")
+def test_a_scripted_network() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace_forward(model, torch.randn(3, 4))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_heads_of_every_kind_of_output() -> None:
+    logits, other = torch.zeros(2, 10), torch.zeros(2, 3)
+    assert list(heads(logits)) == ["logits"]
+    assert list(heads((logits, other))) == ["output 0"]
+    assert list(heads({"a": other, "b": logits})) == ["b"]
+    assert list(heads(Conditional().train()(X))) == ["logits", "early_logits"]
+    assert heads(None) == {}

@@ -40,6 +40,15 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
 
 
+def _choices(*groups: str) -> str:
+    """For `--help`: the choices of each group, on a line of its own."""
+    found = {group: sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) for group in groups}
+    return "\n".join(f"{group}: {', '.join(names)}" for group, names in found.items())
+
+
+OmegaConf.register_new_resolver("choices", _choices, replace=True)
+
+
 def to_settings(config: DictConfig, entry: str) -> Any:
     """Turn a composed config into the typed settings of an entry point.
 

@@ -28,9 +28,11 @@ def draw_values(values: Tensor, scale: int | None = None) -> Image.Image:
 
     Args:
         values: (C, H, W), a map for each channel, of which the first `MAPS` are drawn; or (N,), drawn as one row of
-            fields, with a line break each 64. NaN and infinite values are black.
+            fields, with a line break each 64. NaN and infinite values are black, of
+    complex values the magnitude is drawn.
         scale: pixels a value; None chooses so that it can be looked at.
     """
+    values = values.abs() if values.is_complex() else values
     array = values.detach().float().cpu().numpy()
     if array.ndim == 3:
         return _enlarge(_tile(_colours(array[:MAPS])), scale or max(1, 56 // array.shape[1]))

@@ -21,11 +21,17 @@ MOST_IMAGES = 64
 
 
 class Input(NamedTuple):
-    """Images (B, 28, 28), uint8 or float 0 to 255; their labels (B,), if known; and what to call them."""
+    """What goes in: images (B, 28, 28), uint8 or float 0 to 255, and what they are called.
+
+    Attributes:
+        labels: (B,), if they are known.
+        random: PyTorch's random state at that step of the training that the images are from.
+    """
 
     images: "Tensor"
     labels: "Tensor | None"
     name: str
+    random: "Tensor | None" = None
 
 
 def look(settings: ForwardSettings, folder: Path) -> None:
@@ -41,6 +47,7 @@ def look(settings: ForwardSettings, folder: Path) -> None:
     # Imported here, because `--help` must not wait for torch.
     import torch
 
+    from .checkpoint import forward_options
     from .inference import find_device
     from .trace_view import print_answer, print_modes, print_trace, print_values, save_pictures
 
@@ -49,44 +56,56 @@ def look(settings: ForwardSettings, folder: Path) -> None:
     model = model.to(device)
     given = _input(settings)
     given = given._replace(images=given.images.to(device))
-    other = "eval" if settings.network_mode == "train" else "train"
+    options = forward_options(model, settings.early_exit)
     torch.manual_seed(settings.seed)
-    trace, failure = _trace(model, given.images, settings.network_mode, settings.early_exit)
+    if given.random is not None:
+        torch.set_rng_state(given.random)
+    trace, failure = _trace(model, given.images, settings.network_mode, options)
     print(f"{type(model).__name__}, {weights}; input: {given.name}; mode={settings.network_mode}")
     print_trace(trace)
     if failure is not None:
-        raise InputError(f"the forward pass failed after operation {len(trace)}: {failure}") from failure
+        raise InputError(f"the forward pass failed after operation {len(trace)}: {_reason(failure)}") from failure
     if settings.values:
         print_values(trace)
-    torch.manual_seed(settings.seed)
-    print_modes({settings.network_mode: trace, other: _trace(model, given.images, other, settings.early_exit)[0]})
+    other = "eval" if settings.network_mode == "train" else "train"
+    other_trace, failure = _trace(model, given.images, other, options)
+    if failure is None:
+        print_modes({settings.network_mode: trace, other: other_trace})
+    else:
+        print(f"with mode={other} it fails after operation {len(other_trace)}: {_reason(failure)}\n")
     print_answer(model, trace, given.images, given.labels)
     if settings.pictures:
         model.train(settings.network_mode == "train")
-        save_pictures(model, trace, given.images, folder)
+        save_pictures(model, trace, given.images, folder, options)
         print(f"pictures      {shown(folder) / 'overview.png'} and beside it, one for each operation")
         print(f"look at them  {program('tensorboard.main')} --logdir {shown(folder)}")
 
 
-def _trace(model: "nn.Module", images: "Tensor", mode: str, early_exit: bool) -> "tuple[Trace, Exception | None]":
+def _trace(
+    model: "nn.Module", images: "Tensor", mode: str, options: dict[str, bool]
+) -> "tuple[Trace, Exception | None]":
     """What ran from the bytes to the probabilities, and what stopped it."""
     import torch
 
-    from .checkpoint import forward_options
     from .images import normalize
-    from .trace_view import heads
-    from .tracing import recording, unchanged
+    from .tracing import heads, recording, unchanged
 
     model.train(mode == "train")
-    options = forward_options(model, early_exit)
     with torch.no_grad(), unchanged(model), recording(model) as trace:
         try:
             trace.output = model(normalize(images), **options)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever is wrong with a user's network, what ran until then helps to see it
             return trace, error
         for logits in heads(trace.output).values():
             logits.softmax(1).argmax(1)
     return trace, None
+
+
+def _reason(error: Exception) -> str:
+    from .models.shapes import ShapeError
+
+    text = (str(error).splitlines() or [""])[0]
+    return text if isinstance(error, ShapeError) else f"{type(error).__name__}: {text}"
 
 
 def _network(settings: ForwardSettings) -> "tuple[nn.Module, str]":
@@ -104,6 +123,8 @@ def _network(settings: ForwardSettings) -> "tuple[nn.Module, str]":
         weights = read_weights(settings.checkpoint)
         if wanted is not None and wanted["name"] != weights.model["name"]:
             raise InputError(f"model={wanted['name']}, but {weights.path} is of {weights.model['name']}; leave one out")
+        if wanted is not None:  # its options are those of the config: what does not fit is said
+            weights = dataclasses.replace(weights, model=wanted)
         return build(weights), f"weights of {shown(weights.path) if settings.checkpoint else weights.path.name}"
     if wanted["name"] in list_weights():
         weights = read_weights(wanted["name"])
@@ -127,7 +148,11 @@ def _input(settings: ForwardSettings) -> Input:
     from .images import SIZE
     from .inference.sources import open_source
 
-    text = str(settings.input)
+    text = settings.input
+    if not text:
+        raise InputError(
+            "no input: name a test image by its number, an image, a folder or an array, or say input=random"
+        )
     if text == "random":
         generator = torch.Generator().manual_seed(settings.seed)
         images = torch.randint(0, 256, (1, SIZE, SIZE), dtype=torch.uint8, generator=generator)
@@ -156,7 +181,8 @@ def _batch(path: Path) -> Input:
 
     try:
         batch = load_file(path)
-        return Input(batch["images"], batch["labels"], f"{len(batch['labels'])} images of {shown(path)}")
+        name = f"{len(batch['labels'])} images of {shown(path)}"
+        return Input(batch["images"], batch["labels"], name, batch["random_state"])
     except (SafetensorError, KeyError) as error:
         raise InputError(f"input={path}: not the batch.safetensors of a training that stopped ({error})") from error
 

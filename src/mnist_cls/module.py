@@ -210,9 +210,11 @@ class MNISTModule(pl.LightningModule):
         try:
             with torch.no_grad():
                 outputs = self.model(torch.zeros(2, 1, SIZE, SIZE))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"model={self.model_config}: does not take images (B, 1, 28, 28): {reason}") from error
+        except Exception as error:  # a network of the user's own may fail in any way
+            reason = (str(error).splitlines() or [""])[0]
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            config = self.model_config
+            raise InputError(f"model={config}: does not take images (B, 1, 28, 28): {kind}{reason}") from error
         finally:
             self.model.train()
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()

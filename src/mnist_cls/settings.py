@@ -89,6 +89,11 @@ class TrainerSettings:
         _require(
             self.devices == "auto" or isinstance(self.devices, (int, list)), "trainer.devices", self.devices, _DEVICES
         )
+        clip = self.gradient_clip_val
+        _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "more than 0, or null")
+        # The network's own numbers stay float32: checkpoints and prediction rely on it.
+        precisions = ("32-true", "32", "16-mixed", "bf16-mixed")
+        _require(self.precision in precisions, "trainer.precision", self.precision, f"one of {', '.join(precisions)}")
         kinds = ("auto", "cpu", "cuda", "gpu", "mps")
         _require(self.accelerator in kinds, "trainer.accelerator", self.accelerator, f"one of {', '.join(kinds)}")
         profilers = (None, "simple", "advanced", "pytorch")
@@ -114,9 +119,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _require("name" in self.model, "model", self.model, "a name= among its keys")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        both = self.data.effective_batch_size is not None and self.trainer.accumulate_grad_batches != 1
         steps = self.trainer.accumulate_grad_batches
-        _require(not both, "trainer.accumulate_grad_batches", steps, "1 beside a data.effective_batch_size")
+        sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
+        other = "1 beside data.batch_size=auto or a data.effective_batch_size"
+        _require(steps == 1 or not sized, "trainer.accumulate_grad_batches", steps, other)
 
 
 @dataclass

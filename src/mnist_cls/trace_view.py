@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from .figures import draw_filters, draw_saliency, draw_values, save_png, stack_captioned
-from .images import CLASSES, SIZE, normalize
-from .tracing import Record, Trace, saliency
+from .images import SIZE, normalize
+from .tracing import Record, Trace, heads, saliency
 
 # Where no terminal says how wide it is (a file, a pipe), nothing is gained by breaking lines.
 _WIDE = 240
@@ -31,7 +30,7 @@ _COST: list[Column] = [
     ("input", lambda record: " ".join(str(shape) for shape in record.input_shapes)),
     ("output", lambda record: str(record.output_shape)),
     ("parameters", lambda record: f"{record.parameters:,}"),
-    ("FLOPs", lambda record: f"{record.flops:,}"),
+    ("FLOPs", lambda record: "?" if record.flops is None else f"{record.flops:,}"),
     ("bytes", lambda record: f"{record.bytes:,}"),
 ]
 _VALUES: list[Column] = [
@@ -46,25 +45,15 @@ _VALUES: list[Column] = [
 _LEFT = ("operation", "layer", "code", "input", "output")
 
 
-def heads(output: Any) -> dict[str, Tensor]:
-    """The logits (B, 10) in what a network gave, by name; empty if there are none."""
-    if isinstance(output, Tensor):
-        output = {"logits": output}
-    elif hasattr(output, "_asdict"):
-        output = output._asdict()
-    elif isinstance(output, (tuple, list)):
-        output = {f"output {number}": value for number, value in enumerate(output)}
-    named = output.items() if isinstance(output, Mapping) else ()
-    return {name: value for name, value in named if isinstance(value, Tensor) and value.shape[1:] == (CLASSES,)}
-
-
 def print_trace(trace: Trace) -> None:
     """Print the operations as a table; as several below each other, where the screen is too narrow for one."""
     screen = console()
     for columns in _split([*_WHAT, *_COST, *_VALUES], trace, screen.width):
         screen.print(_table(trace, columns))
-    flops, size = (sum(getattr(record, key) for record in trace) for key in ("flops", "bytes"))
-    screen.print(f"{len(trace)} operations, {flops:,} FLOPs, {size:,} bytes of activations\n")
+    known = [record.flops for record in trace if record.flops is not None]
+    besides = f" and those of {len(trace) - len(known)} unknown to PyTorch" if len(known) < len(trace) else ""
+    size = sum(record.bytes for record in trace)
+    screen.print(f"{len(trace)} operations, {sum(known):,} FLOPs{besides}, {size:,} bytes of activations\n")
     if bad := trace.first_not_finite():
         screen.print(f"[red]the first output that is not finite is that of operation {bad.step}[/]: {_label(bad)}\n")
 
@@ -79,27 +68,31 @@ def print_values(trace: Trace) -> None:
 
 
 def print_modes(traces: Mapping[str, Trace]) -> None:
-    """Print side by side what differs between evaluation and training: dropout and normalization.
+    """Print side by side what differs between evaluation and training: dropout, normalization, other paths.
 
     Args:
         traces: of the same network and input, by mode.
     """
-    title = "evaluation against training"
-    table = Table("operation", "layer", box=None, pad_edge=False, title=title, title_justify="left")
+    screen = console()
+    table = Table("evaluation against training", box=None, pad_edge=False)
     columns = [column for column in _VALUES if column[0] in ("mean", "std", "zeros")]
     for name, _ in columns:
-        for mode in ("eval", "train"):
-            table.add_column(f"{name} {mode}", justify="right")
-    in_training = _numbered(traces["train"])
-    for key, record in _numbered(traces["eval"]).items():
-        other = in_training.get(key)
+        table.add_column(f"{name}: eval", justify="right")
+        table.add_column("train", justify="right")
+    evaluation, training = (_numbered(traces[mode]) for mode in ("eval", "train"))
+    for key, record in evaluation.items():
+        other = training.get(key)
         special = "dropout" in key[0] or "norm" in key[0]
         if special and other is not None and not torch.equal(record.value, other.value):
-            table.add_row(*key[:2], *(getter(side) for _, getter in columns for side in (record, other)))
-    screen = console()
+            table.add_row(key[1] or key[0], *(getter(side) for _, getter in columns for side in (record, other)))
     if table.row_count:
         screen.print(table, "")
-    else:
+    alone = {"evaluation": evaluation.keys() - training.keys(), "training": training.keys() - evaluation.keys()}
+    for mode, keys in alone.items():
+        if keys:
+            names = dict.fromkeys(key[1] or key[0] for key in [*evaluation, *training] if key in keys)
+            screen.print(f"only in {mode}: {', '.join(names)}\n")
+    if not table.row_count and evaluation.keys() == training.keys():
         screen.print("nothing in this network differs between evaluation and training\n")
 
 
@@ -117,9 +110,11 @@ def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor 
         probabilities = logits.softmax(1)
         confidences, answers = probabilities.max(1)
         if len(logits) == 1:
-            table = Table(name, *map(str, range(CLASSES)), box=None, pad_edge=False)
-            table.add_row("logits", *(f"{value:.2f}" for value in logits[0].tolist()))
-            table.add_row("probabilities", *(f"{value:.4f}" for value in probabilities[0].tolist()))
+            table = Table(name, "logit", "probability", "", box=None, pad_edge=False)
+            rows = zip(logits[0].tolist(), probabilities[0].tolist(), strict=True)
+            for digit, (logit, probability) in enumerate(rows):
+                bar = "" if math.isnan(probability) else "█" * round(20 * probability)
+                table.add_row(str(digit), f"{logit:.2f}", f"{probability:.4f}", bar)
             screen.print(table)
         right = ""
         if labels is not None and len(labels) == 1:
@@ -135,22 +130,27 @@ def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor 
             errors = reconstruction_error(normalize(images))
         found = ", ".join(f"{error:.4f}" for error in errors.tolist())
         threshold = float(model.threshold)  # type: ignore[arg-type]
-        digit = "its threshold was never set" if math.isnan(threshold) else f"up to {threshold:.4f} it is a digit"
-        screen.print(f"reconstruction error {found}; {digit}\n", highlight=False)
+        verdict = "its threshold was never set" if math.isnan(threshold) else f"up to {threshold:.4f} it is a digit"
+        screen.print(f"reconstruction error {found}; {verdict}\n", highlight=False)
 
 
-def save_pictures(model: nn.Module, trace: Trace, images: Tensor, folder: Path) -> None:
+def save_pictures(
+    model: nn.Module, trace: Trace, images: Tensor, folder: Path, options: Mapping[str, bool] | None = None
+) -> None:
     """Draw what each operation gave for the first image, the first layer's filters, and where the network looks.
 
+    Operations of which it is not known which row is the first image's (some images left early) are left out.
+
     Args:
-        model: the network.
+        model: the network, in the mode of the trace.
         trace: of its forward pass.
         images: what went in, (B, 28, 28).
         folder: gets a PNG file for each picture, `overview.png` with all of them, and TensorBoard's event file.
+        options: further arguments of the network's `forward`.
     """
     pictures = {}
     for record in trace:
-        if record.value.ndim in (2, 3, 4) and len(record.value):
+        if record.value.ndim in (2, 3, 4) and len(record.value) == len(images) and record.value.numel():
             name = "_".join(filter(None, [f"{record.step:02}", record.layer.replace(".", "-"), record.operation]))
             values = record.value[:1] if record.value.ndim == 3 else record.value[0]  # (B, 28, 28) has no channels
             pictures[name] = f"{record.step}. {_label(record)}", draw_values(values)
@@ -158,11 +158,17 @@ def save_pictures(model: nn.Module, trace: Trace, images: Tensor, folder: Path) 
     if first is not None:
         filters = first if first.ndim == 4 else first.view(-1, 1, SIZE, SIZE)  # a linear layer's are whole images
         pictures["filters"] = f"the filters of the first layer {tuple(first.shape)}", draw_filters(filters)
-    answer = heads(trace.output)
-    for name, logits in answer.items():
+    for name, logits in heads(trace.output).items():
         label = int(logits[0].argmax())
-        drawn = draw_saliency(images[0], saliency(model, normalize(images[:1]), label, name))
-        pictures[f"saliency_{name}"] = f"where it looks for a {label} ({name})", drawn
+        try:
+            looked = saliency(model, normalize(images[:1]), label, name, **(options or {}))
+        except (RuntimeError, ValueError) as error:  # a network without a gradient, or one that wants several images
+            console().print(f"no saliency of {name}: {str(error).splitlines()[0]}", markup=False)
+            continue
+        pictures[f"saliency_{name.replace(' ', '_')}"] = (
+            f"where it looks for a {label} ({name})",
+            draw_saliency(images[0], looked),
+        )
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(folder) as writer:

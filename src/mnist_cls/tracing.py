@@ -6,7 +6,7 @@ control flow are seen as layers are, and no hook is put on the network.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import nan, prod
@@ -27,14 +27,14 @@ _TORCH = str(Path(torch.__file__).parent)
 _HERE = __file__
 
 # What a kernel computes besides convolutions and matrix products, whose formulas PyTorch has: operations a value.
-_PER_INPUT = {"sum", "mean", "var", "var_mean", "amax", "amin", "max", "min", "argmax", "norm", "linalg_vector_norm"}
-_PER_OUTPUT = {"native_batch_norm": 2, "_native_batch_norm_legit": 2, "_softmax": 3, "_log_softmax": 3}
-_PER_OUTPUT |= {
-    "_native_batch_norm_legit_no_training": 2,
-    "cudnn_batch_norm": 2,
-    "native_layer_norm": 5,
-    "native_dropout": 2,
-}
+_PER_INPUT = {"sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin"}
+_PER_INPUT |= {"norm", "linalg_vector_norm"}
+_PRODUCTS = {"mv", "dot", "vdot"}
+_PER_OUTPUT = {"_softmax": 3, "_log_softmax": 3, "native_layer_norm": 5, "native_group_norm": 5, "native_dropout": 2}
+_PER_OUTPUT |= dict.fromkeys(["native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit"], 2)
+_PER_OUTPUT["_native_batch_norm_legit_no_training"] = 2
+# Kernels that do a lot, of which PyTorch has no formula.
+_UNKNOWN = ("rnn", "lstm", "gru", "fft", "linalg_solve", "linalg_inv", "linalg_eig", "linalg_svd", "linalg_qr")
 
 
 @dataclass
@@ -50,7 +50,8 @@ class Record:
         input_shapes: the shapes of the tensors that went in, without parameters and buffers.
         output_shape: the shape of what came out; of the first tensor, if there are several.
         parameters: how many parameters took part.
-        flops: floating-point operations; a multiplication and an addition are two, a comparison is one.
+        flops: floating-point operations; a multiplication and an addition are two, a comparison is one. None where
+            they are not known, as in recurrent layers.
         bytes: what the output needs in memory; 0 for a view of an input, and for a change in place.
         mean, std, min, max: of the output's finite values; NaN if there are none. `std` divides by N.
         zeros: the share of the output's values that are zero, 0 to 1.
@@ -67,7 +68,7 @@ class Record:
     input_shapes: list[Shape]
     output_shape: Shape
     parameters: int
-    flops: int
+    flops: int | None
     bytes: int
     value: Tensor = field(repr=False)
     mean: float = nan
@@ -79,7 +80,11 @@ class Record:
     infs: int = 0
 
     def __post_init__(self) -> None:
-        values = self.value.detach()
+        values = self.value
+        if values.is_quantized:
+            values = values.dequantize()
+        if values.layout is not torch.strided:
+            values = values.to_dense()
         if values.is_complex():
             values = torch.view_as_real(values)
         self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
@@ -118,8 +123,9 @@ class Trace(list[Record]):
 def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
     """Run a network once and record every operation.
 
-    The network is left as it was: batch norm's running averages and PyTorch's random state too. Gradients are recorded
-    if the caller has them switched on, so that `trace.output` can be differentiated like the output of `model(x)`.
+    The network is left as it was: its buffers, such as batch norm's running averages, and PyTorch's random state too.
+    Gradients are recorded if the caller has them switched on, so that `trace.output` can be differentiated like the
+    output of `model(x)`. What a function of PyTorch does inside, such as the products of its attention, is one record.
 
     Args:
         model: any network, in the mode (training or evaluation) that shall be seen.
@@ -127,7 +133,8 @@ def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
         **options: further arguments of its `forward`.
 
     Returns:
-        The records; `output` is what `model(x)` gives, bit for bit.
+        The records; `output` is what `model(x)` gives, bit for bit. An exception is attention in evaluation without
+        gradients: while somebody listens, PyTorch does not take its fused short cut, which rounds otherwise.
     """
     with unchanged(model), recording(model) as trace:
         trace.output = model(x, **options)
@@ -149,13 +156,14 @@ def recording(model: nn.Module) -> Iterator[Trace]:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Let a network work on copies of its buffers in the block, and put PyTorch's random state back after it."""
-    buffers = [(module, name) for module in model.modules() for name in module._buffers]
+    buffers = [(module, name) for module in model.modules() for name, _ in module.named_buffers(recurse=False)]
     originals = [getattr(module, name) for module, name in buffers]
+    copies = {id(original): original.clone() for original in originals}  # one of each, however many modules share it
     places = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
     try:
         # Copies rather than a change back: what was saved for the gradient must stay as it was.
         for (module, name), original in zip(buffers, originals, strict=True):
-            setattr(module, name, None if original is None else original.clone())
+            setattr(module, name, copies[id(original)])
         with torch.random.fork_rng(list(places)):
             yield
     finally:
@@ -163,25 +171,41 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             setattr(module, name, original)
 
 
-def saliency(model: nn.Module, x: Tensor, label: int, head: str = "logits") -> Tensor:
+def heads(output: Any) -> dict[str, Tensor]:
+    """The logits (B, 10) in what a network gave, by name; empty if there are none.
+
+    Args:
+        output: a tensor, a tuple, a named tuple or a dict of tensors.
+    """
+    if isinstance(output, Tensor):
+        output = {"logits": output}
+    elif hasattr(output, "_asdict"):
+        output = output._asdict()
+    elif isinstance(output, (tuple, list)):
+        output = {f"output {number}": value for number, value in enumerate(output)}
+    named = output.items() if isinstance(output, Mapping) else ()
+    return {name: value for name, value in named if isinstance(value, Tensor) and value.shape[1:] == (10,)}
+
+
+def saliency(model: nn.Module, x: Tensor, label: int, head: str = "logits", **options: Any) -> Tensor:
     """Where a network looks: how much each pixel changes the logit of a label (Simonyan et al. 2013,
     https://arxiv.org/abs/1312.6034).
 
     The network's own gradients are left alone.
 
     Args:
-        model: a network that gives logits (1, 10), or a named tuple of them.
+        model: a network that gives logits (1, 10), or several, see `heads`.
         x: one normalized image, (1, 1, 28, 28).
         label: 0 to 9.
-        head: which of the named tuple's logits are meant.
+        head: which of them are meant.
+        **options: further arguments of its `forward`.
 
     Returns:
         The gradient's magnitude, float32 (28, 28), 0 or more.
     """
     with torch.enable_grad(), unchanged(model):
         x = x.detach().requires_grad_()
-        output = model(x)
-        logits = output if isinstance(output, Tensor) else getattr(output, head)
+        logits = heads(model(x, **options))[head]
         gradient = torch.autograd.grad(logits[0, label], x)[0]
     return gradient[0, 0].abs()
 
@@ -247,7 +271,7 @@ class _FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
+        self.flops: int | None = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -259,23 +283,29 @@ class _FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
-        self.flops += _flops(func, packet, args, kwargs, result)
+        flops = _flops(func, packet, args, kwargs, result)
+        self.flops = None if self.flops is None or flops is None else self.flops + flops
         return result
 
 
-def _flops(func: Any, packet: Any, args: Any, kwargs: Any, result: Any) -> int:
+def _flops(func: Any, packet: Any, args: Any, kwargs: Any, result: Any) -> int | None:
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=result))
     outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
     if not outputs:
         return 0
     name = packet.__name__.rstrip("_")
+    if any(word in name for word in _UNKNOWN):
+        return None
     if name.startswith("max_pool") or name.startswith("avg_pool"):
         window = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
         window = [*window, *window] if len(window) == 1 and "2d" in name else window
         return outputs[0].numel() * prod(window)
+    first = next((leaf.numel() for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), 0)
+    if name in _PRODUCTS:
+        return 2 * first
     if name in _PER_INPUT or "adaptive" in name:
-        return next(leaf.numel() for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+        return first
     if torch.Tag.pointwise in func.tags:
         return outputs[0].numel()
     return outputs[0].numel() * _PER_OUTPUT.get(name, 0)

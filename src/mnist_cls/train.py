@@ -82,10 +82,10 @@ def train(settings: TrainSettings, folder: Path) -> float:
     if not best.best_model_path:  # validation was turned off, or never due
         best.best_model_path = str(folder / "checkpoints" / "best.ckpt")
         trainer.save_checkpoint(best.best_model_path)
-    metrics |= _evaluate(trainer, module, data, Path(best.best_model_path))
+    metrics |= _evaluate(settings, trainer, module, data, Path(best.best_model_path))
     if trainer.is_global_zero:
         _write(settings, module, metrics, folder, logger)
-        _report(settings, metrics, folder)
+        _report(settings, module, metrics, folder)
     return metrics.get(monitor, math.nan)
 
 
@@ -148,12 +148,16 @@ def _batches(settings: TrainSettings, module: "MNISTModule", trainer: "pl.Traine
     return size, settings.trainer.accumulate_grad_batches if effective is None else effective // size
 
 
+def _own(settings: TrainSettings) -> str:
+    """What a command needs besides, for a network of the user's own."""
+    return "" if settings.model_file is None else f" {override('model_file', settings.model_file)}"
+
+
 def _replay(settings: TrainSettings, folder: Path) -> str:
-    own = "" if settings.model_file is None else f" {override('model_file', settings.model_file)}"
     checkpoint, batch = (
         override(*pair) for pair in (("checkpoint", shown(folder)), ("input", shown(folder) / "batch.safetensors"))
     )
-    return f"{program('mnist_cls.forward')} {checkpoint} {batch} mode=train{own}"
+    return f"{program('mnist_cls.forward')} {checkpoint} {batch} mode=train{_own(settings)}"
 
 
 def _training_metrics(trainer: "pl.Trainer", module: "MNISTModule", seconds: float) -> dict[str, float]:
@@ -170,7 +174,7 @@ def _training_metrics(trainer: "pl.Trainer", module: "MNISTModule", seconds: flo
 
 
 def _evaluate(
-    trainer: "pl.Trainer", module: "MNISTModule", data: "MNISTDataModule", checkpoint: Path
+    settings: TrainSettings, trainer: "pl.Trainer", module: "MNISTModule", data: "MNISTDataModule", checkpoint: Path
 ) -> dict[str, float]:
     """Validate and test the weights of the best epoch, after the network has set its thresholds by them."""
     from .checkpoint import read_weights
@@ -184,7 +188,7 @@ def _evaluate(
         try:
             evaluate(module, data, verbose=False)
         except SystemExit:  # Lightning's way to end after Ctrl-C
-            there = f"{program('mnist_cls.eval')} {override('checkpoint', shown(checkpoint))}"
+            there = f"{program('mnist_cls.eval')} {override('checkpoint', shown(checkpoint))}{_own(settings)}"
             print(f"interrupted after the training, before its test; test it with: {there}", file=sys.stderr)
             sys.exit(130)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
@@ -222,9 +226,8 @@ def _save_model(settings: TrainSettings, module: "MNISTModule", metrics: dict[st
     save_weights(folder / "model.safetensors", module.model, settings.model, provenance)
 
 
-def _report(settings: TrainSettings, metrics: dict[str, float], folder: Path) -> None:
+def _report(settings: TrainSettings, module: "MNISTModule", metrics: dict[str, float], folder: Path) -> None:
     here = shown(folder)
-    checkpoint, classifies = override("checkpoint", here), "train/accuracy" in metrics
     speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
     for stage, name, remark in (("test", "test", ""), ("val", "validation", " in the best epoch")):
         if f"{stage}/accuracy" in metrics:
@@ -234,8 +237,9 @@ def _report(settings: TrainSettings, metrics: dict[str, float], folder: Path) ->
     print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
     events = ", tensorboard" if settings.tensorboard else ""
     print(f"files                {here}: model.safetensors, metrics.json, checkpoints{events}")
-    use = checkpoint if classifies else override("is_digit", here)
-    print(f"predict with it      {program('mnist_cls.predict')} {use} input=IMAGE_OR_FOLDER")
+    use = override("checkpoint" if module.classifies else "is_digit", here)
+    if module.classifies or hasattr(module.model, "reconstruction_error"):
+        print(f"predict with it      {program('mnist_cls.predict')} {use}{_own(settings)} input=IMAGE_OR_FOLDER")
     if settings.tensorboard:
         print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(here.parent))}")
 

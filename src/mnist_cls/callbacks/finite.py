@@ -40,22 +40,33 @@ class StopOnNonFinite(Callback):
     def __init__(self, folder: Path, replay: str = "") -> None:
         self.folder, self.replay = folder, replay
         self.batch: Batch | None = None
+        self.random_state: Tensor | None = None
+        self.buffers: dict[str, Tensor] = {}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Remember the batch."""
-        self.batch = batch
+        """Remember the batch, and what its forward pass is going to change: the random state, batch norm's averages."""
+        self.batch, self.random_state = batch, torch.get_rng_state()
+        self.buffers = {name: buffer.clone() for name, buffer in cast(_Module, pl_module).model.named_buffers()}
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Look at the loss. Where processes wait for each other's gradients, they stop together at those instead."""
         if trainer.world_size == 1 and not loss.isfinite():
             self._stop(trainer, pl_module, f"the loss is {loss.item()}")
 
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where several batches make a step, look after each, so that the right one is kept."""
+        if trainer.accumulate_grad_batches > 1 and trainer.world_size == 1:
+            self._check_gradients(trainer, pl_module)
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Look at the gradients, before they are clipped."""
+        self._check_gradients(trainer, pl_module)
+
+    def _check_gradients(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # In half precision infinite gradients are how PyTorch's scaler finds its scale; it leaves such steps out.
         if str(trainer.precision).startswith("16"):
             return
@@ -67,13 +78,19 @@ class StopOnNonFinite(Callback):
         module = cast(_Module, pl_module)
         images, labels = cast(Batch, self.batch)
         step = trainer.global_step + 1
+        with torch.no_grad():
+            for name, buffer in module.model.named_buffers():
+                buffer.copy_(self.buffers[name])
         if trainer.is_global_zero:
             from safetensors.torch import save_file
 
             with whole_file(self.folder / "batch.safetensors") as temporary:
-                save_file({"images": images.cpu().contiguous(), "labels": labels.cpu()}, temporary)
+                random_state = cast(Tensor, self.random_state)
+                batch = {"images": images.cpu().contiguous(), "labels": labels.cpu(), "random_state": random_state}
+                save_file(batch, temporary)
             save_weights(self.folder / "model.safetensors", module.model, module.model_config, {"step": step})
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.set_rng_state(cast(Tensor, self.random_state))
             trace = trace_forward(module.model, normalize(images))
         raise InputError(
             f"step {step}: {what}{_first(images, trace)}; {_advice(trainer)};"
@@ -104,9 +121,10 @@ def _first(images: Tensor, trace: Trace) -> str:
 
 def _advice(trainer: pl.Trainer) -> str:
     def options() -> Iterator[str]:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        yield f"try a smaller optimizer.lr (it is at {rate:.3g})"
-        if not trainer.gradient_clip_val:
+        optimizer = trainer.optimizers[0]
+        yield f"try a smaller optimizer.lr (it is at {optimizer.param_groups[0]['lr']:.3g})"
+        # Adam's steps do not depend on the scale of the gradient.
+        if not trainer.gradient_clip_val and "Adam" not in type(optimizer).__name__:
             yield "trainer.gradient_clip_val=1"
 
     kept = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"

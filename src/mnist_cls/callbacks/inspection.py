@@ -46,7 +46,7 @@ class TensorBoardInspection(Callback):
         if writer is None:
             return
         gradients = {name: p.grad for name, p in _network(pl_module).named_parameters() if p.grad is not None}
-        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             writer.add_scalar("train/gradient_norm", torch.nn.utils.get_total_norm(gradients.values()), step)
         if trainer.is_last_batch:
             for name, gradient in gradients.items():
@@ -73,12 +73,12 @@ class TensorBoardInspection(Callback):
             if record.value.is_floating_point() and record.value.ndim > 1:
                 tag = "_".join(filter(None, [f"{record.step:02}", record.layer, record.operation]))
                 writer.add_scalar(f"zeros/{tag}", record.zeros, step)
-        if not pl_module.classifies:
+        if pl_module.classifies:
+            self._write_classes(writer, labels, outputs, step)
+            writer.add_image("val/mistakes", self._draw_mistakes(images, labels, outputs), step, dataformats="HW")
+        elif outputs.ndim == 4:
             drawn = draw_pairs(normalize(images[:32]), outputs[:32])
             writer.add_image("val/outputs", np.array(drawn), step, dataformats="HWC")
-            return
-        self._write_classes(writer, labels, outputs, step)
-        writer.add_image("val/mistakes", self._draw_mistakes(images, labels, outputs), step, dataformats="HW")
         self.last = images[: self.embedded], labels[: self.embedded]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,10 +87,11 @@ class TensorBoardInspection(Callback):
         if writer is None or self.last is None:
             return
         images, labels = self.last
-        sprites = 1 - images.unsqueeze(1).cpu() / 255
         features = _features(_network(pl_module).eval(), images)
-        writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag="fc1")
         _network(pl_module).train()
+        if features is not None and len(features) == len(images):
+            sprites = 1 - images.unsqueeze(1).cpu() / 255
+            writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag="fc1")
 
     def _write_classes(self, writer: Any, labels: Tensor, logits: Tensor, step: int) -> None:
         probabilities = logits.softmax(1)
@@ -102,7 +103,9 @@ class TensorBoardInspection(Callback):
             writer.add_pr_curve(f"val/precision_recall/{digit}", of_digit, probabilities[:, digit], step)
 
     def _draw_mistakes(self, images: Tensor, labels: Tensor, logits: Tensor) -> np.ndarray:
-        worst = F.cross_entropy(logits, labels, reduction="none").argsort(descending=True)[: self.mistakes]
+        wrong = (logits.argmax(1) != labels).nonzero().flatten()
+        loss = F.cross_entropy(logits[wrong], labels[wrong], reduction="none")
+        worst = wrong[loss.argsort(descending=True)][: self.mistakes]
         confidences, answers = logits[worst].softmax(1).max(1)
         texts = zip(labels[worst].tolist(), answers.tolist(), confidences.tolist(), strict=True)
         return np.array(draw_captioned(images[worst], [f"{label}: {said} {sure:.0%}" for label, said, sure in texts]))
@@ -113,20 +116,22 @@ def _network(pl_module: pl.LightningModule) -> nn.Module:
 
 
 @torch.no_grad()
-def _features(network: nn.Module, images: Tensor) -> Tensor:
-    """What fc1 gives, or what goes into the last linear layer, (N, features)."""
-    found: list[Tensor] = []
+def _features(network: nn.Module, images: Tensor) -> Tensor | None:
+    """What fc1 gives, or what goes into the last linear layer, (N, features); None if the network has neither."""
     layers = dict(network.named_modules())
     linear = [layer for layer in layers.values() if isinstance(layer, nn.Linear)]
     if not linear:
-        return network(normalize(images)).flatten(1)  # type: ignore[no-any-return]
-    layer = layers.get("fc1", linear[-1])
-    handle = layer.register_forward_hook(
-        lambda layer, inputs, output: found.append((output if layer is layers.get("fc1") else inputs[0]).flatten(1))
-    )
+        return None
+    found: list[Tensor] = []
+    fc1 = layers.get("fc1")
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append((inputs[0] if fc1 is None else output).flatten(1))
+
+    handle = (fc1 or linear[-1]).register_forward_hook(keep)
     try:
         for batch in torch.split(images, 250):
             network(normalize(batch))
     finally:
         handle.remove()
-    return torch.cat(found)
+    return torch.cat(found) if found else None

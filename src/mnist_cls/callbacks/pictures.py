@@ -1,5 +1,6 @@
 """What TensorBoard shows besides curves: the input images, the network's graph, the confusion matrix."""
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +37,11 @@ class TensorBoardPictures(Callback):
             with warnings.catch_warnings():
                 # TensorBoard's graphs come from torch.jit, which newer versions of PyTorch call deprecated.
                 warnings.simplefilter("ignore")
-                writer.add_graph(network, torch.zeros(1, 1, SIZE, SIZE, device=pl_module.device))
+                try:
+                    writer.add_graph(network, torch.zeros(1, 1, SIZE, SIZE, device=pl_module.device))
+                except Exception as error:  # a good network may well be one that cannot be drawn
+                    reason = str(error).strip().splitlines()[0]
+                    print(f"TensorBoard gets no graph of this network: {reason}", file=sys.stderr)
             network.train()
 
     def on_train_batch_start(

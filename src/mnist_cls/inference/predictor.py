@@ -124,7 +124,7 @@ class Predictor:
             batch = images[start : start + self.batch_size]
             try:
                 x = normalize(batch.to(self.device))
-                results[start : start + len(batch)] = self.model(x, **self.options).softmax(1)
+                results[start : start + len(batch)] = _logits(self.model(x, **self.options)).softmax(1)
                 if self.detector is not None:
                     error = self.detector.reconstruction_error(x)  # type: ignore[operator]
                     novel[start : start + len(batch)] = error > self.detector.threshold
@@ -149,6 +149,13 @@ class Predictor:
             raise InputError(
                 "out of memory with a single image on the CPU; close other programs, or use a smaller network"
             )
+
+
+def _logits(output: object) -> Tensor:
+    if isinstance(output, Tensor) and output.shape[1:] == (CLASSES,):
+        return output
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise InputError(f"the network gives {found} in evaluation; prediction needs ten logits for each image, (B, 10)")
 
 
 def _load_detector(checkpoint: bool | str | Path) -> nn.Module:

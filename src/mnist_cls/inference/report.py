@@ -64,7 +64,10 @@ def write_report(
             "Reliability: is it right as often as it is sure?",
             draw_reliability(confidences.numpy(), right.numpy(), error, _BINS),
         ),
-        "errors": (f"The worst {WORST} errors: label, prediction, confidence", _errors(images, labels, probabilities)),
+        "errors": (
+            f"The worst {min(WORST, int((~right).sum()))} errors: label, prediction, confidence",
+            _errors(images, labels, probabilities),
+        ),
     }
     files = {name: png(picture) for name, (_, picture) in pictures.items()}
     for name, content in files.items():

@@ -81,12 +81,15 @@ def register_file(path: str | Path) -> list[str]:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path}: not a .py file; expected Python source with @register_model in it")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))  # as for a script, so that it may import what lies beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(file.parent))
     new = sorted(name for name, network in _MODELS.items() if before.get(name) is not network)
     if not new:
         raise ValueError(f'{path}: registers no network; put @register_model("name") above its class')

@@ -33,7 +33,7 @@ def explain_shapes(forward: Callable[..., Result]) -> Callable[..., Result]:
             return forward(network, *args, **kwargs)
         except ShapeError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             message = _explain(network, given, error.__traceback__)
             if message is None:
@@ -55,6 +55,10 @@ def _explain(network: nn.Module, given: Tensor | None, traceback: TracebackType 
             found = layer, came
         traceback = traceback.tb_next
     if found is None:
+        if given is not None and given.ndim < 2:
+            return (
+                f"{type(network).__name__} got {tuple(given.shape)}, which has no batch dimension; use x.unsqueeze(0)"
+            )
         return None
     layer, came = found
     wanted = _wanted(layer)
@@ -69,6 +73,8 @@ def _wanted(layer: nn.Module) -> str | None:
         return f"(B, {layer.in_features})"
     if isinstance(layer, _CONVOLUTIONS):
         return f"(B, {layer.in_channels}, {_SIDES[len(layer.kernel_size)]})"
+    if isinstance(layer, nn.BatchNorm1d):
+        return f"(B, {layer.num_features}) or (B, {layer.num_features}, L)"
     if type(layer) in _NORMS:
         return f"(B, {layer.num_features}, {_SIDES[_NORMS[type(layer)]]})"
     return None
@@ -79,7 +85,8 @@ def _fits(layer: nn.Module, came: Tensor) -> bool:
         return came.ndim > 0 and came.shape[-1] == layer.in_features
     sides = len(layer.kernel_size) if isinstance(layer, _CONVOLUTIONS) else _NORMS[type(layer)]
     channels = layer.in_channels if isinstance(layer, _CONVOLUTIONS) else layer.num_features
-    return came.ndim == sides + 2 and came.shape[1] == channels
+    flat = isinstance(layer, nn.BatchNorm1d) and came.ndim == 2
+    return (came.ndim == sides + 2 or flat) and came.shape[1] == channels
 
 
 def _cause(layer: nn.Module, came: Tensor, given: Tensor | None) -> str:
@@ -87,18 +94,21 @@ def _cause(layer: nn.Module, came: Tensor, given: Tensor | None) -> str:
         return "it was not flattened; use x.flatten(1)"
     shape = () if given is None else tuple(given.shape)
     start = f"the input {shape}"
-    if shape[-2:] == (28, 28) and len(shape) == 2:
+    images = shape[-2:] == (28, 28)
+    if images and len(shape) == 2:
         return f"{start} has neither batch nor channel dimension; use x[None, None]"
-    if len(shape) == 3 and shape[0] == 1:
+    if images and len(shape) == 3 and shape[0] == 1:
         return f"{start} has no batch dimension; use x.unsqueeze(0)"
-    if len(shape) == 3:
+    if images and len(shape) == 3:
         return f"{start} has no channel dimension; use x.unsqueeze(1)"
-    if len(shape) == 4 and shape[-1] in (1, 3) and shape[1] not in (1, 3):
+    if len(shape) == 4 and shape[1:3] == (28, 28):
         return f"{start} has its channels last; use x.permute(0, 3, 1, 2)"
-    if len(shape) == 4 and shape[1] == 3:
+    if images and len(shape) == 4 and shape[1] == 3:
         return f"{start} has three colours; use x.mean(1, keepdim=True)"
-    if len(shape) == 2 and shape[1] == 784:
+    if shape[1:] == (784,):
         return f"{start} is flattened; use x.view(-1, 1, 28, 28)"
-    if len(shape) == 4 and shape[-2:] != (28, 28):
+    if len(shape) == 4 and shape[1] == 1 and not images:
         return f"{start} has images of {shape[-2]}x{shape[-1]} pixels, not 28x28; scale them"
-    return f"{start} is right; the layer before gives another shape than this one takes"
+    if len(shape) == 4 and shape[1] == 1:
+        return f"{start} is right; the layer before gives another shape than this one takes"
+    return f"{start} is not what the networks here take: grey images (B, 1, 28, 28)"
