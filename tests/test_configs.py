@@ -76,3 +76,10 @@ def test_the_trainers_config_has_every_key_and_the_defaults_of_its_settings() ->
     assert compose("train").trainer == TrainerSettings()
     written = (config_folder() / "trainer" / "auto.yaml").read_text()
     assert {field.name for field in fields(TrainerSettings)} == set(OmegaConf.create(written))
+
+
+def test_mixed_precision_runs_a_step(tmp_path: Path) -> None:
+    settings = compose(
+        "train", [override for override in STEP if "model" not in override] + ["trainer.precision=bf16-mixed"]
+    )
+    assert 0 <= train(settings, tmp_path) <= 1

@@ -119,8 +119,11 @@ def test_other_errors_are_not_about_memory() -> None:
         (["data.effective_batch_size=100"], "data.effective_batch_size=100: expected a multiple of data.batch_size"),
         (
             ["data.effective_batch_size=256", "trainer.accumulate_grad_batches=2"],
-            "1 beside a data.effective_batch_size",
+            "trainer.accumulate_grad_batches=2: expected 1 beside .* data.effective_batch_size",
         ),
+        (["data.batch_size=auto", "trainer.accumulate_grad_batches=2"], "expected 1 beside data.batch_size=auto"),
+        (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val=-1.0: expected more than 0"),
+        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: expected one of 32-true"),
     ],
 )
 def test_sizes_that_do_not_go_together(overrides: list[str], words: str) -> None:

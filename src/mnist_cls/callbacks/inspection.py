@@ -57,7 +57,7 @@ class TensorBoardInspection(Callback):
     ) -> None:
         """Keep the batch and what the network made of it until the epoch's end."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and isinstance(outputs, Tensor):
-            self.batches.append((*batch, outputs))
+            self.batches.append((*batch, outputs.float()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write all that is written once an epoch."""
