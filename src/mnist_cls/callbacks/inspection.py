@@ -15,8 +15,8 @@ from ..images import CLASSES, normalize
 from ..tracing import trace_forward
 from .pictures import tensorboard_writer
 
-# Enough images for the shares of zeros.
-_TRACED = 64
+# Enough images for the shares of zeros; more cost memory, since a trace copies all that it sees.
+_TRACED = 16
 
 
 class TensorBoardInspection(Callback):
@@ -130,7 +130,7 @@ def _features(network: nn.Module, images: Tensor) -> Tensor | None:
 
     handle = (fc1 or linear[-1]).register_forward_hook(keep)
     try:
-        for batch in torch.split(images, 250):
+        for batch in torch.split(images, 100):
             network(normalize(batch))
     finally:
         handle.remove()
