@@ -15,6 +15,7 @@ FLOORS = {
     "files": 0,
     "settings": 0,
     "memory": 0,
+    "flops": 0,
     "models": 0,
     "images": 0,
     "idx": 0,

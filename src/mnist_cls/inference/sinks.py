@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
 COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
-# What rows may have besides, after those.
-FURTHER = {"is_digit": "bool", "target": "int8"}
+# What rows may have besides, after those, and its type in Parquet.
+FURTHER = {"is_digit": "bool_", "target": "int8"}
 
 # More than this nobody reads on a screen.
 SCREEN_ROWS = 50
@@ -84,7 +84,7 @@ def _parquet_writer(path: Path, columns: list[str]) -> Iterator[Sink]:
     numbers = [(name, pa.float32()) for name in ("confidence", *PROBABILITIES)]
     schema = pa.schema([("path", pa.string()), ("label", pa.int8()), *numbers, ("error", pa.string())])
     for name in columns[len(COLUMNS) :]:
-        schema = schema.append(pa.field(name, getattr(pa, "bool_" if FURTHER[name] == "bool" else FURTHER[name])()))
+        schema = schema.append(pa.field(name, getattr(pa, FURTHER[name])()))
     with pq.ParquetWriter(path, schema) as writer:
         yield lambda *chunk: writer.write_batch(_record_batch(schema, *chunk))
 

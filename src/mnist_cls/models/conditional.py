@@ -23,7 +23,7 @@ class Conditional(nn.Module):
 
         input                          (B,  1, 28, 28)
         conv1, ReLU                    (B, 32, 14, 14)
-        early_conv, ReLU, early_head   (B, 10)           a tenth of the whole computation
+        early_conv, ReLU, early_head   (B, 10)           a ninth of the whole computation
         conv2, ReLU                    (R, 64, 14, 14)   R = B without early exit
         pool                           (R, 64,  7,  7)
         conv3, ReLU                    (R, 64,  7,  7)
