@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,14 +11,15 @@ from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_cls import Predictor, trace_forward
+from mnist_cls import Predictor, create_model, trace_forward
 from mnist_cls.checkpoint import save_weights
 from mnist_cls.config import compose
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
 from mnist_cls.forward import look
+from mnist_cls.images import normalize
 from mnist_cls.models import ImageClassifier
-from mnist_cls.trace_view import print_trace
+from mnist_cls.trace_view import print_trace, save_pictures
 
 from .conftest import ROOT, Run, one_line
 from .test_configs import OWN_NETWORK
@@ -261,3 +263,23 @@ def test_bad_input_is_one_line(override: str, words: str, tmp_path: Path) -> Non
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "label 7" in shown(tmp_path, capsys, "device=cuda")
+
+
+def test_no_picture_of_another_image(tmp_path: Path) -> None:
+    """Where some images have left early, nobody knows whose the first row is."""
+    torch.manual_seed(0)
+    model = create_model("conditional").eval()
+    images = torch.randint(0, 256, (6, 28, 28), dtype=torch.uint8)
+    with torch.no_grad():
+        sure = model.train()(normalize(images)).early_logits.softmax(1).amax(1)
+    model.eval()
+    for threshold, drawn in ((2.0, True), (sure.median().item(), False)):
+        cast(torch.Tensor, model.threshold).fill_(threshold)
+        with torch.no_grad():
+            trace = trace_forward(model, normalize(images), early_exit=True)
+        late = [record for record in trace if record.layer == "conv3" and record.operation == "conv2d"]
+        assert len(late[0].value) == (6 if drawn else 2)
+        folder = tmp_path / str(drawn)
+        save_pictures(model, trace, images, folder, {"early_exit": True})
+        assert bool(list(folder.glob("*_conv3_conv2d.png"))) == drawn
+        assert list(folder.glob("*_conv1_conv2d.png"))

@@ -290,3 +290,17 @@ def test_heads_of_every_kind_of_output() -> None:
     assert list(heads({"a": other, "b": logits})) == ["b"]
     assert list(heads(Conditional().train()(X))) == ["logits", "early_logits"]
     assert heads(None) == {}
+
+
+def test_saliency_follows_the_path_that_was_taken() -> None:
+    torch.manual_seed(0)
+    model = Conditional().eval()
+    model.threshold.fill_(0.0)  # all leave early
+    x = torch.randn(1, 1, 28, 28)
+    early = saliency(model, x, 3, early_exit=True)
+    late = saliency(model, x, 3)
+    assert not torch.allclose(early, late)
+    wanted = x.clone().requires_grad_()
+    model.train()(wanted).early_logits[0, 3].backward()
+    assert wanted.grad is not None
+    torch.testing.assert_close(early, wanted.grad[0, 0].abs())
