@@ -104,6 +104,7 @@ def test_a_network_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = shown(tmp_path, capsys, "model=own", "model.name=mine", f"model_file={tmp_path / 'mine.py'}")
     assert "Mine, random weights" in text
     assert re.search(r"linear +1 ", text)
+    assert "shapes.py" not in text
 
 
 def test_all_values_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mnist_cls.config import compose
+from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
 from mnist_cls.memory import largest_batch, out_of_memory
 from mnist_cls.module import MNISTModule
@@ -65,10 +67,14 @@ def test_what_fits_whole_is_not_accumulated(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    """Without dropout and distortions the gradient of 4 x 32 images is that of 128."""
+    """Without dropout and distortions the gradient of 4 x 32 images is that of 128; the epoch's last step has 100."""
     same = [*SMALL, "model=mlp", "trainer=cpu", "data.augmentation=null", "callbacks=none", "logger=none"]
+    same = [*same, "data.train_size=1252", "optimizer=sgd", "scheduler=constant"]
     for name, extra in (("whole", []), ("parts", ["data.batch_size=32", "data.effective_batch_size=128"])):
         train(compose("train", [*same, *extra]), tmp_path / name)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-5, rtol=1e-4)
     whole, parts = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "parts"))
     assert whole["steps"] == parts["steps"] == 20
     assert whole["test/loss"] == pytest.approx(parts["test/loss"], abs=1e-3)
@@ -134,3 +140,9 @@ def test_sizes_that_do_not_go_together(overrides: list[str], words: str) -> None
 def test_eval_wants_a_number(run: Run) -> None:
     with pytest.raises(InputError, match="a number; auto is for training"):
         compose("eval", ["data.batch_size=auto"])
+
+
+def test_a_training_does_not_go_on_with_batches_of_another_size() -> None:
+    data = MNISTDataModule(batch_size=64)
+    with pytest.raises(InputError, match=r"had batches of 32 images, not 64; data.batch_size=32 goes on with it"):
+        data.load_state_dict({"batches_done": 20, "batch_size": 32})

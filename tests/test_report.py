@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mnist_cls.checkpoint import build, read_weights, save_weights
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.inference.report import write_report
 
@@ -146,3 +147,14 @@ def test_early_exit_is_evaluated_where_there_is_one(run: Run, tmp_path: Path) ->
     assert accuracy["true"] != accuracy["false"]
     assert accuracy["false"] - accuracy["true"] <= 0.001
     one_line(run("eval", "early_exit=true"), "ImageClassifier has no early exit")
+
+
+def test_weights_that_are_not_finite_are_said(run: Run, tmp_path: Path) -> None:
+    weights = read_weights()
+    model = build(weights)
+    model.get_parameter("fc2.bias").data[0] = torch.nan
+    save_weights(tmp_path / "nan.safetensors", model, weights.model, {})
+    done = run("eval", "checkpoint=nan.safetensors", "output_dir=e")
+    assert done.returncode == 0, done.stderr
+    assert "no report: the network gives NaN" in done.stdout
+    assert (tmp_path / "e" / "metrics.json").is_file()

@@ -143,11 +143,7 @@ def named_model(model: Mapping[str, Any], file: str | Path | None) -> dict[str, 
 
 def build(weights: Weights) -> nn.Module:
     """Build the network that `weights` are of, see `load_model`."""
-    if weights.model.get("name") not in list_models():
-        raise InputError(
-            f"{weights.path}: no model is called {weights.model.get('name')!r}; if it is a network of your own, name"
-            f" the file that registers it: model_file=FILE.py; known models: {', '.join(list_models())}"
-        )
+    check_known(weights)
     try:
         # On the meta device a network costs no memory, whatever sizes the file asks for.
         with torch.device("meta"):
@@ -170,6 +166,19 @@ def forward_options(network: nn.Module, early_exit: bool) -> dict[str, bool]:
         name = type(network).__name__
         raise InputError(f"early_exit=true: {name} has no early exit; model=conditional has one")
     return {"early_exit": True} if early_exit else {}
+
+
+def check_known(weights: Weights) -> None:
+    """Check that the network of a checkpoint has a name that is known here.
+
+    Raises:
+        InputError: it has not.
+    """
+    if weights.model.get("name") not in list_models():
+        raise InputError(
+            f"{weights.path}: no model is called {weights.model.get('name')!r}; if it is a network of your own, name"
+            f" the file that registers it: model_file=FILE.py; known models: {', '.join(list_models())}"
+        )
 
 
 def check_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> None:

@@ -130,7 +130,7 @@ def _renamed(entry: str, overrides: Iterable[str]) -> list[str]:
     """The overrides with the names that their keys have in the config."""
     names = _RENAMED.get(entry, {})
     pairs = [text.partition("=") for text in overrides]
-    return [f"{names.get(key, key)}{sign}{value}" for key, sign, value in pairs]
+    return [f"{names.get(key.lstrip('+'), key)}{sign}{value}" for key, sign, value in pairs]
 
 
 def _typed(config: DictConfig) -> list[str]:

@@ -27,13 +27,14 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
     from .callbacks import KeepOutputs
-    from .checkpoint import forward_options, own_models, read_weights
+    from .checkpoint import check_known, forward_options, own_models, read_weights
     from .data.datamodule import MNISTDataModule
     from .files import write_json
     from .module import MNISTModule, make_trainer
 
     own_models(settings.model_file)
     weights = read_weights(settings.checkpoint)
+    check_known(weights)
     module = MNISTModule(weights.model)
     module.load_weights(weights)
     module.forward_options = forward_options(module.model, settings.early_exit)
@@ -51,6 +52,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     print(f"{what}: {accuracy}loss {metrics[f'{settings.split}/loss']:.4f}")
     if report and trainer.world_size > 1:
         print("no report: with several devices each saw a part of the images; trainer.devices=1 writes one")
+    elif report and not keep.result()[2].isfinite().all():
+        print("no report: the network gives NaN or infinite values; look at them with mnist_cls.forward")
     elif report:
         error = _report(settings, weights, metrics, keep, what, folder)
         metrics[f"{settings.split}/calibration_error"] = error

@@ -28,8 +28,7 @@ def draw_values(values: Tensor, scale: int | None = None) -> Image.Image:
 
     Args:
         values: (C, H, W), a map for each channel, of which the first `MAPS` are drawn; or (N,), drawn as one row of
-            fields, with a line break each 64. NaN and infinite values are black, of
-    complex values the magnitude is drawn.
+            fields, with a line break each 64. NaN and infinite values are black; of complex ones the magnitude counts.
         scale: pixels a value; None chooses so that it can be looked at.
     """
     values = values.abs() if values.is_complex() else values

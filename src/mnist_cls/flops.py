@@ -27,7 +27,8 @@ class FlopCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     formulas.
 
     Attributes:
-        flops: the count so far; None once something ran of which it is not known.
+        flops: the count so far; None once one of the kernels ran that do a lot and have no formula. Small or rare ones
+            without a formula count as 0.
     """
 
     @classmethod

@@ -73,9 +73,9 @@ def look(settings: ForwardSettings, folder: Path) -> None:
         print_modes({settings.network_mode: trace, other: other_trace})
     else:
         print(f"with mode={other} it fails after operation {len(other_trace)}: {_reason(failure)}\n")
+    model.train(settings.network_mode == "train")
     print_answer(model, trace, given.images, given.labels)
     if settings.pictures:
-        model.train(settings.network_mode == "train")
         save_pictures(model, trace, given.images, folder, options)
         print(f"pictures      {shown(folder) / 'overview.png'} and beside it, one for each operation")
         print(f"look at them  {program('tensorboard.main')} --logdir {shown(folder)}")

@@ -110,7 +110,7 @@ class MNISTModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, a scalar to take the gradient of."""
         self.images_seen += len(batch[1])
-        return self._step(batch, "train")[0]
+        return self._step(batch, "train")[0] * self._share(batch_idx, len(batch[1]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """What the network gives, for callbacks; the metrics are kept here."""
@@ -171,7 +171,7 @@ class MNISTModule(pl.LightningModule):
         optimizer = self.optimizer_factory(trial.parameters())
         images = torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)
         labels = torch.zeros(size, dtype=torch.int64, device=device)
-        self._loss(trial(normalize(images)), images, labels).backward()  # type: ignore[no-untyped-call]
+        self._loss(trial(normalize(images)), images, labels, trial).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def _total_steps(self) -> int:
@@ -192,8 +192,22 @@ class MNISTModule(pl.LightningModule):
             self._count(outputs if isinstance(outputs, Tensor) else outputs[0], labels, stage)
         return loss, outputs
 
-    def _loss(self, outputs: Any, images: Tensor, labels: Tensor) -> Tensor:
-        own: Callable[..., Tensor] | None = getattr(self.model, "loss", None)
+    def _share(self, batch_idx: int, count: int) -> float:
+        """What makes the mean over the batches of a step, which Lightning takes, the mean over its images.
+
+        The last step of an epoch may have fewer batches than the others, and its last batch fewer images.
+        """
+        parts = self.trainer.accumulate_grad_batches
+        if parts == 1:
+            return 1.0
+        loader: Any = self.trainer.train_dataloader
+        size: int = loader.batch_size
+        total: int = min(loader.sampler.count, int(self.trainer.num_training_batches) * size)
+        start = batch_idx // parts * parts * size
+        return parts * count * self.trainer.world_size / (min(total, start + parts * size) - start)
+
+    def _loss(self, outputs: Any, images: Tensor, labels: Tensor, network: nn.Module | None = None) -> Tensor:
+        own: Callable[..., Tensor] | None = getattr(network or self.model, "loss", None)
         return own(outputs, normalize(images), labels) if own else F.cross_entropy(outputs, labels)
 
     def _count(self, logits: Tensor, labels: Tensor, stage: str) -> None:

@@ -159,6 +159,7 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
 
 
 @dataclass
@@ -178,4 +179,5 @@ class ForwardSettings:
     model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(self.network_mode in ("train", "eval"), "mode", self.network_mode, "train or eval")

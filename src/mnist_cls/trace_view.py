@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .figures import draw_filters, draw_saliency, draw_values, save_png, stack_captioned
 from .images import SIZE, normalize
-from .tracing import Record, Trace, heads, saliency
+from .tracing import Record, Trace, dense, heads, saliency, unchanged
 
 # Where no terminal says how wide it is (a file, a pipe), nothing is gained by breaking lines.
 _WIDE = 240
@@ -61,8 +61,8 @@ def print_trace(trace: Trace) -> None:
 def print_values(trace: Trace) -> None:
     """Print every value of every operation."""
     for record in trace:
-        value = record.value.float() if record.value.is_floating_point() else record.value
-        array = value.cpu().numpy()
+        value = dense(record.value)
+        array = (value.float() if value.is_floating_point() else value).cpu().numpy()
         text = np.array2string(array, max_line_width=200, threshold=sys.maxsize, precision=4, suppress_small=True)
         print(f"{record.step}. {_label(record)}\n{text}\n")
 
@@ -126,10 +126,10 @@ def print_answer(model: nn.Module, trace: Trace, images: Tensor, labels: Tensor 
         screen.print(f"label {', '.join(said)}{right}\n", highlight=False)
     reconstruction_error: Callable[[Tensor], Tensor] | None = getattr(model, "reconstruction_error", None)
     if reconstruction_error is not None:
-        with torch.no_grad():
+        with torch.no_grad(), unchanged(model):
             errors = reconstruction_error(normalize(images))
         found = ", ".join(f"{error:.4f}" for error in errors.tolist())
-        threshold = float(model.threshold)  # type: ignore[arg-type]
+        threshold = float(getattr(model, "threshold", math.nan))
         verdict = "its threshold was never set" if math.isnan(threshold) else f"up to {threshold:.4f} it is a digit"
         screen.print(f"reconstruction error {found}; {verdict}\n", highlight=False)
 
@@ -153,7 +153,7 @@ def save_pictures(
         if record.value.ndim in (2, 3, 4) and len(record.value) == len(images) and record.value.numel():
             name = "_".join(filter(None, [f"{record.step:02}", record.layer.replace(".", "-"), record.operation]))
             values = record.value[:1] if record.value.ndim == 3 else record.value[0]  # (B, 28, 28) has no channels
-            pictures[name] = f"{record.step}. {_label(record)}", draw_values(values)
+            pictures[name] = f"{record.step}. {_label(record)}", draw_values(dense(values))
     first = next((p for p in model.parameters() if p.ndim == 4 or p.shape[1:] == (SIZE * SIZE,)), None)
     if first is not None:
         filters = first if first.ndim == 4 else first.view(-1, 1, SIZE, SIZE)  # a linear layer's are whole images

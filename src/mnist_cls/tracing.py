@@ -20,11 +20,13 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 from .flops import FlopCount
+from .models import shapes
 
 Shape = tuple[int, ...]
 
 _TORCH = str(Path(torch.__file__).parent)
-_HERE = __file__
+# What stands between a network's code and PyTorch's because of us.
+_NO_PLACE = {__file__, shapes.__file__}
 
 
 @dataclass
@@ -70,11 +72,7 @@ class Record:
     infs: int = 0
 
     def __post_init__(self) -> None:
-        values = self.value
-        if values.is_quantized:
-            values = values.dequantize()
-        if values.layout is not torch.strided:
-            values = values.to_dense()
+        values = dense(self.value)
         if values.is_complex():
             values = torch.view_as_real(values)
         self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
@@ -94,6 +92,13 @@ class Record:
     def place(self) -> str:
         """Where the operation stands in the code, such as "image_classifier.py:38"."""
         return f"{Path(self.file).name}:{self.line}"
+
+
+def dense(values: Tensor) -> Tensor:
+    """The values of a sparse or quantized tensor as a plain one; a plain one as it is."""
+    if values.is_quantized:
+        values = values.dequantize()
+    return values if values.layout is torch.strided else values.to_dense()
 
 
 class Trace(list[Record]):
@@ -244,7 +249,7 @@ class _Recorder(TorchFunctionMode):
         layer = place = None
         while frame is not None and (layer is None or place is None):
             code = frame.f_code
-            if code.co_filename != _HERE:
+            if code.co_filename not in _NO_PLACE:
                 if place is None and not code.co_filename.startswith(_TORCH):
                     place = code.co_filename, frame.f_lineno
                 if layer is None and code.co_argcount:

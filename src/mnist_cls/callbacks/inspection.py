@@ -82,7 +82,7 @@ class TensorBoardInspection(Callback):
         self.last = images[: self.embedded], labels[: self.embedded]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the embedding projector, whatever ended the training."""
+        """Write the embedding projector, also where a training ends before its last epoch."""
         writer = tensorboard_writer(trainer)
         if writer is None or self.last is None:
             return

@@ -30,9 +30,11 @@ class StopOnInterrupt(Callback):
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Save and stop, if Ctrl-C was pressed during the step."""
-        if self.interrupted:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop, if Ctrl-C was pressed during the step, which may have several batches."""
+        if self.interrupted and ((batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch):
             trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt
 

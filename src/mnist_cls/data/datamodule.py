@@ -88,10 +88,20 @@ class MNISTDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return {}
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return {"batches_done": 0 if progress.is_last_batch else progress.current.ready}
+        return {"batches_done": 0 if progress.is_last_batch else progress.current.ready, "batch_size": self.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on within the epoch that the checkpoint was saved in."""
+        """Go on within the epoch that the checkpoint was saved in.
+
+        Raises:
+            InputError: its batches had another size, and so its place in the epoch is none of ours.
+        """
+        size = state_dict.get("batch_size", self.batch_size)
+        if size != self.batch_size:
+            raise InputError(
+                f"the checkpoint's training had batches of {size} images, not {self.batch_size}; data.batch_size={size}"
+                " goes on with it"
+            )
         # Lightning would restore a loader by itself, but not one whose length has been asked for before, as
         # every schedule over all steps has to do.
         self.train_dataloader().first_batch = int(state_dict.get("batches_done", 0))

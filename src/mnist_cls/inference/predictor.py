@@ -127,7 +127,7 @@ class Predictor:
                 results[start : start + len(batch)] = _logits(self.model(x, **self.options)).softmax(1)
                 if self.detector is not None:
                     error = self.detector.reconstruction_error(x)  # type: ignore[operator]
-                    novel[start : start + len(batch)] = error > self.detector.threshold
+                    novel[start : start + len(batch)] = ~(error <= self.detector.threshold)  # NaN is no digit
             except (RuntimeError, MemoryError) as error:
                 if out_of_memory(error) is None:
                     raise
@@ -160,7 +160,7 @@ def _logits(output: object) -> Tensor:
 
 def _load_detector(checkpoint: bool | str | Path) -> nn.Module:
     detector = load_model(DETECTOR if checkpoint is True else str(checkpoint))
-    if not hasattr(detector, "reconstruction_error"):
+    if not hasattr(detector, "reconstruction_error") or not hasattr(detector, "threshold"):
         raise InputError(f"is_digit={checkpoint}: not an autoencoder; train one with model=autoencoder")
     if detector.threshold.isnan():  # type: ignore[operator]
         raise InputError(f"is_digit={checkpoint}: its threshold was never set; use the run's model.safetensors")

@@ -40,7 +40,7 @@ class Conditional(nn.Module):
 
     Attributes:
         threshold: the probability from which on the first head counts as sure; a buffer, so that it is saved with the
-            weights. 1 until `calibrate` has set it, and then hardly any image leaves early.
+            weights. Infinite until `calibrate` has set it, and then no image leaves early.
     """
 
     threshold: Tensor
@@ -57,7 +57,7 @@ class Conditional(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(128, 10)
         self.early_weight = early_weight
-        self.register_buffer("threshold", torch.tensor(1.0))
+        self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def forward(self, x: Tensor, early_exit: bool = False) -> Tensor | ConditionalOutputs:
         """Classify a batch.
@@ -103,11 +103,13 @@ class Conditional(nn.Module):
             late = self._late(features).argmax(1)
             columns.append(torch.stack([confidence, early == labels, late == labels]))
         confidence, early_right, late_right = torch.cat(columns, 1).double()
-        order = confidence.argsort(descending=True, stable=True)
+        order = confidence.argsort(descending=True)
         # What is lost if the k surest images leave early, for every k from 1 on.
         lost = (late_right - early_right)[order].cumsum(0)
-        allowed = (lost <= tolerance * len(order)).nonzero()
-        self.threshold.fill_(confidence[order[allowed[-1]]].item() if len(allowed) else 1.0)
+        # Images of the same confidence leave together or not at all.
+        last_of_its_kind = confidence[order].diff(append=confidence.new_tensor([-1.0])) < 0
+        allowed = ((lost <= tolerance * len(order)) & last_of_its_kind).nonzero()
+        self.threshold.fill_(confidence[order[allowed[-1]]].item() if len(allowed) else torch.inf)
 
     def _early(self, features: Tensor) -> Tensor:
         logits: Tensor = self.early_head(torch.relu(self.early_conv(features)).flatten(1))

@@ -90,7 +90,7 @@ def _fits(layer: nn.Module, came: Tensor) -> bool:
 
 
 def _cause(layer: nn.Module, came: Tensor, given: Tensor | None) -> str:
-    if isinstance(layer, nn.Linear) and came[:1].numel() == layer.in_features:
+    if isinstance(layer, nn.Linear) and came.ndim > 1 and came[:1].numel() == layer.in_features:
         return "it was not flattened; use x.flatten(1)"
     shape = () if given is None else tuple(given.shape)
     start = f"the input {shape}"
