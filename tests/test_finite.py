@@ -48,11 +48,18 @@ def test_a_learning_rate_of_a_million(run: Run, tmp_path: Path) -> None:
 class Spoil(Callback):
     """Puts an infinite pixel into an image, or a NaN into a gradient or a weight, in one step."""
 
+    random_state: torch.Tensor
+    images: torch.Tensor
+
     def __init__(self, what: str, step: int = 3, layer: str = "conv2") -> None:
         self.what, self.step, self.layer = what, step, layer
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, idx: int) -> None:
         assert isinstance(batch, (tuple, list))
+        Spoil.random_state = torch.get_rng_state()
+        if self.what == "backward" and idx == self.step:
+            Spoil.images = batch[0].clone()
+            pl_module.get_parameter("model.fc1.weight").register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
         if trainer.global_step == self.step and self.what == "image":
             batch[0][5, 0, 0] = torch.inf
         if trainer.global_step == self.step and self.what == "weight":
@@ -92,6 +99,15 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
     assert "gradient_clip_val" not in message  # it is set already
 
 
+def test_of_several_batches_a_step_the_right_one_is_kept(tmp_path: Path) -> None:
+    message = spoiled(
+        "backward", tmp_path, "data.batch_size=32", "data.effective_batch_size=128", "+callbacks.spoil.step=5"
+    )
+    assert message.startswith("step 2: the gradient of fc1.weight is not finite")
+    kept = load_file(tmp_path / "nonfinite" / "batch.safetensors")["images"]
+    assert torch.equal(kept, Spoil.images)
+
+
 def test_clipping_is_advised_where_it_can_help(tmp_path: Path) -> None:
     assert "gradient_clip_val" not in spoiled("gradient", tmp_path / "adam")
     message = spoiled("gradient", tmp_path / "sgd", "optimizer=sgd")
@@ -108,6 +124,7 @@ def test_what_is_kept_repeats_the_pass(tmp_path: Path, capsys: pytest.CaptureFix
     batch = load_file(tmp_path / "two" / "nonfinite" / "batch.safetensors")
     network = load_model(tmp_path / "two" / "nonfinite").train()
     cast(nn.Dropout, network.dropout).p = 0.5
+    assert torch.equal(batch["random_state"], Spoil.random_state)
     torch.set_rng_state(batch["random_state"])
     trace = trace_forward(network, normalize(batch["images"]))
     [expected] = [record.mean for record in trace if record.operation == "dropout"]

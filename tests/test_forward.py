@@ -16,10 +16,12 @@ from mnist_cls.checkpoint import save_weights
 from mnist_cls.config import compose
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
+from mnist_cls.figures import draw_saliency
 from mnist_cls.forward import look
 from mnist_cls.images import normalize
 from mnist_cls.models import ImageClassifier
 from mnist_cls.trace_view import print_trace, save_pictures
+from mnist_cls.tracing import saliency
 
 from .conftest import ROOT, Run, one_line
 from .test_configs import OWN_NETWORK
@@ -284,3 +286,10 @@ def test_no_picture_of_another_image(tmp_path: Path) -> None:
         save_pictures(model, trace, images, folder, {"early_exit": True})
         assert bool(list(folder.glob("*_conv3_conv2d.png"))) == drawn
         assert list(folder.glob("*_conv1_conv2d.png"))
+    cast(torch.Tensor, model.threshold).fill_(0.0)  # all leave early: the saliency is the first head's
+    with torch.no_grad():
+        trace = trace_forward(model, normalize(images), early_exit=True)
+    save_pictures(model, trace, images, tmp_path, {"early_exit": True})
+    label = int(trace.output[0].argmax())
+    expected = draw_saliency(images[0], saliency(model, normalize(images[:1]), label, early_exit=True))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "saliency_logits.png")), np.asarray(expected))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from PIL import Image
 
 from mnist_cls.checkpoint import build, read_weights, save_weights
 from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.figures import draw_confusion_matrix, draw_reliability
 from mnist_cls.inference.report import write_report
 
 from .conftest import Run, one_line
@@ -81,13 +83,26 @@ def test_the_calibration_error_by_hand(report: Path) -> None:
     assert metrics_of(report)["test/calibration_error"] == pytest.approx(sum(gaps) / 10_000, abs=2e-4)
 
 
-def test_the_worst_errors_come_first(tmp_path: Path, mnist_test: LabelledImages) -> None:
+def test_the_worst_errors_come_first(
+    tmp_path: Path, mnist_test: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, tuple[object, ...]] = {}
+    for name, draw in (("draw_confusion_matrix", draw_confusion_matrix), ("draw_reliability", draw_reliability)):
+
+        def listen(*args: Any, name: str = name, draw: Any = draw) -> Any:
+            given[name] = args
+            return draw(*args)
+
+        monkeypatch.setattr(f"mnist_cls.inference.report.{name}", listen)
     images, labels = mnist_test.images[:3], mnist_test.labels[:3]  # 7, 2, 1
     probabilities = torch.full((3, 10), 0.01)
     for row, (said, sure) in enumerate([(7, 0.91), (3, 0.6), (4, 0.91)]):
         probabilities[row, said] = sure
     error = write_report(tmp_path, images, labels, probabilities, "Three <images>", {})
     assert error == pytest.approx((0.09 + 0.6 + 0.91 - 0.18 + 0) / 3, abs=0.2)
+    counts = cast(torch.Tensor, given["draw_confusion_matrix"][0])
+    assert counts.nonzero().tolist() == [[1, 4], [2, 3], [7, 7]]  # rows are labels, columns predictions
+    assert cast(np.ndarray, given["draw_reliability"][1]).tolist() == [True, False, False]
     drawn = np.asarray(Image.open(tmp_path / "errors.png"))
     first = np.asarray(Image.fromarray(images[2].numpy()).resize((84, 84), Image.Resampling.NEAREST))
     np.testing.assert_array_equal(drawn[:84, :84], first)

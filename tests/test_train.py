@@ -173,14 +173,17 @@ def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_pat
     assert later["lr_schedulers"][0]["last_epoch"] == later["global_step"]
 
 
-def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batches_a_step", [1, 2])
+def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path, batches_a_step: int) -> None:
     """Without dropout and distortions, whose random numbers a checkpoint does not hold."""
     from mnist_cls.callbacks import StopOnInterrupt
     from mnist_cls.data.datamodule import MNISTDataModule
     from mnist_cls.module import MNISTModule, make_trainer
     from mnist_cls.settings import TrainerSettings
 
-    settings = TrainerSettings(accelerator="cpu", max_epochs=3, enable_progress_bar=False)
+    settings = TrainerSettings(
+        accelerator="cpu", max_epochs=3, enable_progress_bar=False, accumulate_grad_batches=batches_a_step
+    )
     config = {"name": "mlp", "widths": [784, 32, 10]}
     torch.manual_seed(0)
     start = MNISTModule(config).state_dict()
@@ -194,12 +197,12 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path)
             """Ctrl-C arrives in the middle of a step."""
 
             def on_before_backward(self, trainer: object, *args: object) -> None:
-                if trainer.global_step == stop_at:  # type: ignore[attr-defined]
+                if trainer.global_step == stop_at and not self.interrupted:  # type: ignore[attr-defined]
                     os.kill(os.getpid(), signal.SIGINT)
 
         stop = PressCtrlC(tmp_path / "last.ckpt")
         trainer = make_trainer(settings, tmp_path, [stop])
-        data = MNISTDataModule(train_size=640, validation_size=500, batch_size=64)
+        data = MNISTDataModule(train_size=640, validation_size=500, batch_size=64 // batches_a_step)
         if stop_at is None:
             trainer.fit(module, data, ckpt_path=resume)
         else:
