@@ -19,7 +19,10 @@ def main() -> int:
     parser.add_argument("output", metavar="OUTPUT")
     parser.add_argument("--checkpoint", help="a .ckpt, a .safetensors, a run's folder, or the name of shipped weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, help="images at once (default: 64 on the CPU, 1024 on a GPU)")
+    parser.add_argument(
+        "--engine", default="auto", help="eager (PyTorch), onnx, int8, or auto: what pays (default: %(default)s)"
+    )
     parser.add_argument("--early-exit", action="store_true", help="let images leave at the first head that is sure")
     parser.add_argument(
         "--is-digit", action="store_true", help="add a column: is it a digit at all? The package's autoencoder tells"
@@ -29,7 +32,7 @@ def main() -> int:
     )
     parser.add_argument("--model-file", help="a Python file of your own that registers the checkpoint's network")
     arguments = parser.parse_args()
-    if arguments.batch_size < 1:
+    if arguments.batch_size is not None and arguments.batch_size < 1:
         parser.error(f"--batch-size {arguments.batch_size}: expected at least 1")
 
     # Imported here, because --help must not wait for torch.

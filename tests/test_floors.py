@@ -15,6 +15,7 @@ FLOORS = {
     "files": 0,
     "settings": 0,
     "memory": 0,
+    "startup": 0,
     "flops": 0,
     "models": 0,
     "images": 0,
@@ -35,7 +36,7 @@ FLOORS = {
 }
 
 CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "interrupt", "outputs", "pictures")}
-LIGHTNING = {"module", "data.datamodule", "train", "eval", *CALLBACKS}
+LIGHTNING = {"startup", "module", "data.datamodule", "train", "eval", *CALLBACKS}
 HYDRA = {"config", "train", "eval", "predict", "forward"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -7,8 +7,11 @@ metrics.json, report.html, the pictures in it, classes.csv and predictions.parqu
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
+
 from .config import entry_point, shown
 from .settings import EvalSettings
+from .startup import import_lightning
 
 if TYPE_CHECKING:
     from .callbacks import KeepOutputs
@@ -26,6 +29,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
         The accuracy, 0 to 1; of a network that does not classify, the loss.
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
+    if HydraConfig.initialized():
+        import_lightning()
     from .callbacks import KeepOutputs
     from .checkpoint import check_known, forward_options, own_models, read_weights
     from .data.datamodule import MNISTDataModule

@@ -1,9 +1,34 @@
-"""Memory that runs out: how to tell, what was asked for, and how large a batch fits."""
+"""Memory: freed memory kept for the next batch; and when it runs out, how to tell, and how large a batch fits."""
 
+import ctypes
+import os
 import re
+import sys
 from collections.abc import Callable
 
 import torch
+
+# Names of mallopt(3) and their numbers in glibc's malloc.h, the values that we set, and the variables that set them.
+_GLIBC = (
+    (-3, 1 << 28, "MALLOC_MMAP_THRESHOLD_"),  # M_MMAP_THRESHOLD
+    (-1, 1 << 29, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD
+)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 512 MiB of freed memory for what is allocated next. Other systems: nothing.
+
+    By default glibc gives each larger block back to the kernel, and takes it from there again for the next batch; the
+    kernel then fills every page with zeros at its first touch. The usual way to run `image_classifier` on two cores
+    spends 60 % of its time there. Whoever has set glibc's own variables, `MALLOC_TRIM_THRESHOLD_` and
+    `MALLOC_MMAP_THRESHOLD_`, is left alone.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl, for one, has none
+    for option, value, variable in _GLIBC:
+        if mallopt is not None and variable not in os.environ:
+            mallopt(option, value)
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -25,7 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from .checkpoint import KEY, Weights, check_fit
 from .errors import InputError
 from .images import CLASSES, SIZE, normalize
-from .memory import largest_batch
+from .memory import keep_freed_memory, largest_batch
 from .models import create_model
 from .settings import TrainerSettings
 
@@ -47,6 +47,8 @@ class MNISTModule(pl.LightningModule):
         optimizer: makes the optimizer from the parameters; None: AdamW with its defaults.
         scheduler: makes the learning rate's schedule, stepped after each step, from the optimizer and
             `total_steps=`, the number of steps of the whole training; None: the rate stays as it is.
+        label_smoothing: in training, the share of the target that goes to all ten classes alike, 0 to 1
+            (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
 
     Raises:
         InputError: there is no such network, it does not take images (B, 1, 28, 28), or it gives something else than
@@ -62,6 +64,7 @@ class MNISTModule(pl.LightningModule):
         model: Mapping[str, Any],
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.model_config = dict(model)
@@ -74,6 +77,7 @@ class MNISTModule(pl.LightningModule):
         self.classifies = self._check_network() == (2, CLASSES)
         self.optimizer_factory = optimizer or AdamW
         self.scheduler_factory = scheduler
+        self.label_smoothing = label_smoothing
         self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
         for stage in ("train", "val", "test"):
@@ -109,16 +113,33 @@ class MNISTModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, a scalar to take the gradient of."""
-        self.images_seen += len(batch[1])
-        return self._step(batch, "train")[0] * self._share(batch_idx, len(batch[1]))
+        labels = batch[1]
+        self.images_seen += len(labels)
+        loss, logits = self._step(batch, "train")[:2]
+        # Lightning's log() takes longer than a small network's forward pass: only where something is written.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_step(loss.detach(), logits, labels)
+        return loss * self._share(batch_idx, len(labels))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """What the network gives, for callbacks; the metrics are kept here."""
-        return self._step(batch, "val")[1]
+        return self._step(batch, "val")[2]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """What the network gives, for callbacks; the metrics are kept here."""
-        return self._step(batch, "test")[1]
+        return self._step(batch, "test")[2]
+
+    def on_train_epoch_end(self) -> None:
+        """Log what the epoch's steps added up."""
+        self._log_sums("train", "train/accuracy_epoch")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the batches added up."""
+        self._log_sums("val", "val/accuracy", prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what the batches added up."""
+        self._log_sums("test", "test/accuracy")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and its schedule over all the steps that the trainer is going to make."""
@@ -177,20 +198,32 @@ class MNISTModule(pl.LightningModule):
     def _total_steps(self) -> int:
         return int(self.trainer.estimated_stepping_batches)
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Any]:
+    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor | None, Any]:
+        """The loss, the logits of a network that has some, and all that it gives. Nothing here waits for a GPU."""
         images, labels = batch
         outputs = self(images)
         loss = self._loss(outputs, images, labels)
-        mean_loss = getattr(self, f"{stage}_loss")
         # For each image rather than with a weight, which this metric ignores when it does not look for NaN.
-        mean_loss.update(loss.detach().expand(len(labels)))
-        if stage == "train":
-            self.log("train/loss_step", loss.detach())
-            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, prog_bar=stage == "val")
-        if self.classifies:
-            self._count(outputs if isinstance(outputs, Tensor) else outputs[0], labels, stage)
-        return loss, outputs
+        getattr(self, f"{stage}_loss").update(loss.detach().expand(len(labels)))
+        if not self.classifies:
+            return loss, None, outputs
+        logits: Tensor = (outputs if isinstance(outputs, Tensor) else outputs[0]).detach()
+        getattr(self, f"{stage}_accuracy").update(logits, labels)
+        return loss, logits, outputs
+
+    def _log_step(self, loss: Tensor, logits: Tensor | None, labels: Tensor) -> None:
+        self.log("train/loss_step", loss)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if logits is not None:
+            self.log("train/accuracy_step", (logits.argmax(1) == labels).float().mean())
+
+    def _log_sums(self, stage: str, accuracy_name: str, prog_bar: bool = False) -> None:
+        names = {"loss": f"{stage}/loss"} | ({"accuracy": accuracy_name} if self.classifies else {})
+        for kind, name in names.items():
+            metric = getattr(self, f"{stage}_{kind}")
+            # Given the metric itself, log() would take a quarter of a second to find out which abstract types it is of.
+            self.log(name, metric.compute(), prog_bar=prog_bar)
+            metric.reset()
 
     def _share(self, batch_idx: int, count: int) -> float:
         """What makes the mean over the batches of a step, which Lightning takes, the mean over its images.
@@ -207,17 +240,11 @@ class MNISTModule(pl.LightningModule):
         return parts * count * self.trainer.world_size / (min(total, start + parts * size) - start)
 
     def _loss(self, outputs: Any, images: Tensor, labels: Tensor, network: nn.Module | None = None) -> Tensor:
-        own: Callable[..., Tensor] | None = getattr(network or self.model, "loss", None)
-        return own(outputs, normalize(images), labels) if own else F.cross_entropy(outputs, labels)
-
-    def _count(self, logits: Tensor, labels: Tensor, stage: str) -> None:
-        accuracy = getattr(self, f"{stage}_accuracy")
-        if stage == "train":
-            accuracy(logits.detach(), labels)  # counts, and gives the batch's own accuracy to log
-            self.log("train/accuracy", accuracy, on_step=True, on_epoch=True)
-        else:
-            accuracy.update(logits, labels)
-            self.log(f"{stage}/accuracy", accuracy, prog_bar=stage == "val")
+        network = network or self.model
+        own: Callable[..., Tensor] | None = getattr(network, "loss", None)
+        if own:
+            return own(outputs, normalize(images), labels)
+        return F.cross_entropy(outputs, labels, label_smoothing=self.label_smoothing if network.training else 0.0)
 
     def _check_network(self) -> tuple[int, ...]:
         self.model.eval()
@@ -260,6 +287,7 @@ def make_trainer(
             f"trainer.accelerator={settings.accelerator}: PyTorch {torch.__version__} sees no CUDA device on this"
             " machine; use trainer=cpu, or trainer=auto to take what there is"
         )
+    keep_freed_memory()
     # What Lightning says by itself is advice to its own developers' users; ours get a progress bar and a summary.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")

@@ -28,6 +28,7 @@ def predict(settings: PredictSettings, folder: Path) -> None:
         settings.batch_size,
         settings.early_exit,
         settings.is_digit,
+        settings.engine,
     )
     print(f"{summary}{f' -> {settings.output}' if settings.output else ''}")
     if summary.errors:

@@ -112,6 +112,7 @@ class TrainSettings:
     callbacks: dict[str, Any] | None
     tensorboard: bool
     seed: int
+    label_smoothing: float
     checkpoint: str | None
     model_file: str | None
     output_dir: str
@@ -119,6 +120,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _require("name" in self.model, "model", self.model, "a name= among its keys")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        share = self.label_smoothing
+        _require(0 <= share < 1, "label_smoothing", share, "0 to less than 1")
         steps = self.trainer.accumulate_grad_batches
         sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
         other = "1 beside data.batch_size=auto or a data.effective_batch_size"
@@ -154,11 +157,13 @@ class PredictSettings:
     is_digit: bool | str
     model_file: str | None
     device: str
-    batch_size: int
+    batch_size: int | None
+    engine: str
     output_dir: str
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        size = self.batch_size
+        _require(size is None or size >= 1, "batch_size", size, "at least 1, or null")
         _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
 
 

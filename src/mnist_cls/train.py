@@ -13,9 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from .config import entry_point, override, overrides, program, shown
 from .errors import InputError
 from .settings import STEP_SIZE_OF_AUTO, TrainSettings
+from .startup import import_lightning
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -42,6 +45,11 @@ def train(settings: TrainSettings, folder: Path) -> float:
         SystemExit: Ctrl-C was pressed; a line on standard error has said how to go on.
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
+    from .data.datasets import read_ahead
+
+    read_ahead(settings.data.name, "train", settings.data.dir)  # while Lightning is imported
+    if HydraConfig.initialized():
+        import_lightning()
     import lightning.pytorch as pl
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -58,6 +66,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
         settings.model,
         instantiate(settings.optimizer, _partial_=True),
         instantiate(settings.scheduler, _partial_=True) if settings.scheduler else None,
+        settings.label_smoothing,
     )
     resume = _start_from(settings.checkpoint, module)
     monitor, mode = module.monitor

@@ -70,9 +70,11 @@ class StopOnNonFinite(Callback):
         # In half precision infinite gradients are how PyTorch's scaler finds its scale; it leaves such steps out.
         if str(trainer.precision).startswith("16"):
             return
-        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-        if not torch.nn.utils.get_total_norm(gradients.values()).isfinite():
-            self._stop(trainer, pl_module, _gradient(gradients))
+        parameters = [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            named = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            self._stop(trainer, pl_module, _gradient(named))
 
     def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, what: str) -> None:
         module = cast(_Module, pl_module)

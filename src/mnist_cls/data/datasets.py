@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.error import URLError
@@ -34,6 +35,9 @@ _FILES = {
 }
 
 
+_AHEAD: "dict[tuple[str, Split, str], Future[LabelledImages]]" = {}
+
+
 class LabelledImages(NamedTuple):
     """uint8 images (N, 28, 28), and int64 labels (N,) from 0 to 9."""
 
@@ -50,6 +54,16 @@ def list_datasets() -> list[str]:
     return sorted(["mnist", *_TORCHVISION])
 
 
+def read_ahead(name: str = "mnist", split: Split = "train", directory: str | Path | None = None) -> None:
+    """Begin to read what `load_dataset` is going to be asked for, on another core, while this thread does other things.
+
+    What goes wrong is raised by `load_dataset`.
+    """
+    worker = ThreadPoolExecutor(1)
+    _AHEAD[name, split, str(directory)] = worker.submit(_load, name, split, directory)
+    worker.shutdown(wait=False)
+
+
 def load_dataset(name: str = "mnist", split: Split = "train", directory: str | Path | None = None) -> LabelledImages:
     """Load the official training or test images of a dataset.
 
@@ -64,6 +78,11 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         InputError: the name is unknown, the files are missing or damaged, or they hold no 28x28 images with labels
             0 to 9.
     """
+    ahead = _AHEAD.pop((name, split, str(directory)), None)
+    return ahead.result() if ahead else _load(name, split, directory)
+
+
+def _load(name: str, split: Split, directory: str | Path | None) -> LabelledImages:
     if name not in list_datasets():
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
     folder = None if directory is None else expand(directory)

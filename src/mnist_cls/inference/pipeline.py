@@ -30,9 +30,10 @@ def predict_files(
     output: str | Path | None = None,
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     early_exit: bool = False,
     is_digit: bool | str | Path = False,
+    engine: str = "auto",
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
 
@@ -44,6 +45,7 @@ def predict_files(
         batch_size: see `Predictor`.
         early_exit: see `Predictor`.
         is_digit: see `Predictor`; the rows get a last column of that name.
+        engine: see `Predictor`.
 
     Raises:
         InputError: one of them is not there, or not what it should be.
@@ -53,7 +55,8 @@ def predict_files(
     errors = 0
     # The output is opened before the network is loaded: a folder that cannot be written is said at once.
     with open_sink(output, ["is_digit"] if is_digit is not False else []) as sink:
-        predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit)
+        predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit, engine)
+        predictor.prepare(source.count)
         began = time.perf_counter()
         with _progress(source.count) as advance:
             for chunk in source.chunks():

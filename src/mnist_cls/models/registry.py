@@ -16,6 +16,7 @@ from torch import nn
 
 from .autoencoder import Autoencoder
 from .conditional import Conditional
+from .fast import Fast
 from .image_classifier import ImageClassifier
 from .mlp import MLP
 from .residual import Residual
@@ -55,6 +56,7 @@ def register_model(name: str) -> Callable[[Network], Network]:
 
 register_model("autoencoder")(Autoencoder)
 register_model("conditional")(Conditional)
+register_model("fast")(Fast)
 register_model("image_classifier")(ImageClassifier)
 register_model("mlp")(MLP)
 register_model("residual")(Residual)
