@@ -1,150 +1,112 @@
 #!/usr/bin/env python
-"""Measure what the README and the documentation state; prints a table, and with --json FILE writes the figures.
+"""Measure what the README and docs/benchmarks.md state; prints a table, and with --json FILE writes the figures.
 
-    python scripts/benchmark.py early_exit     # images/s and accuracy with and without leaving at the first head
-    python scripts/benchmark.py is_digit       # how well the autoencoder tells digits from other images
+    python scripts/benchmark.py training      # the fast recipe beside the published one and the standard example
+    python scripts/benchmark.py ideas         # what each idea of the fast recipe buys
+    python scripts/benchmark.py loop          # `train` beside a hand-written loop
+    python scripts/benchmark.py command       # the whole command, from Enter to the prompt
+    python scripts/benchmark.py engines       # prediction beside the obvious loop
+    python scripts/benchmark.py latency       # one image at a time
+    python scripts/benchmark.py memory        # peak memory of training and prediction
+    python scripts/benchmark.py growth        # a tenth, all and ten times the data, one and two threads
+    python scripts/benchmark.py floor         # the share of the machine's rates that is reached
+    python scripts/benchmark.py early_exit    # images/s and accuracy with and without leaving at the first head
+    python scripts/benchmark.py is_digit      # how well the autoencoder tells digits from other images
+    python scripts/benchmark.py all           # all of them but the last two
 
-Whatever is compared runs in turns in one process; of the times the medians are given.
+Whatever is compared runs in turns; of the times the medians are given.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
-import string
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from benchmarks import growth, inference, quality, training
+from benchmarks.measure import Row
 from rich.console import Console
 from rich.table import Table
 
-from mnist_cls import Predictor, load_model
-from mnist_cls.data.datasets import load_dataset
 from mnist_cls.errors import InputError
 from mnist_cls.files import whole_file
-from mnist_cls.images import normalize, to_mnist_form
 
-Row = dict[str, float | str]
+Benchmark = Callable[[argparse.Namespace], list[Row]]
 
-# Where Debian's package dataset-fashion-mnist puts its files.
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-# Of those that Matplotlib brings along.
-FONTS = [
-    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic"),
-    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10"),
-]
-
-
-def early_exit(arguments: argparse.Namespace) -> list[Row]:
-    """The full path against early exit, on MNIST's test images, through `Predictor`."""
-    data = load_dataset("mnist", "test")
-    ways = {
-        name: Predictor(arguments.checkpoint or "conditional", early_exit=early)
-        for name, early in (("full path", False), ("early exit", True))
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    accuracy = {}
-    for _ in range(arguments.rounds):
-        for name, predictor in ways.items():
-            began = time.perf_counter()
-            answers = predictor.predict(data.images.numpy()).labels
-            seconds[name].append(time.perf_counter() - began)
-            accuracy[name] = float((answers == data.labels.numpy()).mean())
-    speed = {name: len(data.labels) / statistics.median(times) for name, times in seconds.items()}
-    return [
-        {
-            "way": name,
-            "images/s": round(speed[name]),
-            "ratio": round(speed[name] / speed["full path"], 2),
-            "accuracy": accuracy[name],
-        }
-        for name in ways
-    ]
-
-
-def is_digit(arguments: argparse.Namespace) -> list[Row]:
-    """How well the reconstruction error tells MNIST's test digits from other images: ROC AUC, and what is rejected."""
-    from torchmetrics.functional.classification import binary_auroc
-
-    model = load_model(arguments.checkpoint or "autoencoder")
-    fashion = arguments.fashion_mnist or (DEBIAN_FASHION if DEBIAN_FASHION.is_dir() else None)
-    noise = torch.randint(0, 256, (10_000, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sets = {
-        "digits (MNIST test)": load_dataset("mnist", "test").images,
-        "Fashion-MNIST test": load_dataset("fashion_mnist", "test", fashion).images,
-        f"letters of {len(FONTS)} fonts": letters(),
-        "noise": noise,
-    }
-
-    @torch.inference_mode()
-    def errors(images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([model.reconstruction_error(normalize(batch)) for batch in images.split(500)])  # type: ignore
-
-    digits = errors(sets["digits (MNIST test)"])
-    rows: list[Row] = []
-    for name, images in sets.items():
-        found = errors(images)
-        both, other = torch.cat([digits, found]), torch.cat([torch.zeros(len(digits)), torch.ones(len(found))]).int()
-        ranks = both.argsort().argsort() / len(both)  # binary_auroc takes scores from 0 to 1
-        rejected = (found > model.threshold).float().mean().item()  # type: ignore[operator]
-        auc = round(binary_auroc(ranks, other).item(), 4) if rows else ""  # there is none against themselves
-        rows.append({"images": name, "count": len(images), "ROC AUC": auc, "not a digit": round(rejected, 4)})
-    return rows
-
-
-def letters() -> torch.Tensor:
-    """A to Z and a to z in each of `FONTS`, in MNIST's form: uint8 (N, 28, 28). Some look like digits: O, l, S."""
-    import matplotlib
-
-    drawn = []
-    for name in FONTS:
-        font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), 48)
-        for letter in string.ascii_letters:
-            page = Image.new("L", (96, 96), 255)
-            ImageDraw.Draw(page).text((48, 48), letter, fill=0, font=font, anchor="mm")
-            drawn.append(to_mnist_form(page))
-    return torch.from_numpy(np.stack(drawn))
-
-
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"early_exit": early_exit, "is_digit": is_digit}
+SPEED: dict[str, Benchmark] = {
+    "training": training.training,
+    "ideas": training.ideas,
+    "loop": training.loop,
+    "command": training.command,
+    "engines": inference.engines,
+    "latency": inference.latency,
+    "memory": growth.memory,
+    "growth": growth.growth,
+    "floor": growth.floor,
+}
+BENCHMARKS = SPEED | {"early_exit": quality.early_exit, "is_digit": quality.is_digit}
 
 
 def main() -> int:
     """Read the command line, measure, print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=BENCHMARKS)
+    parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--checkpoint", help="other weights than those that the package carries")
     parser.add_argument("--rounds", type=int, default=7, help="how many times each is timed (default: %(default)s)")
     parser.add_argument("--fashion-mnist", metavar="FOLDER", help="where Fashion-MNIST's files are")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--plot", metavar="FILE.png", help="growth: draw the figures there")
     arguments = parser.parse_args()
-    machine: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds}: expected at least 1")
+    chosen = SPEED if arguments.benchmark == "all" else {arguments.benchmark: BENCHMARKS[arguments.benchmark]}
+    results = {}
+    try:
+        for name, benchmark in chosen.items():
+            results[name] = benchmark(arguments)
+            _print(name, results[name])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    if arguments.json:
+        with whole_file(arguments.json) as temporary:
+            temporary.write_text(json.dumps({"machine": machine(), "results": results}, indent=2))
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    facts = {
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
     try:
-        rows = BENCHMARKS[arguments.benchmark](arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    table = Table(*rows[0], box=None, pad_edge=False)
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def _print(name: str, rows: list[Row]) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table(*columns, box=None, pad_edge=False, title=name, title_justify="left")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, (int, float)) else value for value in row.values()))
-    Console().print(table)
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    if arguments.json:
-        with whole_file(arguments.json) as temporary:
-            temporary.write_text(json.dumps({"benchmark": arguments.benchmark, **machine, "rows": rows}, indent=2))
-    return 0
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(*(f"{cell:,}" if isinstance(cell, (int, float)) else cell for cell in cells))
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

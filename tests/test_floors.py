@@ -16,6 +16,7 @@ FLOORS = {
     "settings": 0,
     "memory": 0,
     "startup": 0,
+    "compilation": 0,
     "flops": 0,
     "models": 0,
     "images": 0,

@@ -23,6 +23,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from .checkpoint import KEY, Weights, check_fit
+from .compilation import Pass, compiled
 from .errors import InputError
 from .images import CLASSES, SIZE, normalize
 from .memory import keep_freed_memory, largest_batch
@@ -49,6 +50,7 @@ class MNISTModule(pl.LightningModule):
             `total_steps=`, the number of steps of the whole training; None: the rate stays as it is.
         label_smoothing: in training, the share of the target that goes to all ten classes alike, 0 to 1
             (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
+        compile: how the training's passes are compiled, see `compiled`; None: they are not.
 
     Raises:
         InputError: there is no such network, it does not take images (B, 1, 28, 28), or it gives something else than
@@ -65,6 +67,7 @@ class MNISTModule(pl.LightningModule):
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
+        compile: str | None = None,
     ) -> None:
         super().__init__()
         self.model_config = dict(model)
@@ -77,7 +80,8 @@ class MNISTModule(pl.LightningModule):
         self.classifies = self._check_network() == (2, CLASSES)
         self.optimizer_factory = optimizer or AdamW
         self.scheduler_factory = scheduler
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.compile_mode = label_smoothing, compile
+        self.compiled: tuple[torch.Size, Pass] | None = None
         self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
         for stage in ("train", "val", "test"):
@@ -101,7 +105,25 @@ class MNISTModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         """Images uint8 or float 0 to 255, (B, 28, 28) -> what the network gives: logits (B, 10), as a rule."""
-        return self.model(normalize(images), **self.forward_options)
+        x = normalize(images)
+        # The last batch of an epoch may be smaller than what was compiled for.
+        if self.compiled is not None and self.training and self.compiled[0] == x.shape:
+            return self.compiled[1](x)
+        return self.model(x, **self.forward_options)
+
+    def on_train_start(self) -> None:
+        """Compile the network, if that is wanted, for batches of the loader's size."""
+        if self.compile_mode is None:
+            return
+        loader: Any = self.trainer.train_dataloader
+        size = min(-(-loader.batch_size // self.trainer.world_size), loader.sampler.count)
+        sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
+        autocast = self.trainer.precision_plugin.forward_context
+        self.compiled = sample.shape, compiled(self.model, self.compile_mode, sample, autocast)
+
+    def on_train_end(self) -> None:
+        """Validation and test, and whoever uses the network later, take it as it is."""
+        self.compiled = None
 
     def calibrate(self, batches: Iterable[Batch]) -> None:
         """Let the network set what it sets by held-out images and labels, if it has something to set."""

@@ -113,6 +113,7 @@ class TrainSettings:
     tensorboard: bool
     seed: int
     label_smoothing: float
+    compile: str | None
     checkpoint: str | None
     model_file: str | None
     output_dir: str
@@ -122,6 +123,8 @@ class TrainSettings:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         share = self.label_smoothing
         _require(0 <= share < 1, "label_smoothing", share, "0 to less than 1")
+        ways = (None, "default", "reduce-overhead", "max-autotune", "cuda_graph")
+        _require(self.compile in ways, "compile", self.compile, f"null, {', '.join(filter(None, ways))}")
         steps = self.trainer.accumulate_grad_batches
         sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
         other = "1 beside data.batch_size=auto or a data.effective_batch_size"

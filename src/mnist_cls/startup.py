@@ -32,12 +32,12 @@ def _as_if_not_installed(*names: str) -> Iterator[None]:
             raise PackageNotFoundError(name)
         return str(version(name))
 
-    imports._version = version_of  # type: ignore[assignment]
+    setattr(imports, "_version", version_of)  # noqa: B010 (mypy knows no such name there)
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not to be found
     try:
         yield
     finally:
-        imports._version = version
+        setattr(imports, "_version", version)  # noqa: B010
         for name in hidden:
             del sys.modules[name]
         imports.package_available.cache_clear()

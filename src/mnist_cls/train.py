@@ -67,6 +67,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
         instantiate(settings.optimizer, _partial_=True),
         instantiate(settings.scheduler, _partial_=True) if settings.scheduler else None,
         settings.label_smoothing,
+        settings.compile,
     )
     resume = _start_from(settings.checkpoint, module)
     monitor, mode = module.monitor

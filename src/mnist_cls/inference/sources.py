@@ -1,5 +1,6 @@
 """Where images come from: one file, a folder, or an array in a file; always in chunks, always in order."""
 
+import mmap
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -114,6 +115,8 @@ def _from_array(array: np.ndarray, path: Path) -> Source:
     def chunks() -> Iterator[Chunk]:
         for start in range(0, len(stack), CHUNK):
             images, errors = images_from_array(np.array(stack[start : start + CHUNK]))  # a copy: the file may be mapped
+            if isinstance(array.base, mmap.mmap):  # what has been read counts as our memory until it is given back
+                array.base.madvise(mmap.MADV_DONTNEED)
             yield Chunk([str(start + place) for place in range(len(images))], images, errors)
 
     return Source(len(stack), chunks)
