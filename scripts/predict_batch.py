@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("output", metavar="OUTPUT")
     parser.add_argument("--checkpoint", help="a .ckpt, a .safetensors, a run's folder, or the name of shipped weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, help="images at once (default: 64 on the CPU, 1024 on a GPU)")
+    parser.add_argument("--batch-size", type=int, help="images at once (default: 256 on the CPU, 1024 on a GPU)")
     parser.add_argument(
         "--engine", default="auto", help="eager (PyTorch), onnx, int8, or auto: what pays (default: %(default)s)"
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-# Names of mallopt(3) and their numbers in glibc's malloc.h, the values that we set, and the variables that set them.
+# mallopt(3): the number of an option in glibc's malloc.h, the value that we set, and the variable that sets it.
 _GLIBC = (
     (-3, 1 << 28, "MALLOC_MMAP_THRESHOLD_"),  # M_MMAP_THRESHOLD
     (-1, 1 << 29, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD
@@ -28,7 +28,8 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl, for one, has none
     for option, value, variable in _GLIBC:
         if mallopt is not None and variable not in os.environ:
-            mallopt(option, value)
+            # Before glibc 2.35 the largest threshold of the first kind was 32 MiB, an eighth of ours.
+            mallopt(option, value) or mallopt(option, value // 8)
 
 
 def out_of_memory(error: BaseException) -> str | None:

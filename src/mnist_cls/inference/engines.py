@@ -1,6 +1,6 @@
-"""What computes the forward pass of a prediction on the CPU besides PyTorch itself: ONNX Runtime, in fp32 or int8.
+"""What computes the forward pass of a prediction on the CPU besides PyTorch as it is: ONNX Runtime.
 
-An extra, `pip install mnist-cls[onnx]`. How fast each is, and after how many images its preparation has paid:
+An extra, `pip install mnist-cls[onnx]`. How fast it is, and after how many images its preparation has paid:
 docs/benchmarks.md.
 """
 
@@ -12,13 +12,11 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.datasets import load_dataset
 from ..errors import InputError
 from ..images import SIZE, normalize
 
@@ -28,10 +26,6 @@ ENGINES: tuple[str, ...] = get_args(Engine)
 # Where ONNX Runtime is there, "auto" takes it for so many images and more. Its preparation, 5 to 8 s, is repaid by some
 # 25 microseconds an image (scripts/benchmark.py engines).
 LONG = 300_000
-
-# How many training images tell int8 the range of each layer's values, and of how many the label must not change.
-_CALIBRATION = 1000
-_SAME_LABELS = 0.998
 
 
 class WholePass(nn.Module):
@@ -52,41 +46,27 @@ def onnx_is_there() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 
 
-def onnx_engine(network: nn.Module, engine: str) -> Callable[[Tensor], Tensor]:
+def onnx_engine(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Make ONNX Runtime compute what a network computes.
 
     Args:
         network: in evaluation mode, on the CPU; gives logits (B, 10).
-        engine: "onnx" for float32, "int8" for weights and activations of 8 bits.
 
     Returns:
         A function from uint8 images (B, 28, 28) on the CPU to probabilities float32 (B, 10).
 
     Raises:
-        InputError: the extra is not installed, PyTorch cannot export the network, or int8 changes its answers.
+        InputError: the extra is not installed, or PyTorch cannot export the network.
     """
     if not onnx_is_there():
-        raise InputError(f"engine={engine}: ONNX Runtime is not installed; pip install 'mnist-cls[onnx]'")
-    whole = WholePass(network).eval()
+        raise InputError("engine=onnx: ONNX Runtime is not installed; pip install 'mnist-cls[onnx]'")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        _export(whole, path, engine)
-        if engine == "onnx":
-            return _session(path)
-        images = load_dataset("mnist", "train").images[:_CALIBRATION]
-        _quantize(path, images)
-        run = _session(path)
-    with torch.inference_mode():
-        same = (run(images).argmax(1) == whole(images).argmax(1)).float().mean().item()
-    if same < _SAME_LABELS:
-        raise InputError(
-            f"engine=int8: {type(network).__name__} loses too much in 8 bits: {same:.1%} of {_CALIBRATION} training"
-            f" images keep their label, expected {_SAME_LABELS:.1%}; use engine=onnx"
-        )
-    return run
+        _export(WholePass(network).eval(), path)
+        return _session(path)
 
 
-def _export(whole: nn.Module, path: Path, engine: str) -> None:
+def _export(whole: nn.Module, path: Path) -> None:
     example = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
     shapes = ({0: torch.export.Dim("batch")},)
     # The exporter prints its progress and warns of deprecations in its own dependencies.
@@ -107,7 +87,7 @@ def _export(whole: nn.Module, path: Path, engine: str) -> None:
     except Exception as error:  # a network of the user's own may be anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         name = type(whole.network).__name__
-        raise InputError(f"engine={engine}: PyTorch cannot export {name}: {reason}; use engine=eager") from error
+        raise InputError(f"engine=onnx: PyTorch cannot export {name}: {reason}; use engine=eager") from error
 
 
 def _session(path: Path) -> Callable[[Tensor], Tensor]:
@@ -119,22 +99,3 @@ def _session(path: Path) -> Callable[[Tensor], Tensor]:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-def _quantize(path: Path, images: Tensor) -> None:
-    from onnxruntime import quantization
-
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.batches = iter(torch.split(images, 100))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"images": batch.numpy()}
-
-    options: dict[str, Any] = {"per_channel": True, "weight_type": quantization.QuantType.QInt8}
-    logging.disable(logging.WARNING)  # it gives advice about preprocessing, to the root logger
-    try:
-        quantization.quantize_static(path, path, Images(), **options)
-    finally:
-        logging.disable(logging.NOTSET)
