@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Row, fresh, in_turns, median, peak_memory
 from benchmarks.training import memory_of_train
 from mnist_cls import create_model, load_model
 from mnist_cls.config import compose
 from mnist_cls.data.datasets import load_dataset
-from mnist_cls.flops import FlopCount
 from mnist_cls.images import normalize
 from mnist_cls.inference import predict_files
 from mnist_cls.train import train
@@ -194,9 +194,9 @@ def measure_pass(name: str, batch: int, training: bool) -> tuple[int, int, float
         optimizer.step()
 
     once()
-    with FlopCount() as count:
+    with FlopCounterMode(display=False) as count:
         once()
-    return count.flops or 0, _written(network, images), _median_seconds(once, 60)
+    return count.get_total_flops(), _written(network, images), _median_seconds(once, 60)
 
 
 def _written(network: torch.nn.Module, images: Tensor) -> int:
