@@ -14,7 +14,8 @@
     python scripts/benchmark.py is_digit      # how well the autoencoder tells digits from other images
     python scripts/benchmark.py all           # all of them but the last two
 
-Whatever is compared runs in turns; of the times the medians are given.
+What is compared runs in turns, --rounds times, in processes of its own; of the times the medians are given. memory
+and the standard example run once, floor and latency repeat within a process.
 """
 
 import argparse

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, help="images at once (default: 256 on the CPU, 1024 on a GPU)")
     parser.add_argument(
-        "--engine", default="auto", help="eager (PyTorch), onnx, int8, or auto: what pays (default: %(default)s)"
+        "--engine", default="auto", help="eager (PyTorch), onnx, int8, or auto: eager, or onnx where it pays (default)"
     )
     parser.add_argument("--early-exit", action="store_true", help="let images leave at the first head that is sure")
     parser.add_argument(

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mnist_cls import Predictor, load_model
-from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.checkpoint import read_weights, save_weights
+from mnist_cls.data.datasets import LabelledImages, load_dataset
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
 from mnist_cls.inference import predictor as predictor_module
@@ -50,6 +51,45 @@ def test_int8_layers_hold_8_bits() -> None:
     assert {layers[name].weight.dtype for name in ("conv1", "conv2", "fc1")} == {torch.int8}
 
 
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "no convolutions or linear layers before its last one"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.MultiheadAttention(10, 1)), "does not go with 8 bits"),
+    ],
+)
+def test_int8_says_why_it_cannot(network: nn.Module, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        int8_network(network.eval())
+
+
+def test_int8_learns_its_ranges_from_the_images_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def load(*arguments: object) -> LabelledImages:
+        asked.append(arguments)
+        return load_dataset("mnist", "train")
+
+    monkeypatch.setattr(predictor_module, "load_dataset", load)
+    config = {"data": {"name": "kmnist", "dir": "somewhere"}}
+    weights = read_weights()
+    save_weights(tmp_path / "model.safetensors", load_model(), weights.model, {"config": config})
+    Predictor(tmp_path / "model.safetensors", engine="int8")
+    assert asked == [("kmnist", "train", "somewhere")]
+
+
+def test_auto_follows_a_network_that_is_trained_on(digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "LONG", 100)
+    network = load_model()
+    predictor = Predictor(network)
+    before = predictor(digits).probabilities
+    with torch.no_grad():
+        network.get_parameter("fc2.bias").add_(torch.arange(10))
+    assert (predictor(digits).probabilities != before).any()
+
+
 class Shaky(nn.Module):
     """Its answer hangs on differences that 8 bits do not hold."""
 
@@ -65,7 +105,9 @@ class Shaky(nn.Module):
 
 def test_int8_refuses_what_it_would_change() -> None:
     torch.manual_seed(0)
-    with pytest.raises(InputError, match=r"engine=int8: Shaky loses too much in 8 bits: .*, expected 99.8%"):
+    with pytest.raises(
+        InputError, match=r"engine=int8: Shaky does not go with 8 bits: .* keep their label, expected 99.8%"
+    ):
         Predictor(Shaky(), engine="int8")
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mnist_cls.data.embedded import FOLDER
 
@@ -109,11 +110,16 @@ def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("benchmark", "word"), [("early_exit", "early exit"), ("is_digit", "noise")])
+@pytest.mark.parametrize(
+    ("benchmark", "word"),
+    [("early_exit", "early exit"), ("is_digit", "noise"), ("floor", "matrix product"), ("latency", "engine=int8")],
+)
 def test_the_benchmarks_run(benchmark: str, word: str, tmp_path: Path) -> None:
     fashion = ["--fashion-mnist", str(FOLDER)]  # the digits' files stand in for Fashion-MNIST's: no network here
     script = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), benchmark, "--rounds", "1", "--json", "f.json"]
     done = subprocess.run([*script, *fashion], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert word in done.stdout
-    assert len(json.loads((tmp_path / "f.json").read_text())["rows"]) >= 2
+    written = json.loads((tmp_path / "f.json").read_text())
+    assert len(written["results"][benchmark]) >= 2
+    assert written["machine"]["torch"] == torch.__version__

@@ -2,22 +2,25 @@
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from mnist_cls import create_model
-from mnist_cls.compilation import compiled
+from mnist_cls.compilation import _restored, compiled
 from mnist_cls.config import compose
+from mnist_cls.data import datasets
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import load_dataset, read_ahead
+from mnist_cls.data.embedded import embedded_file
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
 from mnist_cls.memory import keep_freed_memory
@@ -45,13 +48,13 @@ def test_the_recipe_reaches_its_accuracy_and_imports_nothing_for_nothing(tmp_pat
     assert metrics["steps"] == 108  # three quarters of 144 batches of 384
 
 
-def test_a_process_of_somebody_elses_keeps_its_torchmetrics() -> None:
+def test_a_process_of_somebody_elses_keeps_its_torchmetrics(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from mnist_cls.train import train; from mnist_cls.config import compose;"
         "train(compose('train', ['mode=fast_dev', 'trainer=cpu', 'callbacks=none', 'logger=none']), Path('run'));"
         "from torchmetrics.utilities.imports import _MATPLOTLIB_AVAILABLE; assert _MATPLOTLIB_AVAILABLE"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd="/tmp")  # noqa: S108
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd=tmp_path)
 
 
 def test_what_an_entry_point_hides_is_there_again_afterwards(tmp_path: Path) -> None:
@@ -62,11 +65,6 @@ def test_what_an_entry_point_hides_is_there_again_afterwards(tmp_path: Path) -> 
         "from lightning_utilities.core.imports import RequirementCache; assert RequirementCache('torchvision')"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd=tmp_path)
-
-
-def test_pooling_first_changes_nothing(digits: np.ndarray) -> None:
-    x = torch.randn(4, 3, 10, 10)
-    assert torch.equal(F.max_pool2d(x, 2).relu(), F.max_pool2d(x.relu(), 2))
 
 
 @pytest.mark.parametrize("widths", [(16, 32), (16, 0, 48), (1, 2, 3, 4)])
@@ -121,13 +119,20 @@ def test_steps_are_logged_where_something_is_written_and_epochs_count_all_of_the
     assert trainer.callback_metrics["train/accuracy_epoch"].item() == pytest.approx(sum(n for _, n in seen) / 1000)
 
 
-def test_reading_ahead_gives_the_same_data_and_the_same_errors(tmp_path: Path) -> None:
-    plain = load_dataset("mnist", "test")
-    read_ahead("mnist", "test")
-    assert all(torch.equal(one, other) for one, other in zip(load_dataset("mnist", "test"), plain, strict=True))
-    read_ahead("mnist", "train", tmp_path)
-    with pytest.raises(InputError, match=r"has no train-images-idx3-ubyte\[\.gz\]"):
-        load_dataset("mnist", "train", tmp_path)
+def test_reading_ahead_gives_the_same_data_once() -> None:
+    plain = load_dataset("mnist", "train")
+    read_ahead()
+    [ahead] = datasets._AHEAD
+    assert load_dataset("mnist", "train").images is ahead.result().images
+    assert all(torch.equal(one, other) for one, other in zip(ahead.result(), plain, strict=True))
+    assert load_dataset("mnist", "train").images is not ahead.result().images
+
+
+def test_what_goes_wrong_while_reading_ahead_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "embedded_file", lambda name: embedded_file(name, tmp_path))
+    read_ahead()
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte.gz is missing"):
+        load_dataset("mnist", "train")
 
 
 def test_freed_memory_is_kept_unless_the_user_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +144,12 @@ def test_freed_memory_is_kept_unless_the_user_said_otherwise(monkeypatch: pytest
             return 1
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    for name in ("MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
+    keep_freed_memory()
+    assert calls == [(-1, 2**29)]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1000000")
     keep_freed_memory()
     assert calls == [(-1, 2**29)]
 
@@ -151,16 +160,18 @@ def test_freed_memory_is_not_taken_from_the_kernel_again() -> None:
         "import resource, sys, torch; from mnist_cls.memory import keep_freed_memory\n"
         "if sys.argv[1] == 'keep': keep_freed_memory()\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "def work(): torch.ones(1 << 24)\n"
-        "[work() for _ in range(20)]; before = faults(); [work() for _ in range(10)]\n"
+        "def work(): torch.ones(1 << 22)\n"
+        "[work() for _ in range(40)]; before = faults(); [work() for _ in range(10)]\n"
         "print(faults() - before)"
     )
 
-    def faults(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", program, how], check=True, capture_output=True, text=True)
-        return int(done.stdout)
+    unset = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
 
-    assert faults("keep") < faults("as it is") / 10
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", program, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True, env=unset).stdout)
+
+    assert faults("keep") < 100
 
 
 @pytest.mark.slow
@@ -178,8 +189,54 @@ def test_a_compiled_training_computes_the_same(tmp_path: Path) -> None:
 def test_a_cuda_graph_wants_a_gpu(run: Run) -> None:
     done = run("train", "mode=fast_dev", "trainer=cpu", "compile=cuda_graph")
     assert done.returncode == 2
-    assert one_line(done) == ("error: compile=cuda_graph: CUDA graphs are for CUDA devices, not cpu; use trainer=cuda")
+    assert one_line(done) == ("error: compile=cuda_graph: CUDA graphs are for CUDA devices, not cpu; use compile=null")
     assert one_line(run("train", "compile=often")).startswith("error: compile=often: expected null, default, ")
+
+
+def test_a_cuda_graph_takes_one_batch_a_step(run: Run) -> None:
+    done = run("train", "mode=fast_dev", "trainer=cpu", "compile=cuda_graph", "trainer.accumulate_grad_batches=2")
+    assert one_line(done).startswith("error: compile=cuda_graph does not go with several batches a step")
+
+
+class Peeking(nn.Sequential):
+    """Wants a number in the middle of its pass, which a graph cannot have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no graph of this")
+
+
+def test_what_cannot_be_compiled_is_one_line() -> None:
+    x = torch.zeros(2, 1, 28, 28)
+    with pytest.raises(InputError, match=r"compile=default: Peeking cannot be compiled: .*use compile=null"):
+        compiled(Peeking(), "default", x, nullcontext)
+
+
+def test_trial_passes_leave_no_trace() -> None:
+    network = create_model("fast")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with _restored(network):
+        network(torch.randn(8, 1, 28, 28))
+        assert any(not torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_label_smoothing_is_not_for_networks_with_an_objective_of_their_own() -> None:
+    with pytest.raises(InputError, match=r"label_smoothing=0.1: Conditional has an objective of its own"):
+        MNISTModule({"name": "conditional"}, label_smoothing=0.1)
+
+
+def test_an_epoch_that_was_broken_off_does_not_count_in_the_next(tmp_path: Path) -> None:
+    module, data = MNISTModule({"name": "mlp"}), MNISTDataModule(train_size=200, batch_size=100)
+    module.train_loss.update(torch.full((10_000,), 1e6))  # type: ignore[operator,union-attr]
+    module.val_loss.update(torch.full((10_000,), 1e6))  # type: ignore[operator,union-attr]
+    trainer = make_trainer(SMALL, tmp_path)
+    trainer.fit(module, data)
+    assert trainer.callback_metrics["train/loss"] < 10
+    assert trainer.callback_metrics["val/loss"] < 10
+
+
+def test_a_mode_shortens_an_experiment() -> None:
+    assert compose("train", ["experiment=fast", "mode=fast_dev"]).trainer.limit_train_batches == 1
 
 
 @pytest.mark.gpu
@@ -190,7 +247,7 @@ def test_a_cuda_graph_computes_what_the_network_does() -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     run = compiled(network, "cuda_graph", torch.zeros_like(x), lambda: torch.autocast("cuda", enabled=False))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    run(x).square().mean().backward()  # type: ignore[no-untyped-call]
+    run(x).square().mean().backward()
     captured = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
     network.zero_grad()
     network.load_state_dict(before)

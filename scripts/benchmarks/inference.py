@@ -67,9 +67,9 @@ def obvious(batch_size: int = 1000, channels_last: bool = False) -> Predicted:
 def predict(engine: str) -> Predicted:
     """`Predictor` on the same images; the first images, which warm it up, are not counted."""
     images = load_dataset("mnist", "test").images.numpy()
-    Predictor(engine="eager")  # whatever is imported only once
+    Predictor(device="cpu")  # whatever is imported only once
     began = time.perf_counter()
-    predictor = Predictor(engine=engine)
+    predictor = Predictor(device="cpu", engine=engine)
     preparation = time.perf_counter() - began
     predictor(images[:1000])
     began = time.perf_counter()
@@ -100,7 +100,7 @@ def latency(arguments: argparse.Namespace) -> list[Row]:
 def one_by_one(engine: str, count: int = 2000) -> list[float]:
     """Milliseconds for each of so many images, after 100 that are not counted."""
     images = load_dataset("mnist", "test").images.numpy()
-    predictor = Predictor(engine=engine)
+    predictor = Predictor(device="cpu", engine=engine)
     found = []
     for index in range(count + 100):
         began = time.perf_counter()

@@ -7,8 +7,6 @@ metrics.json, report.html, the pictures in it, classes.csv and predictions.parqu
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
-
 from .config import entry_point, shown
 from .settings import EvalSettings
 from .startup import import_lightning
@@ -29,8 +27,6 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
         The accuracy, 0 to 1; of a network that does not classify, the loss.
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
-    if HydraConfig.initialized():
-        import_lightning()
     from .callbacks import KeepOutputs
     from .checkpoint import check_known, forward_options, own_models, read_weights
     from .data.datamodule import MNISTDataModule
@@ -83,7 +79,12 @@ def _report(
     return write_report(folder, *keep.result(), f"mnist_cls: {what}", facts)
 
 
-main = entry_point("eval", evaluate)
+def _evaluate_in_a_process_of_our_own(settings: EvalSettings, folder: Path) -> float:
+    import_lightning()
+    return evaluate(settings, folder)
+
+
+main = entry_point("eval", _evaluate_in_a_process_of_our_own)
 
 if __name__ == "__main__":
     main()

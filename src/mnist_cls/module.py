@@ -48,7 +48,7 @@ class MNISTModule(pl.LightningModule):
         optimizer: makes the optimizer from the parameters; None: AdamW with its defaults.
         scheduler: makes the learning rate's schedule, stepped after each step, from the optimizer and
             `total_steps=`, the number of steps of the whole training; None: the rate stays as it is.
-        label_smoothing: in training, the share of the target that goes to all ten classes alike, 0 to 1
+        label_smoothing: in training, the share of the target that goes to all ten classes alike, 0 to below 1
             (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
         compile: how the training's passes are compiled, see `compiled`; None: they are not.
 
@@ -78,6 +78,8 @@ class MNISTModule(pl.LightningModule):
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
         self.model = network.to(memory_format=torch.channels_last)
         self.classifies = self._check_network() == (2, CLASSES)
+        if label_smoothing and hasattr(network, "loss"):
+            raise InputError(f"label_smoothing={label_smoothing}: {type(network).__name__} has an objective of its own")
         self.optimizer_factory = optimizer or AdamW
         self.scheduler_factory = scheduler
         self.label_smoothing, self.compile_mode = label_smoothing, compile
@@ -115,8 +117,12 @@ class MNISTModule(pl.LightningModule):
         """Compile the network, if that is wanted, for batches of the loader's size."""
         if self.compile_mode is None:
             return
+        if self.compile_mode == "cuda_graph" and self.trainer.accumulate_grad_batches > 1:
+            # A replay writes its gradients where the last one's are: https://github.com/pytorch/pytorch/issues/181723
+            raise InputError("compile=cuda_graph does not go with several batches a step; use compile=null")
         loader: Any = self.trainer.train_dataloader
-        size = min(-(-loader.batch_size // self.trainer.world_size), loader.sampler.count)
+        # This process's share of a whole batch.
+        size = len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
         sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
         autocast = self.trainer.precision_plugin.forward_context
         self.compiled = sample.shape, compiled(self.model, self.compile_mode, sample, autocast)
@@ -150,6 +156,18 @@ class MNISTModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """What the network gives, for callbacks; the metrics are kept here."""
         return self._step(batch, "test")[2]
+
+    def on_train_epoch_start(self) -> None:
+        """Forget what an epoch that was broken off has added up."""
+        self._forget("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an epoch that was broken off has added up."""
+        self._forget("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what an epoch that was broken off has added up."""
+        self._forget("test")
 
     def on_train_epoch_end(self) -> None:
         """Log what the epoch's steps added up."""
@@ -245,7 +263,10 @@ class MNISTModule(pl.LightningModule):
             metric = getattr(self, f"{stage}_{kind}")
             # Given the metric itself, log() would take a quarter of a second to find out which abstract types it is of.
             self.log(name, metric.compute(), prog_bar=prog_bar)
-            metric.reset()
+
+    def _forget(self, stage: str) -> None:
+        for kind in ("loss", "accuracy"):
+            getattr(self, f"{stage}_{kind}").reset()
 
     def _share(self, batch_idx: int, count: int) -> float:
         """What makes the mean over the batches of a step, which Lightning takes, the mean over its images.

@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from .config import entry_point, override, overrides, program, shown
 from .errors import InputError
 from .settings import STEP_SIZE_OF_AUTO, TrainSettings
@@ -45,11 +43,6 @@ def train(settings: TrainSettings, folder: Path) -> float:
         SystemExit: Ctrl-C was pressed; a line on standard error has said how to go on.
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
-    from .data.datasets import read_ahead
-
-    read_ahead(settings.data.name, "train", settings.data.dir)  # while Lightning is imported
-    if HydraConfig.initialized():
-        import_lightning()
     import lightning.pytorch as pl
     from hydra.utils import instantiate
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -217,9 +210,12 @@ def _write(
     _save_model(settings, module, metrics, folder)
 
 
+_HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "label_smoothing", "compile", "trainer", "seed")
+
+
 def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:
     everything = dataclasses.asdict(settings)
-    return {key: everything[key] for key in ("model", "data", "optimizer", "scheduler", "trainer", "seed")}
+    return {key: everything[key] for key in _HYPERPARAMETERS}
 
 
 def _save_model(settings: TrainSettings, module: "MNISTModule", metrics: dict[str, float], folder: Path) -> None:
@@ -254,7 +250,16 @@ def _report(settings: TrainSettings, module: "MNISTModule", metrics: dict[str, f
         print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(here.parent))}")
 
 
-main = entry_point("train", train)
+def _train_in_a_process_of_our_own(settings: TrainSettings, folder: Path) -> float:
+    from .data.datasets import read_ahead
+
+    if settings.data.name == "mnist" and settings.data.dir is None:
+        read_ahead()  # while Lightning is imported
+    import_lightning()
+    return train(settings, folder)
+
+
+main = entry_point("train", _train_in_a_process_of_our_own)
 
 if __name__ == "__main__":
     main()

@@ -35,7 +35,7 @@ _FILES = {
 }
 
 
-_AHEAD: "dict[tuple[str, Split, str], Future[LabelledImages]]" = {}
+_AHEAD: "list[Future[LabelledImages]]" = []
 
 
 class LabelledImages(NamedTuple):
@@ -54,13 +54,13 @@ def list_datasets() -> list[str]:
     return sorted(["mnist", *_TORCHVISION])
 
 
-def read_ahead(name: str = "mnist", split: Split = "train", directory: str | Path | None = None) -> None:
-    """Begin to read what `load_dataset` is going to be asked for, on another core, while this thread does other things.
+def read_ahead() -> None:
+    """Begin to read the training images that the package carries, on another core, while this thread does other things.
 
-    What goes wrong is raised by `load_dataset`.
+    The next `load_dataset()` waits for them; what goes wrong is raised there.
     """
     worker = ThreadPoolExecutor(1)
-    _AHEAD[name, split, str(directory)] = worker.submit(_load, name, split, directory)
+    _AHEAD.append(worker.submit(_load, "mnist", "train", None))
     worker.shutdown(wait=False)
 
 
@@ -78,8 +78,9 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         InputError: the name is unknown, the files are missing or damaged, or they hold no 28x28 images with labels
             0 to 9.
     """
-    ahead = _AHEAD.pop((name, split, str(directory)), None)
-    return ahead.result() if ahead else _load(name, split, directory)
+    if _AHEAD and (name, split, directory) == ("mnist", "train", None):
+        return _AHEAD.pop().result()
+    return _load(name, split, directory)
 
 
 def _load(name: str, split: Split, directory: str | Path | None) -> LabelledImages:

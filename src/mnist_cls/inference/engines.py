@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,9 @@ from ..images import SIZE, normalize
 Engine = Literal["auto", "eager", "onnx", "int8"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
-# Where ONNX Runtime is there, "auto" takes it for so many images and more. Its preparation, 5 to 8 s, is repaid by some
-# 25 microseconds an image (scripts/benchmark.py engines).
-LONG = 300_000
+# Where ONNX Runtime is there, "auto" takes it for so many images and more: twice as many as repay its preparation
+# (docs/benchmarks.md).
+LONG = 150_000
 
 
 class WholePass(nn.Module):
@@ -56,7 +56,7 @@ def onnx_engine(network: nn.Module) -> Callable[[Tensor], Tensor]:
         A function from uint8 images (B, 28, 28) on the CPU to probabilities float32 (B, 10).
 
     Raises:
-        InputError: the extra is not installed, or PyTorch cannot export the network.
+        InputError: the extra is not installed, or PyTorch cannot export the network, or ONNX Runtime not load it.
     """
     if not onnx_is_there():
         raise InputError("engine=onnx: ONNX Runtime is not installed; pip install 'mnist-cls[onnx]'")
@@ -91,11 +91,27 @@ def _export(whole: nn.Module, path: Path) -> None:
 
 
 def _session(path: Path) -> Callable[[Tensor], Tensor]:
-    import onnxruntime
+    try:
+        import onnxruntime
 
+        session = _open(onnxruntime, path)
+    # Versions that do not fit together, or a library of the system that is missing, show in many ways.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"engine=onnx: ONNX Runtime cannot load the network: {reason}; use engine=eager") from error
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        except Exception as error:
+            raise (MemoryError if "allocate" in str(error) else RuntimeError)(str(error)) from error
+
+    return run
+
+
+def _open(onnxruntime: Any, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin while they wait would take the cores from whatever decodes the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

@@ -18,8 +18,8 @@ from ..data.datasets import load_dataset
 from ..errors import InputError
 from ..images import normalize
 
-# How many training images tell the range of each layer's values, and of how many the label must not change.
-_CALIBRATION = 1000
+# How many images tell the range of each layer's values, and of how many others the label must stay the same.
+CALIBRATION = 1000
 _SAME_LABELS = 0.998
 
 
@@ -97,7 +97,7 @@ class _PoolWholeNumbers(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(function, "__name__", "") == "max_pool2d" and args[0].dtype == torch.uint8:
+        if getattr(function, "__name__", "") == "max_pool2d" and args and args[0].dtype == torch.uint8:
             return _max_pool2d(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
@@ -134,37 +134,37 @@ class _Int8Network(nn.Module):
 
 
 @torch.inference_mode()
-def int8_network(network: nn.Module) -> nn.Module:
-    """Make a network of 8 bits out of one of floats, by the ranges of its values for the first training images.
+def int8_network(network: nn.Module, images: Tensor | None = None) -> nn.Module:
+    """Make a network of 8 bits out of one of floats, by the ranges of its values for some images.
 
     All convolutions and linear layers are replaced but the one that gives the logits. Where the layers between them
     (ReLU, maximum pooling, flattening, dropout) can work on the whole numbers, nothing becomes a float on the way.
 
     Args:
         network: in evaluation mode, on the CPU; gives logits (B, 10). It is left as it is.
+        images: of the kind that the network is for, uint8 (N, 28, 28): the first 1,000 tell the ranges, the next 1,000
+            whether the labels stay the same. None: MNIST's training images.
 
     Raises:
-        InputError: this PyTorch has no such kernels, or the labels of the training images do not stay the same.
+        InputError: the labels do not stay the same, or the network or this processor has no 8-bit way.
     """
-    if not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
-        raise InputError("engine=int8: this PyTorch has no kernels for it, which are for x86 only; use engine=eager")
-    x = normalize(load_dataset("mnist", "train").images[:_CALIBRATION])
-    wanted = network(x).argmax(1)
-    ranges = _ranges(network, x)
-    same = 0.0
+    if images is None:
+        images = load_dataset("mnist", "train").images
+    x, others = (normalize(part) for part in (images[:CALIBRATION], images[CALIBRATION : 2 * CALIBRATION]))
+    wanted = network(others).argmax(1)
+    reason = ""
     for in_a_chain in (True, False):
         try:
-            found = _replaced(network, ranges, in_a_chain)
-            same = max(same, (found(x).argmax(1) == wanted).float().mean().item())
+            found = _replaced(network, _ranges(network, x), in_a_chain)
+            same = (found(others).argmax(1) == wanted).float().mean().item()
         # A network may do anything between its layers, and most of it does not go with whole numbers.
-        except (RuntimeError, TypeError, NotImplementedError):
+        except Exception as error:
+            reason = reason or (str(error).splitlines() or [type(error).__name__])[0]
             continue
         if same >= _SAME_LABELS:
             return found
-    raise InputError(
-        f"engine=int8: {type(network).__name__} loses too much in 8 bits: {same:.1%} of {_CALIBRATION} training images"
-        f" keep their label, expected {_SAME_LABELS:.1%}; use engine=eager"
-    )
+        reason = f"{same:.1%} of {CALIBRATION} training images keep their label, expected {_SAME_LABELS:.1%}"
+    raise InputError(f"engine=int8: {type(network).__name__} does not go with 8 bits: {reason}; use engine=eager")
 
 
 def _ranges(network: nn.Module, x: Tensor) -> list[_Range]:
@@ -189,6 +189,8 @@ def _ranges(network: nn.Module, x: Tensor) -> list[_Range]:
 
 
 def _replaced(network: nn.Module, ranges: list[_Range], in_a_chain: bool) -> nn.Module:
+    if len(ranges) < 2:
+        raise ValueError("it has no convolutions or linear layers before its last one")
     result = copy.deepcopy(network)
     before: float | None = None  # the scale of the uint8 values that the layer before gives
     for number, layer in enumerate(ranges):

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import DETECTOR, forward_options, load_model
+from ..checkpoint import DETECTOR, forward_options, load_model, read_weights
+from ..data.datasets import load_dataset
 from ..errors import InputError
-from ..images import CLASSES, images_from_array, normalize
+from ..images import CLASSES, SIZE, images_from_array, normalize
 from ..memory import keep_freed_memory, out_of_memory
 from .engines import ENGINES, LONG, onnx_engine, onnx_is_there
 from .int8 import int8_network
 
-# Images in the network at once: on the CPU more are no faster; on a GPU they are, for a pass there has a fixed cost.
+# Images in the network at once: on the CPU more are no faster; on a GPU (not measured) they should be.
 CPU_BATCH, GPU_BATCH = 256, 1024
 
 
@@ -56,8 +57,10 @@ class Predictor:
             the one of a checkpoint.
         engine: what computes: "eager" is PyTorch; "onnx" ONNX Runtime, on the CPU only, the faster one once it is
             prepared; "int8" PyTorch in 8 bits, the fastest, with probabilities that differ by some hundredths; "auto"
-            takes ONNX Runtime where it is installed and a call has so many images that its preparation pays, else
-            PyTorch.
+            takes ONNX Runtime where it is installed, `model` is a checkpoint, and a call has so many images that its
+            preparation pays, else PyTorch. The two others keep the weights that they were prepared with.
+
+    On Linux a predictor lets this process keep freed memory, see `keep_freed_memory`.
 
     Raises:
         InputError: there is no such checkpoint, device or engine, the network gives no logits, has no early exit,
@@ -84,12 +87,13 @@ class Predictor:
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
         self.model = network.eval().to(memory_format=torch.channels_last).to(self.device)
         self.detector = None if is_digit is False else _load_detector(is_digit).to(self.device)
-        self.engine = engine
+        self.engine = "eager" if engine == "auto" and isinstance(model, nn.Module) else engine
         self.run_onnx: Callable[[Tensor], Tensor] | None = None
-        self._check_engine()
+        self._prepare_engine(_images_of(model) if engine == "int8" else None)
         keep_freed_memory()
 
-    def _check_engine(self) -> None:
+    @torch.inference_mode()
+    def _prepare_engine(self, images: Tensor | None) -> None:
         if self.engine not in ENGINES:
             raise InputError(f"engine={self.engine}: expected one of {', '.join(ENGINES)}")
         if self.engine in ("auto", "eager"):
@@ -97,8 +101,9 @@ class Predictor:
         if self.device.type != "cpu" or self.options:
             what = f"device={self.device}" if self.device.type != "cpu" else "early_exit=true"
             raise InputError(f"engine={self.engine} does not go with {what}; use engine=eager")
+        _logits(self.model(torch.zeros(1, 1, SIZE, SIZE)))
         if self.engine == "int8":
-            self.model = int8_network(self.model)
+            self.model = int8_network(self.model, images)
         else:
             self.run_onnx = onnx_engine(self.model)
 
@@ -111,7 +116,7 @@ class Predictor:
             return
         try:
             self.run_onnx, self.engine = onnx_engine(self.model), "onnx"
-        except InputError:  # a network that cannot be exported
+        except InputError:  # the network cannot be exported, or not be loaded
             self.engine = "eager"
 
     def __call__(self, images: np.ndarray | Tensor) -> Predictions:
@@ -166,12 +171,12 @@ class Predictor:
             batch = images[start : start + self.batch_size]
             try:
                 if self.run_onnx is not None:
-                    results[start : start + len(batch)] = self.run_onnx(batch)
-                else:
+                    results[start : start + len(batch)] = self.run_onnx(batch.to(self.device))
+                if self.run_onnx is None or self.detector is not None:
                     x = normalize(batch.to(self.device))
+                if self.run_onnx is None:
                     results[start : start + len(batch)] = _logits(self.model(x, **self.options)).softmax(1)
                 if self.detector is not None:
-                    x = normalize(batch.to(self.device))
                     error = self.detector.reconstruction_error(x)  # type: ignore[operator]
                     novel[start : start + len(batch)] = ~(error <= self.detector.threshold)  # NaN is no digit
             except (RuntimeError, MemoryError) as error:
@@ -202,6 +207,14 @@ def _logits(output: object) -> Tensor:
         return output
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise InputError(f"the network gives {found} in evaluation; prediction needs ten logits for each image, (B, 10)")
+
+
+def _images_of(model: nn.Module | str | Path | None) -> Tensor | None:
+    """The training images of the dataset that a checkpoint was trained on; None: MNIST's."""
+    if isinstance(model, nn.Module):
+        return None
+    data = read_weights(model).provenance.get("config", {}).get("data", {})
+    return load_dataset(data.get("name", "mnist"), "train", data.get("dir")).images
 
 
 def _load_detector(checkpoint: bool | str | Path) -> nn.Module:

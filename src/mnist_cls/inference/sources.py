@@ -115,7 +115,8 @@ def _from_array(array: np.ndarray, path: Path) -> Source:
     def chunks() -> Iterator[Chunk]:
         for start in range(0, len(stack), CHUNK):
             images, errors = images_from_array(np.array(stack[start : start + CHUNK]))  # a copy: the file may be mapped
-            if isinstance(array.base, mmap.mmap):  # what has been read counts as our memory until it is given back
+            # What has been read of a mapped file counts as our memory until it is given back.
+            if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                 array.base.madvise(mmap.MADV_DONTNEED)
             yield Chunk([str(start + place) for place in range(len(images))], images, errors)
 
