@@ -19,8 +19,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep some 512 MiB of freed memory for what is allocated next, in this process; elsewhere do nothing.
 
     By default glibc gives each larger block back to the kernel, and takes it from there again for the next batch; the
-    kernel then fills every page with zeros at its first touch. The usual way to run `image_classifier` on two cores
-    spends half of its time there. Whoever has set glibc's own variables, `GLIBC_TUNABLES`, `MALLOC_TRIM_THRESHOLD_` or
+    kernel then fills every page with zeros at its first touch. For networks as small as ours that can take as long as
+    computing (docs/benchmarks.md). Whoever has set glibc's own variables, `GLIBC_TUNABLES`, `MALLOC_TRIM_THRESHOLD_` or
     `MALLOC_MMAP_THRESHOLD_`, is left alone.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:

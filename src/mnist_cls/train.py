@@ -6,6 +6,7 @@ TensorBoard's event files and Hydra's record of the config. All the choices: `--
 
 import dataclasses
 import datetime
+import gc
 import math
 import shlex
 import sys
@@ -115,6 +116,8 @@ def _fit(
 ) -> None:
     from .memory import out_of_memory
 
+    # Python's collector would look through all that the imports have made, again and again: half of a step's overhead.
+    gc.freeze()
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     except (RuntimeError, MemoryError) as error:
@@ -135,6 +138,8 @@ def _fit(
             how = f"go on with: {program('mnist_cls.train')} {again}" if again else f"saved {stop.path}"
         print(f"interrupted at step {trainer.global_step}; {how}", file=sys.stderr)
         sys.exit(130)
+    finally:
+        gc.unfreeze()
     if stop.interrupted:
         print("the training was at its end already; testing it (Ctrl-C stops that, too)", file=sys.stderr)
 
