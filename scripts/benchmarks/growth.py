@@ -47,7 +47,7 @@ def growth(arguments: argparse.Namespace) -> list[Row]:
             place = idx_folder(Path(folder), count)
             ways = {threads: partial(fresh, train_on, place, count, threads) for threads in (1, 2)}
             rows += _rows("train", count, in_turns(ways, arguments.rounds))
-        for count in (10_000, 100_000, 1_000_000):
+        for count in (1_000, 10_000, 100_000):
             path = images_file(Path(folder), count)
             ways = {threads: partial(fresh, predict_file, path, threads, "eager") for threads in (1, 2)}
             rows += _rows("predict", count, in_turns(ways, arguments.rounds))
