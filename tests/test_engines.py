@@ -51,15 +51,9 @@ def test_int8_layers_hold_8_bits() -> None:
     assert {layers[name].weight.dtype for name in ("conv1", "conv2", "fc1")} == {torch.int8}
 
 
-@pytest.mark.parametrize(
-    ("network", "reason"),
-    [
-        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "no convolutions or linear layers before its last one"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.MultiheadAttention(10, 1)), "does not go with 8 bits"),
-    ],
-)
-def test_int8_says_why_it_cannot(network: nn.Module, reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
+def test_int8_says_why_it_cannot() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with pytest.raises(InputError, match="does not go with 8 bits: it has no convolutions or linear layers before"):
         int8_network(network.eval())
 
 
