@@ -148,10 +148,10 @@ def test_freed_memory_is_kept_unless_the_user_said_otherwise(monkeypatch: pytest
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
     keep_freed_memory()
-    assert calls == [(-1, 2**29)]
+    assert calls == [(-1, 2**28)]
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1000000")
     keep_freed_memory()
-    assert calls == [(-1, 2**29)]
+    assert calls == [(-1, 2**28)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")

@@ -31,8 +31,10 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     from .checkpoint import check_known, forward_options, own_models, read_weights
     from .data.datamodule import MNISTDataModule
     from .files import write_json
+    from .memory import keep_freed_memory
     from .module import MNISTModule, make_trainer
 
+    keep_freed_memory()
     own_models(settings.model_file)
     weights = read_weights(settings.checkpoint)
     check_known(weights)

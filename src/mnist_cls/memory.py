@@ -10,13 +10,13 @@ import torch
 
 # mallopt(3): the number of an option in glibc's malloc.h, the value that we set, and the variable that sets it.
 _GLIBC = (
-    (-3, 1 << 28, "MALLOC_MMAP_THRESHOLD_"),  # M_MMAP_THRESHOLD
-    (-1, 1 << 29, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD
+    (-3, 1 << 25, "MALLOC_MMAP_THRESHOLD_"),  # M_MMAP_THRESHOLD: larger blocks are not kept
+    (-1, 1 << 28, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD
 )
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep some 512 MiB of freed memory for what is allocated next, in this process; elsewhere do nothing.
+    """Let glibc keep some 256 MiB of freed memory for what is allocated next, in this process; elsewhere do nothing.
 
     By default glibc gives each larger block back to the kernel, and takes it from there again for the next batch; the
     kernel then fills every page with zeros at its first touch. For networks as small as ours that can take as long as
@@ -28,8 +28,7 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl, for one, has none
     for option, value, variable in _GLIBC:
         if mallopt is not None and variable not in os.environ:
-            # Before glibc 2.35 the largest threshold of the first kind was 32 MiB, an eighth of ours.
-            mallopt(option, value) or mallopt(option, value // 8)
+            mallopt(option, value)
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -26,7 +26,7 @@ from .checkpoint import KEY, Weights, check_fit
 from .compilation import Pass, compiled
 from .errors import InputError
 from .images import CLASSES, SIZE, normalize
-from .memory import keep_freed_memory, largest_batch
+from .memory import largest_batch
 from .models import create_model
 from .settings import TrainerSettings
 
@@ -330,7 +330,6 @@ def make_trainer(
             f"trainer.accelerator={settings.accelerator}: PyTorch {torch.__version__} sees no CUDA device on this"
             " machine; use trainer=cpu, or trainer=auto to take what there is"
         )
-    keep_freed_memory()
     # What Lightning says by itself is advice to its own developers' users; ours get a progress bar and a summary.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .callbacks import StopOnInterrupt
     from .data.datamodule import MNISTDataModule
+    from .memory import keep_freed_memory
     from .module import MNISTModule
 
 
@@ -72,6 +73,8 @@ def train(settings: TrainSettings, folder: Path) -> float:
     finite = StopOnNonFinite(folder / "nonfinite", _replay(settings, folder / "nonfinite"))
     callbacks = [best, stop, finite, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+    if settings.data.batch_size != "auto":  # who asks for that is short of memory
+        keep_freed_memory()
     trainer = make_trainer(settings.trainer, folder, callbacks, logger if settings.tensorboard else None)
 
     if trainer.world_size > 1:
