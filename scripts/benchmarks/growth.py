@@ -139,7 +139,7 @@ def floor(arguments: argparse.Namespace) -> list[Row]:
     copied = fresh(copy_rate)
     rows: list[Row] = [
         {"what": "large fp32 matrix product", "rate": f"{product / 1e9:.0f} GFLOP/s"},
-        {"what": "copy of 256 MB (read and written)", "rate": f"{copied / 1e9:.1f} GB/s"},
+        {"what": "copy of 134 MB (read and written)", "rate": f"{copied / 1e9:.1f} GB/s"},
     ]
     for name, batch, training in (
         ("fast", 384, True),
