@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from .callbacks import StopOnInterrupt
     from .data.datamodule import MNISTDataModule
-    from .memory import keep_freed_memory
     from .module import MNISTModule
 
 
@@ -53,6 +52,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
     from .callbacks import StopOnInterrupt, StopOnNonFinite
     from .checkpoint import named_model
     from .data.datamodule import MNISTDataModule
+    from .memory import keep_freed_memory
     from .module import MNISTModule, make_trainer
 
     settings = dataclasses.replace(settings, model=named_model(settings.model, settings.model_file))
