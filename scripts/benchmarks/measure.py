@@ -6,6 +6,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 Row = dict[str, float | str]
@@ -39,6 +40,10 @@ def median(values: list[float], digits: int = 2) -> float:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had, in MB, and the largest of its children."""
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """The most memory that this process has had, in MB, or the largest of its children, if that is more."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    # Linux's own getrusage() counts what the parent had before this program began; its VmHWM does not.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    own = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
     return max(own, children) / (1e6 if sys.platform == "darwin" else 1e3)
