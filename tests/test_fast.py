@@ -24,9 +24,10 @@ from mnist_cls.data.embedded import embedded_file
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
 from mnist_cls.memory import keep_freed_memory
-from mnist_cls.module import MNISTModule, make_trainer
+from mnist_cls.module import MNISTModule
 from mnist_cls.settings import TrainerSettings
 from mnist_cls.train import train
+from mnist_cls.trainer import make_trainer
 
 from .conftest import Run, one_line
 
@@ -227,8 +228,8 @@ def test_label_smoothing_is_not_for_networks_with_an_objective_of_their_own() ->
 
 def test_an_epoch_that_was_broken_off_does_not_count_in_the_next(tmp_path: Path) -> None:
     module, data = MNISTModule({"name": "mlp"}), MNISTDataModule(train_size=200, batch_size=100)
-    module.train_loss.update(torch.full((10_000,), 1e6))  # type: ignore[operator,union-attr]
-    module.val_loss.update(torch.full((10_000,), 1e6))  # type: ignore[operator,union-attr]
+    module.means["train"].add(torch.tensor(1e6), torch.zeros(10_000, dtype=torch.bool), 10_000)
+    module.means["val"].add(torch.tensor(1e6), torch.zeros(10_000, dtype=torch.bool), 10_000)
     trainer = make_trainer(SMALL, tmp_path)
     trainer.fit(module, data)
     assert trainer.callback_metrics["train/loss"] < 10

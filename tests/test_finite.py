@@ -157,7 +157,8 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
             seen.append(float(torch.nn.utils.get_total_norm(gradients)))
 
     from mnist_cls.data.datamodule import MNISTDataModule
-    from mnist_cls.module import MNISTModule, make_trainer
+    from mnist_cls.module import MNISTModule
+    from mnist_cls.trainer import make_trainer
 
     settings = compose("train", [*QUIET, "trainer.gradient_clip_val=0.01"]).trainer
     settings.max_epochs = 1

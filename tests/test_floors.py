@@ -27,6 +27,7 @@ FLOORS = {
     "tracing": 1,
     "config": 1,
     "module": 2,
+    "trainer": 2,
     "callbacks": 2,
     "inference": 2,
     "trace_view": 2,
@@ -37,7 +38,7 @@ FLOORS = {
 }
 
 CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "interrupt", "outputs", "pictures")}
-LIGHTNING = {"startup", "module", "data.datamodule", "train", "eval", *CALLBACKS}
+LIGHTNING = {"startup", "module", "trainer", "data.datamodule", "train", "eval", *CALLBACKS}
 HYDRA = {"config", "train", "eval", "predict", "forward"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

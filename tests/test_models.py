@@ -17,8 +17,9 @@ from mnist_cls.models import Autoencoder, Conditional, ImageClassifier
 from mnist_cls.models.conditional import ConditionalOutputs
 from mnist_cls.models.registry import _MODELS, register_file
 from mnist_cls.models.residual import Block
-from mnist_cls.module import MNISTModule, make_trainer
+from mnist_cls.module import MNISTModule
 from mnist_cls.settings import TrainerSettings
+from mnist_cls.trainer import make_trainer
 
 from .test_configs import OWN_NETWORK
 

@@ -8,8 +8,9 @@ from mnist_cls import Predictor
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
-from mnist_cls.module import MNISTModule, make_trainer
+from mnist_cls.module import MNISTModule
 from mnist_cls.settings import TrainerSettings
+from mnist_cls.trainer import make_trainer
 
 CONFIG = {"name": "image_classifier", "dropout": 0.5}
 SMALL = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=False)

@@ -178,8 +178,9 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path,
     """Without dropout and distortions, whose random numbers a checkpoint does not hold."""
     from mnist_cls.callbacks import StopOnInterrupt
     from mnist_cls.data.datamodule import MNISTDataModule
-    from mnist_cls.module import MNISTModule, make_trainer
+    from mnist_cls.module import MNISTModule
     from mnist_cls.settings import TrainerSettings
+    from mnist_cls.trainer import make_trainer
 
     settings = TrainerSettings(
         accelerator="cpu", max_epochs=3, enable_progress_bar=False, accumulate_grad_batches=batches_a_step

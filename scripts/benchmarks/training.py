@@ -1,15 +1,20 @@
 """How fast trainings are: ours beside others', idea by idea, the loop's overhead, the whole command."""
 
 import argparse
+import contextlib
+import copy
+import io
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
@@ -17,11 +22,10 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Row, fresh, in_turns, median, peak_memory
 from benchmarks.peers import Recipe, Trained, standard_example, train_plainly
-from mnist_cls import create_model
 from mnist_cls.config import compose
-from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.data.loader import BatchLoader
 from mnist_cls.images import normalize
-from mnist_cls.memory import keep_freed_memory
+from mnist_cls.settings import TrainSettings
 from mnist_cls.train import train
 
 # What a step of the ladder from the published recipe to ours adds. Judged on the validation images.
@@ -95,72 +99,95 @@ def ideas(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-class Clock(pl.Callback):
-    """Measures a training's steps: from the end of the 10th to the end of the last, validation left out."""
+class InTurns(pl.Callback):
+    """Ten steps of the training, ten of the same written by hand on a copy of its network, and so on for an epoch.
 
-    seconds, first = 0.0, 10
+    A machine's speed drifts within seconds; between neighbouring blocks it is the same.
+    """
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
-        """Start after the first steps, which prepare things."""
-        if trainer.global_step == self.first:
-            Clock.seconds = -time.perf_counter()
-        elif trainer.is_last_batch:
-            Clock.seconds += time.perf_counter()
+    # Of the class, since it is the config that makes the instance.
+    settings: ClassVar[TrainSettings]
+    seconds: ClassVar[dict[str, list[float]]] = {"plain loop": [], "train": []}
+    block = 10
 
+    def __init__(self) -> None:
+        self.steps: Iterator[None] = iter(())
+        self.began: float | None = None
 
-def loop(arguments: argparse.Namespace) -> list[Row]:
-    """`train` with all that it does by default against a plain loop: same network, batches and optimizer."""
-    rows: list[Row] = []
-    for overrides in (["model=image_classifier"], ["experiment=fast", "trainer.limit_train_batches=1.0"]):
-        ways = {
-            "plain loop": partial(fresh, plain_loop, overrides),
-            "train": partial(fresh, clocked_train, overrides),
-        }
-        results: dict[str, list[float]] = in_turns(ways, arguments.rounds)
-        for name, speeds in results.items():
-            ratio = round(statistics.median(speeds) / statistics.median(results["plain loop"]), 3)
-            rows.append({"network": overrides[0], "way": name, "images/s": median(speeds, 0), "ratio": ratio})
-    return rows
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepare the plain loop."""
+        loader, network = copy.copy(trainer.train_dataloader), copy.deepcopy(pl_module.model)
+        self.steps = plain_steps(self.settings, cast(torch.nn.Module, network), cast(BatchLoader, loader))
 
-
-def clocked_train(overrides: Sequence[str]) -> float:
-    """Images/s of the steps of one epoch, progress bar, logging and callbacks included."""
-    with tempfile.TemporaryDirectory() as folder:
-        clock = ["+callbacks.clock._target_=benchmarks.training.Clock"]
-        if "experiment=fast" in overrides:
-            clock = ["+callbacks={clock:{_target_:benchmarks.training.Clock}}"]
-        fixed = ["trainer=cpu", "data.augmentation=null", "trainer.max_epochs=1"]
-        settings = compose("train", [*overrides, *clock, *fixed])
-        train(settings, Path(folder))
-    size = int(settings.data.batch_size)
-    return (55_000 // size * size - Clock.first * size) / Clock.seconds
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object) -> None:
+        """After each block of the training, one of the plain loop; the first ones and the last batch are left out."""
+        if trainer.global_step % self.block or trainer.is_last_batch:
+            return
+        if self.began is not None:
+            self.seconds["train"].append(_now(pl_module.device) - self.began)
+        began = _now(pl_module.device)
+        for _ in range(self.block):
+            next(self.steps)
+        now = _now(pl_module.device)
+        if self.began is not None:
+            self.seconds["plain loop"].append(now - began)
+        self.began = now
 
 
-def plain_loop(overrides: Sequence[str]) -> float:
-    """The same steps written by hand: nothing is counted, logged, shown or watched."""
-    keep_freed_memory()
-    settings = compose("train", [*overrides, "data.augmentation=null"])
-    data = MNISTDataModule(batch_size=settings.data.batch_size)
-    data.setup("fit")
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def plain_steps(settings: TrainSettings, network: torch.nn.Module, loader: BatchLoader) -> Iterator[None]:
+    """The training written by hand, a step at a time: nothing is counted, logged, shown or watched."""
     options = {key: value for key, value in settings.optimizer.items() if key != "_target_"}
     kind = getattr(torch.optim, settings.optimizer["_target_"].rsplit(".", 1)[1])
-    network = create_model(**settings.model).to(memory_format=torch.channels_last)
     optimizer = kind(network.parameters(), **options)
-    loader = data.train_dataloader()
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.optimizer["lr"], len(loader))
-    seen, began = 0, 0.0
-    for number, (images, labels) in enumerate(loader):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.optimizer["lr"], len(loader) + 1)
+    for images, labels in loader:
         logits = network(normalize(images))
         loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if number + 1 == Clock.first:
-            began = time.perf_counter()
-        elif number + 1 > Clock.first and len(labels) == loader.batch_size:
-            seen += len(labels)
-    return seen / (time.perf_counter() - began)
+        yield
+
+
+def loop(arguments: argparse.Namespace) -> list[Row]:
+    """`train` with all that it does by default against a plain loop: same network, batches and optimizer."""
+    rows: list[Row] = []
+    for overrides in (["model=image_classifier"], ["experiment=fast", "trainer.limit_train_batches=1.0"]):
+        speeds: dict[str, list[float]] = {"plain loop": [], "train": []}
+        ratios: list[float] = []
+        for number in range(arguments.rounds):
+            print(f"round {number + 1} of {arguments.rounds}: {overrides[0]}", file=sys.stderr)
+            size, seconds = fresh(loops_in_turns, overrides)
+            for name, found in seconds.items():
+                speeds[name] += [InTurns.block * size / each for each in found]
+            ratios += [plain / ours for plain, ours in zip(seconds["plain loop"], seconds["train"], strict=True)]
+        for name, found in speeds.items():
+            row: Row = {"network": overrides[0], "way": name, "images/s": median(found, 0)}
+            rows.append(row | ({"ratio": median(ratios, 3), "blocks": len(ratios)} if name == "train" else {}))
+    return rows
+
+
+def loops_in_turns(overrides: Sequence[str]) -> tuple[int, dict[str, list[float]]]:
+    """An epoch of `train`, progress bar, logging and callbacks included, in turns with the plain loop.
+
+    Returns:
+        The size of a batch, and for each the seconds of its blocks.
+    """
+    os.environ["FORCE_COLOR"] = "1"  # the progress bar is drawn, as in a terminal
+    device = GPU[:1] if torch.cuda.is_available() else ["trainer=cpu"]
+    turns = "{turns:{_target_:benchmarks.training.InTurns}}"
+    fixed = [f"++callbacks={turns}", "data.augmentation=null", "trainer.max_epochs=1"]
+    InTurns.settings = compose("train", [*overrides, *device, *fixed])
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        train(InTurns.settings, Path(folder))
+    return int(InTurns.settings.data.batch_size), InTurns.seconds
 
 
 def command(arguments: argparse.Namespace) -> list[Row]:

@@ -32,7 +32,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     from .data.datamodule import MNISTDataModule
     from .files import write_json
     from .memory import keep_freed_memory
-    from .module import MNISTModule, make_trainer
+    from .module import MNISTModule
+    from .trainer import make_trainer
 
     keep_freed_memory()
     own_models(settings.model_file)

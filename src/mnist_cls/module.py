@@ -1,26 +1,16 @@
 """The LightningModule: a network's forward pass, its loss, its metrics and its optimizer."""
 
 import copy
-import dataclasses
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from .checkpoint import KEY, Weights, check_fit
 from .compilation import Pass, compiled
@@ -28,11 +18,52 @@ from .errors import InputError
 from .images import CLASSES, SIZE, normalize
 from .memory import largest_batch
 from .models import create_model
-from .settings import TrainerSettings
 
 Batch = tuple[Tensor, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
+
+
+class EpochMeans:
+    """The mean loss and the accuracy over the images of an epoch.
+
+    A step only puts down what it found; the adding up is left for the end. A metric's update for each batch would take
+    a fiftieth of a small network's training.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.losses: list[Tensor] = []
+        self.correct: list[Tensor] = []
+        self.counts: list[int] = []
+
+    def add(self, loss: Tensor, correct: Tensor | None, count: int) -> None:
+        """Put down a batch.
+
+        Args:
+            loss: the mean over its images, a scalar without gradient.
+            correct: bool (count,), which images were told right; None where nothing is told.
+            count: its images.
+        """
+        self.losses.append(loss)
+        self.counts.append(count)
+        if correct is not None:
+            self.correct.append(correct)
+
+    def compute(self, reduce: Callable[..., Any]) -> tuple[Tensor, Tensor | None]:
+        """The mean loss and the accuracy, scalars; the latter None where nothing was told.
+
+        Args:
+            reduce: adds a tensor up over all processes, as `Strategy.reduce(tensor, reduce_op="sum")` does.
+        """
+        losses = torch.stack(self.losses).float()
+        counts = losses.new_tensor(self.counts)
+        correct = [torch.cat(self.correct).sum()] if self.correct else []
+        loss, count, *right = reduce(torch.stack([losses @ counts, counts.sum(), *correct]), reduce_op="sum")
+        return loss / count, right[0] / count if right else None
 
 
 class MNISTModule(pl.LightningModule):
@@ -86,10 +117,7 @@ class MNISTModule(pl.LightningModule):
         self.compiled: tuple[torch.Size, Pass] | None = None
         self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
-        for stage in ("train", "val", "test"):
-            setattr(self, f"{stage}_accuracy", MulticlassAccuracy(CLASSES, average="micro", validate_args=False))
-            # A NaN stays a NaN: left out, as is the default, it would be hidden.
-            setattr(self, f"{stage}_loss", MeanMetric(nan_strategy="disable"))
+        self.means = {stage: EpochMeans() for stage in ("train", "val", "test")}
 
     def load_weights(self, weights: Weights) -> None:
         """Put the weights of a checkpoint into the network.
@@ -143,10 +171,10 @@ class MNISTModule(pl.LightningModule):
         """The loss of one batch, a scalar to take the gradient of."""
         labels = batch[1]
         self.images_seen += len(labels)
-        loss, logits = self._step(batch, "train")[:2]
+        loss, correct = self._step(batch, "train")[:2]
         # Lightning's log() takes longer than a small network's forward pass: only where something is written.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_step(loss.detach(), logits, labels)
+            self._log_step(loss.detach(), correct)
         return loss * self._share(batch_idx, len(labels))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
@@ -159,27 +187,27 @@ class MNISTModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Forget what an epoch that was broken off has added up."""
-        self._forget("train")
+        self.means["train"].forget()
 
     def on_validation_epoch_start(self) -> None:
         """Forget what an epoch that was broken off has added up."""
-        self._forget("val")
+        self.means["val"].forget()
 
     def on_test_epoch_start(self) -> None:
         """Forget what an epoch that was broken off has added up."""
-        self._forget("test")
+        self.means["test"].forget()
 
     def on_train_epoch_end(self) -> None:
         """Log what the epoch's steps added up."""
-        self._log_sums("train", "train/accuracy_epoch")
+        self._log_means("train", "train/accuracy_epoch")
 
     def on_validation_epoch_end(self) -> None:
         """Log what the batches added up."""
-        self._log_sums("val", "val/accuracy", prog_bar=True)
+        self._log_means("val", "val/accuracy", prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         """Log what the batches added up."""
-        self._log_sums("test", "test/accuracy")
+        self._log_means("test", "test/accuracy")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and its schedule over all the steps that the trainer is going to make."""
@@ -232,41 +260,38 @@ class MNISTModule(pl.LightningModule):
         optimizer = self.optimizer_factory(trial.parameters())
         images = torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)
         labels = torch.zeros(size, dtype=torch.int64, device=device)
-        self._loss(trial(normalize(images)), images, labels, trial).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        for _ in range(2):  # from the second step on there are last gradients and the optimizer's averages, too
+            loss = self._loss(trial(normalize(images)), images, labels, trial)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
 
     def _total_steps(self) -> int:
         return int(self.trainer.estimated_stepping_batches)
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor | None, Any]:
-        """The loss, the logits of a network that has some, and all that it gives. Nothing here waits for a GPU."""
+        """The loss, whether each image was told right, and what the network gives. Nothing here waits for a GPU."""
         images, labels = batch
         outputs = self(images)
         loss = self._loss(outputs, images, labels)
-        # For each image rather than with a weight, which this metric ignores when it does not look for NaN.
-        getattr(self, f"{stage}_loss").update(loss.detach().expand(len(labels)))
-        if not self.classifies:
-            return loss, None, outputs
-        logits: Tensor = (outputs if isinstance(outputs, Tensor) else outputs[0]).detach()
-        getattr(self, f"{stage}_accuracy").update(logits, labels)
-        return loss, logits, outputs
+        correct = None
+        if self.classifies:
+            logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
+            correct = logits.argmax(1) == labels
+        self.means[stage].add(loss.detach(), correct, len(labels))
+        return loss, correct, outputs
 
-    def _log_step(self, loss: Tensor, logits: Tensor | None, labels: Tensor) -> None:
+    def _log_step(self, loss: Tensor, correct: Tensor | None) -> None:
         self.log("train/loss_step", loss)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        if logits is not None:
-            self.log("train/accuracy_step", (logits.argmax(1) == labels).float().mean())
+        if correct is not None:
+            self.log("train/accuracy_step", correct.float().mean())
 
-    def _log_sums(self, stage: str, accuracy_name: str, prog_bar: bool = False) -> None:
-        names = {"loss": f"{stage}/loss"} | ({"accuracy": accuracy_name} if self.classifies else {})
-        for kind, name in names.items():
-            metric = getattr(self, f"{stage}_{kind}")
-            # Given the metric itself, log() would take a quarter of a second to find out which abstract types it is of.
-            self.log(name, metric.compute(), prog_bar=prog_bar)
-
-    def _forget(self, stage: str) -> None:
-        for kind in ("loss", "accuracy"):
-            getattr(self, f"{stage}_{kind}").reset()
+    def _log_means(self, stage: str, accuracy_name: str, prog_bar: bool = False) -> None:
+        loss, accuracy = self.means[stage].compute(self.trainer.strategy.reduce)
+        self.log(f"{stage}/loss", loss, prog_bar=prog_bar)
+        if accuracy is not None:
+            self.log(accuracy_name, accuracy, prog_bar=prog_bar)
 
     def _share(self, batch_idx: int, count: int) -> float:
         """What makes the mean over the batches of a step, which Lightning takes, the mean over its images.
@@ -309,43 +334,3 @@ class MNISTModule(pl.LightningModule):
                 " or a network with an objective of its own, loss(outputs, x, labels)"
             )
         return shape
-
-
-def make_trainer(
-    settings: TrainerSettings, folder: Path, callbacks: Sequence[Callback] = (), logger: Logger | None = None
-) -> pl.Trainer:
-    """Make Lightning's Trainer of the settings.
-
-    Args:
-        settings: Lightning's arguments.
-        folder: the run's folder, where a profiler writes to.
-        callbacks: besides the progress bar.
-        logger: None logs nowhere.
-
-    Raises:
-        InputError: the machine has no such accelerator, or Lightning refuses a value.
-    """
-    if settings.accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
-        raise InputError(
-            f"trainer.accelerator={settings.accelerator}: PyTorch {torch.__version__} sees no CUDA device on this"
-            " machine; use trainer=cpu, or trainer=auto to take what there is"
-        )
-    # What Lightning says by itself is advice to its own developers' users; ours get a progress bar and a summary.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
-    profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-    arguments = dataclasses.asdict(settings)
-    if settings.profiler is not None:
-        arguments["profiler"] = profilers[settings.profiler](dirpath=folder, filename="profile")
-    bar = [RichProgressBar(leave=True)] if settings.enable_progress_bar else []
-    try:
-        return pl.Trainer(
-            **arguments,
-            default_root_dir=folder,
-            callbacks=[*callbacks, *bar],
-            logger=logger or False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise InputError(f"trainer: {' '.join(str(error).split())}") from error

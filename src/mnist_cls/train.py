@@ -53,7 +53,8 @@ def train(settings: TrainSettings, folder: Path) -> float:
     from .checkpoint import named_model
     from .data.datamodule import MNISTDataModule
     from .memory import keep_freed_memory
-    from .module import MNISTModule, make_trainer
+    from .module import MNISTModule
+    from .trainer import make_trainer
 
     settings = dataclasses.replace(settings, model=named_model(settings.model, settings.model_file))
     pl.seed_everything(settings.seed, workers=True, verbose=False)

@@ -1,8 +1,9 @@
 """What happens when a training goes astray: the first NaN or Inf stops it, and is kept for a look at it."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 import lightning.pytorch as pl
 import torch
@@ -41,48 +42,64 @@ class StopOnNonFinite(Callback):
         self.folder, self.replay = folder, replay
         self.batch: Batch | None = None
         self.random_state: Tensor | None = None
-        self.buffers: dict[str, Tensor] = {}
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.loss: Tensor | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make room for what each step remembers of the network."""
+        self.buffers = [(buffer, buffer.clone()) for buffer in cast(_Module, pl_module).model.buffers()]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Remember the batch, and what its forward pass is going to change: the random state, batch norm's averages."""
         self.batch, self.random_state = batch, torch.get_rng_state()
-        self.buffers = {name: buffer.clone() for name, buffer in cast(_Module, pl_module).model.named_buffers()}
+        for buffer, kept in self.buffers:
+            kept.copy_(buffer)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Look at the loss. Where processes wait for each other's gradients, they stop together at those instead."""
-        if trainer.world_size == 1 and not loss.isfinite():
-            self._stop(trainer, pl_module, f"the loss is {loss.item()}")
+        """Keep the loss for the look that comes with the gradients; a GPU is waited for only once a step."""
+        self.loss = loss.detach()
+        if torch.is_anomaly_enabled():  # PyTorch would stop in the backward pass, with less to say
+            self._check(trainer, pl_module, [])
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where several batches make a step, look after each, so that the right one is kept."""
         if trainer.accumulate_grad_batches > 1 and trainer.world_size == 1:
-            self._check_gradients(trainer, pl_module)
+            self._check(trainer, pl_module, trainer.optimizers[0].param_groups)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Look at the gradients, before they are clipped."""
-        self._check_gradients(trainer, pl_module)
+        """Look at the loss and at the gradients, before they are clipped."""
+        self._check(trainer, pl_module, trainer.optimizers[0].param_groups)
 
-    def _check_gradients(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, groups: list[dict[str, Any]]) -> None:
         # In half precision infinite gradients are how PyTorch's scaler finds its scale; it leaves such steps out.
         if str(trainer.precision).startswith("16"):
-            return
-        parameters = [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():
-            named = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-            self._stop(trainer, pl_module, _gradient(named))
+            groups = []
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        found = torch.zeros(1, device=pl_module.device)
+        if gradients:
+            # That scaler's own look, one pass over all of them, at a third of what their norm takes.
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones_like(found))
+        # Processes that wait for each other's gradients must stop together: at those, which are the same for all.
+        loss = cast(Tensor, self.loss).item() if trainer.world_size == 1 else 0.0
+        if not math.isfinite(loss):
+            self._stop(trainer, pl_module, f"the loss is {loss}")
+        if found.item():
+            # Gradients arise from the last layer to the first: the last that is not finite was the first to be so.
+            of = {name: p.grad for name, p in cast(_Module, pl_module).model.named_parameters() if p.grad is not None}
+            last = [name for name, gradient in of.items() if not gradient.isfinite().all()][-1]
+            self._stop(trainer, pl_module, f"the gradient of {last} is not finite")
 
-    def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, what: str) -> None:
+    def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, what: str) -> NoReturn:
         module = cast(_Module, pl_module)
         images, labels = cast(Batch, self.batch)
         step = trainer.global_step + 1
         with torch.no_grad():
-            for name, buffer in module.model.named_buffers():
-                buffer.copy_(self.buffers[name])
+            for buffer, kept in self.buffers:
+                buffer.copy_(kept)
         if trainer.is_global_zero:
             from safetensors.torch import save_file
 
@@ -98,15 +115,6 @@ class StopOnNonFinite(Callback):
             f"step {step}: {what}{_first(images, trace)}; {_advice(trainer)};"
             f" batch and weights are in {self.folder}{f', look at them with: {self.replay}' if self.replay else ''}"
         )
-
-
-def _gradient(gradients: dict[str, Tensor]) -> str:
-    # Gradients arise from the last layer to the first: the last that is not finite was the first to be so.
-    for name, gradient in reversed(gradients.items()):
-        if not gradient.isfinite().all():
-            return f"the gradient of {name.removeprefix('model.')} is not finite"
-    largest = max(gradient.abs().max().item() for gradient in gradients.values())
-    return f"the gradient's norm is infinite (its largest value is {largest:.3g})"
 
 
 def _first(images: Tensor, trace: Trace) -> str:

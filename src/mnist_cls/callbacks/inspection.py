@@ -43,10 +43,11 @@ class TensorBoardInspection(Callback):
     ) -> None:
         """Write the gradient's norm; in the epoch's last step its histograms."""
         writer, step = tensorboard_writer(trainer), trainer.global_step
-        if writer is None:
+        due = (step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if writer is None or not (due or trainer.is_last_batch):
             return
         gradients = {name: p.grad for name, p in _network(pl_module).named_parameters() if p.grad is not None}
-        if (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if due:
             writer.add_scalar("train/gradient_norm", torch.nn.utils.get_total_norm(gradients.values()), step)
         if trainer.is_last_batch:
             for name, gradient in gradients.items():

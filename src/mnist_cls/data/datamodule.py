@@ -76,6 +76,12 @@ class MNISTDataModule(pl.LightningDataModule):
         """Batches of the test images, in their order."""
         return self._loader(self.test_data)
 
+    def transfer_batch_to_device(
+        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Nothing: the batch is there already."""
+        return batch
+
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment the batch where it lies, if it is one of the training."""
         images, labels = batch

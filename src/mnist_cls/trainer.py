@@ -1,0 +1,89 @@
+"""Lightning's Trainer as this package wants it: quiet, and with little to do beside the training itself."""
+
+import dataclasses
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
+
+from .errors import InputError
+from .settings import TrainerSettings
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, which stays when it is full, and draws a training twice a second rather than a hundred times.
+
+    Drawing takes milliseconds, in which no other line of Python runs: a twentieth of the training of a small network.
+    """
+
+    seconds_between = 0.5
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=2, leave=True)
+        self.drawn = 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Show how far the epoch is, if that has not been shown just now."""
+        now = time.monotonic()
+        if now - self.drawn >= self.seconds_between or trainer.is_last_batch:
+            self.drawn = now
+            super().on_train_batch_end(trainer, *args)
+
+
+class NoProfiler(PassThroughProfiler):
+    """Profiles nothing, in less time: Lightning enters a context for each hook of each callback, a hundred a step."""
+
+    nothing: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        """A context in which nothing is measured."""
+        return self.nothing
+
+
+def make_trainer(
+    settings: TrainerSettings, folder: Path, callbacks: Sequence[Callback] = (), logger: Logger | None = None
+) -> pl.Trainer:
+    """Make Lightning's Trainer of the settings.
+
+    Args:
+        settings: Lightning's arguments.
+        folder: the run's folder, where a profiler writes to.
+        callbacks: besides the progress bar.
+        logger: None logs nowhere.
+
+    Raises:
+        InputError: the machine has no such accelerator, or Lightning refuses a value.
+    """
+    if settings.accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
+        raise InputError(
+            f"trainer.accelerator={settings.accelerator}: PyTorch {torch.__version__} sees no CUDA device on this"
+            " machine; use trainer=cpu, or trainer=auto to take what there is"
+        )
+    # What Lightning says by itself is advice to its own developers' users; ours get a progress bar and a summary.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    profiler = profilers[settings.profiler](dirpath=folder, filename="profile") if settings.profiler else NoProfiler()
+    arguments = dataclasses.asdict(settings) | {"profiler": profiler}
+    bar = [ProgressBar()] if settings.enable_progress_bar else []
+    try:
+        return pl.Trainer(
+            **arguments,
+            default_root_dir=folder,
+            callbacks=[*callbacks, *bar],
+            logger=logger or False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise InputError(f"trainer: {' '.join(str(error).split())}") from error
