@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_cls.data.augmentation import RandomAffine
+from mnist_cls.data.augmentation import RandomDistortion
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import LabelledImages, load_dataset
 from mnist_cls.data.embedded import DIGESTS, FOLDER, embedded_file
@@ -235,7 +235,7 @@ def test_a_loader_goes_on_within_an_epoch() -> None:
 
 def test_each_image_is_distorted_by_numbers_of_its_own(mnist_test: LabelledImages) -> None:
     same = mnist_test.images[:1].expand(16, 28, 28)
-    distorted = RandomAffine(rotation=10, scale=0.1, shear=0.1, shift=2)(same)
+    distorted = RandomDistortion(rotation=10, scale=0.1, shear=0.1, shift=2)(same)
     assert distorted.shape == (16, 28, 28)
     assert distorted.dtype == torch.float32
     assert distorted.min() >= 0
@@ -243,16 +243,38 @@ def test_each_image_is_distorted_by_numbers_of_its_own(mnist_test: LabelledImage
     assert len(digest_of_each(distorted)) == 16
 
 
+def test_bending_is_smooth_and_of_the_size_that_was_asked_for() -> None:
+    torch.manual_seed(0)
+    field = RandomDistortion(elastic=1)._field(4000, torch.device("cpu"))
+    assert field.shape == (4000, 28, 28, 2)
+    torch.testing.assert_close(field.std(0), torch.ones(28, 28, 2), atol=0.08, rtol=0)
+    assert field.diff(dim=1).abs().max() < 1.5, "neighbouring pixels move alike"
+    assert (field[:, 0, 0] * field[:, -1, -1]).mean().abs() < 0.1, "distant ones do not"
+    assert (field[..., 0] * field[..., 1]).mean().abs() < 0.05
+
+
+def test_bending_moves_ink_by_about_so_many_pixels() -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(2000, 28, 28, dtype=torch.uint8)
+    images[:, 12:17, 12:17] = 255
+    places = torch.arange(28, dtype=torch.float32)
+    for elastic in (0.5, 1.0):
+        bent = RandomDistortion(elastic=elastic)(images)
+        centre = (bent.sum(2) * places).sum(1) / bent.sum((1, 2))
+        assert centre.mean().item() == pytest.approx(14, abs=0.1)
+        assert centre.std().item() == pytest.approx(elastic, rel=0.15)
+
+
 def test_no_distortion_changes_nothing(mnist_test: LabelledImages) -> None:
     images = mnist_test.images[:16]
-    torch.testing.assert_close(RandomAffine()(images), images.float(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(RandomDistortion()(images), images.float(), atol=1e-2, rtol=0)
 
 
 def test_a_shift_is_measured_in_pixels(mnist_test: LabelledImages) -> None:
     rows = torch.arange(28, dtype=torch.float32)
     images = mnist_test.images[:256]
     centres = [
-        (x.float().sum(2) * rows).sum(1) / x.float().sum((1, 2)) for x in (images, RandomAffine(shift=2)(images))
+        (x.float().sum(2) * rows).sum(1) / x.float().sum((1, 2)) for x in (images, RandomDistortion(shift=2)(images))
     ]
     moved = (centres[1] - centres[0]).abs()
     assert 1.5 < moved.max() <= 2.01
@@ -273,5 +295,5 @@ def test_only_training_images_are_distorted() -> None:
 
 
 def test_bad_sizes_are_named(run: Run) -> None:
-    one_line(run("train", "data.validation_size=60000"), "data.validation_size=60000", "expected 1 to 59,999")
+    one_line(run("train", "data.validation_size=60000"), "data.validation_size=60000", "expected 0 to 59,999")
     one_line(run("train", "data.train_size=55001"), "data.train_size=55001", "55,000")

@@ -114,18 +114,19 @@ def predict_file(path: Path, threads: int, engine: str) -> tuple[float, float]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Seconds over images, both logarithmic: a line for each kind of run and number of threads."""
+    """Seconds and peak memory over images, in two pictures: a line for each kind of run and number of threads."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axis = figure.subplots()
-    for run, colour in (("train", "tab:blue"), ("predict", "tab:orange")):
-        for threads, style in ((1, "--"), (2, "-")):
-            found = [row for row in rows if row["run"] == run and row["threads"] == threads]
-            points = [row["images"] for row in found], [row["seconds"] for row in found]
-            axis.plot(*points, style, color=colour, marker="o", label=f"{run}, threads: {threads}")
-    axis.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds")
-    axis.grid(alpha=0.3)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axis, column in zip(figure.subplots(1, 2), ("seconds", "peak, MB"), strict=True):
+        for run, colour in (("train", "tab:blue"), ("predict", "tab:orange")):
+            for threads, style in ((1, "--"), (2, "-")):
+                found = [row for row in rows if row["run"] == run and row["threads"] == threads]
+                points = [row["images"] for row in found], [row[column] for row in found]
+                axis.plot(*points, style, color=colour, marker="o", label=f"{run}, threads: {threads}")
+        axis.set(xscale="log", yscale="log" if column == "seconds" else "linear", xlabel="images", ylabel=column)
+        axis.set_ylim(bottom=None if column == "seconds" else 0)
+        axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
 

@@ -119,6 +119,13 @@ class MNISTModule(pl.LightningModule):
         self.images_seen = 0
         self.means = {stage: EpochMeans() for stage in ("train", "val", "test")}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, as modules do. Lightning notes here which hook it is in, some fifty times a step."""
+        if name == "_current_fx_name":  # a string; PyTorch would first look whether it is a parameter, or a layer
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def load_weights(self, weights: Weights) -> None:
         """Put the weights of a checkpoint into the network.
 

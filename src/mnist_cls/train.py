@@ -193,7 +193,7 @@ def _evaluate(
     from .data.loader import BatchLoader
 
     module.load_weights(read_weights(checkpoint))
-    if data.val_data is not None:  # all of it, in every process
+    if data.val_data is not None and len(data.val_data.labels):  # all of it, in every process
         module.calibrate(BatchLoader(data.val_data, 500))
     metrics: dict[str, float] = {}
     for evaluate in (trainer.validate, trainer.test):

@@ -8,21 +8,33 @@ from torch.nn import functional as F
 
 from ..images import SIZE
 
+# The elastic field is a sum of Gaussian bumps, 4 pixels wide and 4 pixels apart: as smooth as a hand's tremor.
+_WIDTH = 4.0
+_KNOTS = torch.arange(-_WIDTH / 2, SIZE + _WIDTH, _WIDTH)
 
-class RandomAffine:
-    """Turn, scale, shear and shift each image of a batch by random amounts, all in one resampling.
 
-    Every amount is drawn uniformly from -limit to +limit, from PyTorch's global generator of the device.
+class RandomDistortion:
+    """Turn, scale, shear, shift and bend each image of a batch by random amounts, all in one resampling.
+
+    The amounts of the first four are drawn uniformly from -limit to +limit, all from PyTorch's global generator of the
+    device. Bending moves each pixel by a smooth random field, after Simard et al. 2003
+    (https://doi.org/10.1109/ICDAR.2003.1227801).
 
     Args:
         rotation: the limit in degrees.
         scale: the limit of the change in size; 0.1 is from 0.9 to 1.1 of the size.
         shear: the limit of the sideways shift per row; 0.1 moves the top and the bottom row by 1.4 pixels.
         shift: the limit in pixels, in each direction.
+        elastic: the standard deviation of the field, in pixels, in each direction.
     """
 
-    def __init__(self, rotation: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0) -> None:
-        self.rotation, self.scale, self.shear, self.shift = rotation, scale, shear, shift
+    def __init__(
+        self, rotation: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, elastic: float = 0.0
+    ) -> None:
+        self.rotation, self.scale, self.shear, self.shift, self.elastic = rotation, scale, shear, shift, elastic
+        bumps = torch.exp(-0.5 * ((torch.arange(SIZE)[:, None] - _KNOTS) / _WIDTH) ** 2)
+        # So scaled, the sum of normal numbers times bumps has a variance of 1 at every pixel.
+        self.bumps = bumps / bumps.norm(dim=1, keepdim=True)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Distort a batch.
@@ -43,4 +55,13 @@ class RandomAffine:
         right, down = draw(2 * self.shift / SIZE), draw(2 * self.shift / SIZE)  # the grid's unit is half an image
         rows = [torch.stack([cos, shear * cos - sin, right], 1), torch.stack([sin, shear * sin + cos, down], 1)]
         grid = F.affine_grid(torch.stack(rows, 1), [count, 1, SIZE, SIZE], align_corners=False)
+        if self.elastic:
+            grid += self._field(count, device) * (2 * self.elastic / SIZE)
         return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)
+
+    def _field(self, count: int, device: torch.device) -> Tensor:
+        """Smooth random numbers of variance 1, (B, 28, 28, 2)."""
+        self.bumps = self.bumps.to(device)
+        heights = torch.randn(count, 2, len(_KNOTS), len(_KNOTS), device=device)
+        field: Tensor = self.bumps @ heights @ self.bumps.T
+        return field.permute(0, 2, 3, 1)

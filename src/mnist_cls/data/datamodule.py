@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .augmentation import RandomAffine
+from .augmentation import RandomDistortion
 from .datasets import LabelledImages, load_dataset
 from .loader import BatchLoader
 from .splits import train_validation_indices
@@ -24,7 +24,7 @@ class MNISTDataModule(pl.LightningDataModule):
         shuffle: whether each training epoch has an order of its own.
         train_size: train on the first so many of the training images only; None: on all.
         validation_size: how many training images are held out for choosing; None: one in twelve.
-        augmentation: the limits of `RandomAffine`, used in training only; None: the images as they are.
+        augmentation: what `RandomDistortion` takes, used in training only; None: the images as they are.
         seed: of the run, for the order of the training images. The split does not depend on it.
     """
 
@@ -43,7 +43,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.dataset, self.dir = name, dir
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.train_size, self.validation_size = train_size, validation_size
-        self.augment = RandomAffine(**augmentation) if augmentation else None
+        self.augment = RandomDistortion(**augmentation) if augmentation else None
         self.train_data: LabelledImages | None = None
         self.val_data: LabelledImages | None = None
         self.test_data: LabelledImages | None = None

@@ -15,17 +15,17 @@ def train_validation_indices(count: int, validation_size: int | None = None) -> 
 
     Args:
         count: how many official training images there are.
-        validation_size: how many are held out; None holds out one in twelve (5,000 of MNIST's 60,000).
+        validation_size: how many are held out; None holds out one in twelve (5,000 of MNIST's 60,000), 0 none.
 
     Returns:
         The indices of the training images and of the validation images, int64, each in ascending order.
 
     Raises:
-        InputError: nothing would be left for one of the two.
+        InputError: nothing would be left to train on.
     """
     size = max(1, count // 12) if validation_size is None else validation_size
-    if not 0 < size < count:
-        raise InputError(f"data.validation_size={size} of {count:,} training images; expected 1 to {count - 1:,}")
+    if not 0 <= size < count:
+        raise InputError(f"data.validation_size={size} of {count:,} training images; expected 0 to {count - 1:,}")
     # NumPy promises never to change the stream of RandomState, so the split is the same in every version.
     order = np.random.RandomState(_SPLIT_SEED).permutation(count)
     return torch.from_numpy(np.sort(order[size:])), torch.from_numpy(np.sort(order[:size]))
