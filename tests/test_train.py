@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from hydra.errors import HydraException
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from safetensors.torch import load_file
 
 from mnist_cls.checkpoint import read_weights
@@ -173,8 +173,10 @@ def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_pat
     assert later["lr_schedulers"][0]["last_epoch"] == later["global_step"]
 
 
-@pytest.mark.parametrize("batches_a_step", [1, 2])
-def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path, batches_a_step: int) -> None:
+@pytest.mark.parametrize(("batches_a_step", "average"), [(1, False), (2, False), (1, True)])
+def test_a_resumed_training_ends_like_one_that_was_never_stopped(
+    tmp_path: Path, batches_a_step: int, average: bool
+) -> None:
     """Without dropout and distortions, whose random numbers a checkpoint does not hold."""
     from mnist_cls.callbacks import StopOnInterrupt
     from mnist_cls.data.datamodule import MNISTDataModule
@@ -202,7 +204,8 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(tmp_path: Path,
                     os.kill(os.getpid(), signal.SIGINT)
 
         stop = PressCtrlC(tmp_path / "last.ckpt")
-        trainer = make_trainer(settings, tmp_path, [stop])
+        averages = [EMAWeightAveraging(decay=0.9, update_every_n_steps=2)] if average else []
+        trainer = make_trainer(settings, tmp_path, [*averages, stop])
         data = MNISTDataModule(train_size=640, validation_size=500, batch_size=64 // batches_a_step)
         if stop_at is None:
             trainer.fit(module, data, ckpt_path=resume)
@@ -339,8 +342,9 @@ def test_two_runs_in_the_same_second_have_a_folder_each(tmp_path: Path) -> None:
     assert names == ["2026-11-22_20-00-00", "2026-11-22_20-00-00_2", "2026-11-22_20-00-00_3"]
 
 
-def test_without_a_validation_and_a_logger_the_last_weights_count(run: Run, tmp_path: Path) -> None:
-    done = run("train", "mode=fast_dev", "model=mlp", "trainer.limit_val_batches=0", "logger=none", "output_dir=run")
+@pytest.mark.parametrize("off", ["trainer.limit_val_batches=0", "data.validation_size=0"])
+def test_without_a_validation_and_a_logger_the_last_weights_count(run: Run, tmp_path: Path, off: str) -> None:
+    done = run("train", "mode=fast_dev", "model=mlp", off, "logger=none", "output_dir=run")
     assert done.returncode == 0, done.stderr
     assert "look inside" not in done.stdout
     assert not (tmp_path / "run" / "tensorboard").exists()

@@ -72,7 +72,9 @@ def train(settings: TrainSettings, folder: Path) -> float:
     )
     stop = StopOnInterrupt(folder / "checkpoints" / "last.ckpt")
     finite = StopOnNonFinite(folder / "nonfinite", _replay(settings, folder / "nonfinite"))
-    callbacks = [best, stop, finite, *(instantiate(callback) for callback in (settings.callbacks or {}).values())]
+    chosen = [instantiate(callback) for callback in (settings.callbacks or {}).values()]
+    # What saves a step comes after what still does something with it, such as a moving average.
+    callbacks = [finite, *chosen, stop, best]
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
     if settings.data.batch_size != "auto":  # who asks for that is short of memory
         keep_freed_memory()

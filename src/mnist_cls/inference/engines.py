@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..images import SIZE, normalize
 
-Engine = Literal["auto", "eager", "onnx", "int8"]
-ENGINES: tuple[str, ...] = get_args(Engine)
+ENGINES = ("auto", "eager", "onnx", "int8")
 
-# Where ONNX Runtime is there, "auto" takes it for so many images and more: twice as many as repay its preparation
+# Where ONNX Runtime is there, "auto" takes it for so many images and more: well over what repays its preparation
 # (docs/benchmarks.md).
 LONG = 150_000
 

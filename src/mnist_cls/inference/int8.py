@@ -142,15 +142,16 @@ def int8_network(network: nn.Module, images: Tensor | None = None) -> nn.Module:
 
     Args:
         network: in evaluation mode, on the CPU; gives logits (B, 10). It is left as it is.
-        images: of the kind that the network is for, uint8 (N, 28, 28): the first 1,000 tell the ranges, the next 1,000
-            whether the labels stay the same. None: MNIST's training images.
+        images: of the kind that the network is for, uint8 (N, 28, 28): the first 1,000, or half of fewer, tell the
+            ranges, as many others whether the labels stay the same. None: MNIST's training images.
 
     Raises:
         InputError: the labels do not stay the same, or the network or this processor has no 8-bit way.
     """
     if images is None:
         images = load_dataset("mnist", "train").images
-    x, others = (normalize(part) for part in (images[:CALIBRATION], images[CALIBRATION : 2 * CALIBRATION]))
+    count = min(CALIBRATION, len(images) // 2)
+    x, others = (normalize(part) for part in (images[:count], images[count : 2 * count]))
     wanted = network(others).argmax(1)
     reason = ""
     for in_a_chain in (True, False):
@@ -163,7 +164,7 @@ def int8_network(network: nn.Module, images: Tensor | None = None) -> nn.Module:
             continue
         if same >= _SAME_LABELS:
             return found
-        reason = f"{same:.1%} of {CALIBRATION} training images keep their label, expected {_SAME_LABELS:.1%}"
+        reason = f"{same:.1%} of {count} training images keep their label, expected {_SAME_LABELS:.1%}"
     raise InputError(f"engine=int8: {type(network).__name__} does not go with 8 bits: {reason}; use engine=eager")
 
 
@@ -197,10 +198,8 @@ def _replaced(network: nn.Module, ranges: list[_Range], in_a_chain: bool) -> nn.
         old = result.get_submodule(layer.name)
         last = number == len(ranges) - 1
         out_scale = layer.most_out / 255 if in_a_chain and not last else None
-        scale, zero = (layer.most - layer.least) / 255, 0
-        zero = round(-layer.least / scale)
-        if before is not None:
-            scale, zero = before, 0
+        scale = before or (layer.most - layer.least) / 255
+        zero = 0 if before else round(-layer.least / scale)
         new = _Float(old, scale) if last else _Int8(old, scale, zero, out_scale)
         result.set_submodule(layer.name, new)
         before = out_scale
