@@ -17,12 +17,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", metavar="INPUT")
     parser.add_argument("output", metavar="OUTPUT")
-    parser.add_argument("--checkpoint", help="a .ckpt, a .safetensors, a run's folder, or the name of shipped weights")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        help="a .ckpt, a .safetensors, a run's folder, or the name of shipped weights; several times: their average",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, help="images at once (default: 256 on the CPU, 1024 on a GPU)")
     parser.add_argument(
         "--engine", default="auto", help="eager (PyTorch), onnx, int8, or auto: eager, or onnx where it pays (default)"
     )
+    parser.add_argument("--shifts", type=int, default=0, help="average over the image moved by up to so many pixels")
+    parser.add_argument("--min-confidence", type=float, help="add a column: is the network less sure than this?")
     parser.add_argument("--early-exit", action="store_true", help="let images leave at the first head that is sure")
     parser.add_argument(
         "--is-digit", action="store_true", help="add a column: is it a digit at all? The package's autoencoder tells"
@@ -34,6 +40,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.batch_size is not None and arguments.batch_size < 1:
         parser.error(f"--batch-size {arguments.batch_size}: expected at least 1")
+    if arguments.min_confidence is not None and not 0 <= arguments.min_confidence <= 1:
+        parser.error(f"--min-confidence {arguments.min_confidence}: expected 0 to 1")
 
     # Imported here, because --help must not wait for torch.
     from mnist_cls.checkpoint import own_models

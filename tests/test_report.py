@@ -42,6 +42,7 @@ def metrics_of(folder: Path) -> dict[str, float]:
 
 def test_all_files_are_there(report: Path) -> None:
     assert {path.name for path in report.iterdir() if path.is_file()} == {
+        "answered.png",
         "classes.csv",
         "confusion_matrix.png",
         "errors.png",
@@ -98,8 +99,8 @@ def test_the_worst_errors_come_first(
     probabilities = torch.full((3, 10), 0.01)
     for row, (said, sure) in enumerate([(7, 0.91), (3, 0.6), (4, 0.91)]):
         probabilities[row, said] = sure
-    error = write_report(tmp_path, images, labels, probabilities, "Three <images>", {})
-    assert error == pytest.approx((0.09 + 0.6 + 0.91 - 0.18 + 0) / 3, abs=0.2)
+    figures = write_report(tmp_path, images, labels, probabilities, "Three <images>", {})
+    assert figures["calibration_error"] == pytest.approx((0.09 + 0.6 + 0.91 - 0.18 + 0) / 3, abs=0.2)
     counts = cast(torch.Tensor, given["draw_confusion_matrix"][0])
     assert counts.nonzero().tolist() == [[1, 4], [2, 3], [7, 7]]  # rows are labels, columns predictions
     assert cast(np.ndarray, given["draw_reliability"][1]).tolist() == [True, False, False]
@@ -114,7 +115,7 @@ def test_the_page_needs_no_other_file(report: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "url(" not in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    names = ("confusion_matrix", "reliability", "errors")
+    names = ("confusion_matrix", "reliability", "answered", "errors")
     assert [base64.b64decode(picture) for picture in pictures] == [(report / f"{n}.png").read_bytes() for n in names]
     accuracy = metrics_of(report)["test/accuracy"]
     assert f"<td>{accuracy:.2%}</td>" in page
@@ -128,10 +129,10 @@ def test_a_browser_shows_it(report: Path, tmp_path: Path) -> None:
         pytest.skip("there is no Chromium on this machine (Debian: apt-get install chromium)")
     alone = shutil.copy(report / "report.html", tmp_path)  # without the files beside it
     browser = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    shot = ["--window-size=1000,2400", f"--screenshot={tmp_path / 'page.png'}", f"file://{alone}"]
+    shot = ["--window-size=1000,2900", f"--screenshot={tmp_path / 'page.png'}", f"file://{alone}"]
     subprocess.run([*browser, *shot], check=True, capture_output=True, timeout=120)
     page = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
-    assert page.shape == (2400, 1000, 3)
+    assert page.shape == (2900, 1000, 3)
     # The diagonal of the confusion matrix is dark blue, the bars of the reliability diagram a lighter one.
     for color in ((8, 48, 107), (31, 119, 180)):
         assert (np.abs(page - color).max(2) < 12).sum() > 2000

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from mnist_cls.checkpoint import read_weights
 from mnist_cls.config import compose, explain
 from mnist_cls.errors import InputError
+from mnist_cls.eval import evaluate
 from mnist_cls.train import train
 
 from .conftest import SMALL, Run, one_line
@@ -61,6 +62,7 @@ def test_metrics_are_plain_numbers_under_plain_names(trained: Path) -> None:
         "test/loss",
         "test/accuracy",
         "epochs",
+        "temperature",
         "steps",
     }
     assert 0.5 < metrics["test/accuracy"] < 1
@@ -220,6 +222,28 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(
     fit(22, tmp_path / "last.ckpt")
     resumed = fit(None, tmp_path / "last.ckpt").state_dict()
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+
+
+class KeepLastWeights(Callback):
+    """Keeps the weights of the last step, before the average of the last epochs takes their place."""
+
+    weights: dict[str, torch.Tensor]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        KeepLastWeights.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
+def test_the_average_is_what_is_judged_and_kept(tmp_path: Path) -> None:
+    keep = "+callbacks.keep._target_=tests.test_train.KeepLastWeights"
+    shorter = ["callbacks.average.decay=0.9", "model=mlp", "trainer=cpu", "trainer.max_epochs=2"]
+    settings = compose("train", ["experiment=best", *SMALL, *shorter, keep])
+    train(settings, tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    checkpoint = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert all(torch.equal(value, checkpoint["state_dict"][f"model.{name}"]) for name, value in saved.items())
+    assert not any(torch.equal(value, KeepLastWeights.weights[f"model.{name}"]) for name, value in saved.items())
+    settings = compose("eval", [f"checkpoint={tmp_path}", "split=val", "data.validation_size=500", "report=false"])
+    assert evaluate(settings, tmp_path / "eval") == metrics_of(tmp_path)["val/accuracy"]
 
 
 def test_a_finished_training_is_not_gone_on_with(run: Run, trained: Path) -> None:

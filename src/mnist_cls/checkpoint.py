@@ -5,7 +5,7 @@ import inspect
 import json
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .files import expand, whole_file
-from .models import create_model, list_models
+from .models import Average, create_model, list_models
 from .models.registry import register_file
+
+# What `checkpoint=` may be: one, several whose probabilities are averaged, or the package's default.
+Checkpoint = str | Path | Sequence[str | Path] | None
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_WEIGHTS = "image_classifier"
@@ -99,19 +102,41 @@ def read_weights(checkpoint: str | Path | None = None) -> Weights:
     return _read_ckpt(path)
 
 
-def load_model(checkpoint: str | Path | None = None) -> nn.Module:
+def load_model(checkpoint: Checkpoint = None, shifts: int = 0) -> nn.Module:
     """Build the network of a checkpoint, with its weights, ready to predict.
 
     Args:
-        checkpoint: see `find_checkpoint`; left out, the weights that the package carries.
+        checkpoint: see `find_checkpoint`; left out, the weights that the package carries. Of several the probabilities
+            are averaged.
+        shifts: average, too, over the image moved by up to so many pixels in each direction, see `Average`.
 
     Returns:
         The network in evaluation mode, on the CPU.
 
     Raises:
-        InputError: the checkpoint cannot be read, or its weights do not fit its network.
+        InputError: a checkpoint cannot be read, its weights do not fit its network, or what is to be averaged gives
+            no logits.
     """
-    return build(read_weights(checkpoint))
+    return build_all([read_weights(one) for one in each(checkpoint)], shifts)
+
+
+def each(checkpoint: Checkpoint) -> list[str | Path | None]:
+    """The checkpoints, one by one."""
+    return [checkpoint] if checkpoint is None or isinstance(checkpoint, (str, Path)) else list(checkpoint)
+
+
+def build_all(weights: Sequence[Weights], shifts: int = 0) -> nn.Module:
+    """Build the network that `weights` are of, or the average of several, see `load_model`."""
+    networks = [build(one) for one in weights]
+    if len(networks) == 1 and not shifts:
+        return networks[0]
+    for one, network in zip(weights, networks, strict=True):
+        if hasattr(network, "reconstruction_error"):
+            raise InputError(f"{one.path}: an autoencoder gives no probabilities that could be averaged")
+    try:
+        return Average(networks, shifts).eval()
+    except ValueError as error:
+        raise InputError(f"checkpoint and shifts: {error}") from error
 
 
 def own_models(file: str | Path | None) -> list[str]:

@@ -28,7 +28,7 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
     from .callbacks import KeepOutputs
-    from .checkpoint import check_known, forward_options, own_models, read_weights
+    from .checkpoint import build_all, each, forward_options, own_models, read_weights
     from .data.datamodule import MNISTDataModule
     from .files import write_json
     from .memory import keep_freed_memory
@@ -37,10 +37,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
 
     keep_freed_memory()
     own_models(settings.model_file)
-    weights = read_weights(settings.checkpoint)
-    check_known(weights)
-    module = MNISTModule(weights.model)
-    module.load_weights(weights)
+    weights = [read_weights(one) for one in each(settings.checkpoint)]
+    module = MNISTModule(build_all(weights, settings.shifts))
     module.forward_options = forward_options(module.model, settings.early_exit)
     data = MNISTDataModule(**settings.data.arguments())
     report = settings.report and module.classifies
@@ -51,7 +49,9 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     figure = metrics[f"{settings.split}/{'accuracy' if module.classifies else 'loss'}"]
     if not trainer.is_global_zero:
         return figure
-    what = f"{settings.checkpoint or weights.path.stem} on {settings.data.name} ({settings.split})"
+    names = ", ".join(str(name or one.path.stem) for name, one in zip(each(settings.checkpoint), weights, strict=True))
+    moved = f", shifts={settings.shifts}" if settings.shifts else ""
+    what = f"{names}{moved} on {settings.data.name} ({settings.split})"
     accuracy = f"accuracy {figure:.2%}, " if module.classifies else ""
     print(f"{what}: {accuracy}loss {metrics[f'{settings.split}/loss']:.4f}")
     if report and trainer.world_size > 1:
@@ -59,8 +59,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     elif report and not keep.result()[2].isfinite().all():
         print("no report: the network gives NaN or infinite values; look at them with mnist_cls.forward")
     elif report:
-        error = _report(settings, weights, metrics, keep, what, folder)
-        metrics[f"{settings.split}/calibration_error"] = error
+        figures = _report(settings, weights, metrics, keep, what, folder)
+        metrics |= {f"{settings.split}/{name}": figure for name, figure in figures.items()}
         print(f"report in {shown(folder) / 'report.html'}, with a picture of the worst errors")
     write_json(folder / "metrics.json", metrics)
     print(f"figures in {shown(folder) / 'metrics.json'}")
@@ -68,13 +68,18 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
 
 
 def _report(
-    settings: EvalSettings, weights: "Weights", metrics: dict[str, float], keep: "KeepOutputs", what: str, folder: Path
-) -> float:
+    settings: EvalSettings,
+    weights: list["Weights"],
+    metrics: dict[str, float],
+    keep: "KeepOutputs",
+    what: str,
+    folder: Path,
+) -> dict[str, float]:
     from .inference.report import write_report
 
     facts = {
-        "network": str(weights.model),
-        "weights": str(weights.path.name),
+        "network": "; ".join(str(one.model) for one in weights),
+        "weights": ", ".join(one.path.name for one in weights),
         "images": f"{len(keep.result()[1]):,} of {settings.data.name} ({settings.split})",
         "accuracy": f"{metrics[f'{settings.split}/accuracy']:.2%}",
         "loss": f"{metrics[f'{settings.split}/loss']:.4f}",

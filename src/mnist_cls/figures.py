@@ -179,6 +179,26 @@ def draw_reliability(confidences: Array, right: Array, error: float, bins: int =
     return figure
 
 
+def draw_answered(confidences: Array, right: Array) -> "Figure":
+    """Draw how many errors are left when only the images that a network is surest of are answered.
+
+    Args:
+        confidences: (N,), 0 to 1.
+        right: bool (N,).
+    """
+    from matplotlib.figure import Figure
+
+    order = np.argsort(-confidences, kind="stable")
+    counts = np.arange(1, len(order) + 1)
+    errors = np.cumsum(~right[order])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="share that is answered, surest first", ylabel="errors among them, %")
+    axes.step(counts / len(order), 100 * errors / counts, where="post")
+    axes.set(xlim=(min(0.9, 1 - 1 / len(order)), 1), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def png(picture: "Image.Image | Figure") -> bytes:
     """The bytes of a PNG file."""
     file = io.BytesIO()

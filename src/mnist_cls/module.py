@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .calibration import fit_temperature
 from .checkpoint import KEY, Weights, check_fit
 from .compilation import Pass, compiled
 from .errors import InputError
@@ -75,7 +76,7 @@ class MNISTModule(pl.LightningModule):
     images when its training is over.
 
     Args:
-        model: the network's name and options, as `create_model(**model)` takes them.
+        model: the network's name and options, as `create_model(**model)` takes them; or, to evaluate it, a network.
         optimizer: makes the optimizer from the parameters; None: AdamW with its defaults.
         scheduler: makes the learning rate's schedule, stepped after each step, from the optimizer and
             `total_steps=`, the number of steps of the whole training; None: the rate stays as it is.
@@ -94,16 +95,16 @@ class MNISTModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: Mapping[str, Any],
+        model: Mapping[str, Any] | nn.Module,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
         compile: str | None = None,
     ) -> None:
         super().__init__()
-        self.model_config = dict(model)
+        self.model_config = {} if isinstance(model, nn.Module) else dict(model)
         try:
-            network = create_model(**model)
+            network = model if isinstance(model, nn.Module) else create_model(**model)
         except ValueError as error:
             raise InputError(f"model: {error}") from error
         # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
@@ -173,6 +174,15 @@ class MNISTModule(pl.LightningModule):
             self.model.eval()
             place = next(self.model.parameters()).device
             set_by((normalize(images.to(place)), labels.to(place)) for images, labels in batches)
+
+    @torch.no_grad()
+    def fit_temperature(self, batches: Iterable[Batch]) -> float:
+        """The temperature that suits the network's logits, by held-out images and labels."""
+        self.model.eval()
+        place = next(self.model.parameters()).device
+        pairs = [(self.model(normalize(images.to(place))), labels.to(place)) for images, labels in batches]
+        logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+        return fit_temperature(logits, labels)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, a scalar to take the gradient of."""
@@ -329,7 +339,7 @@ class MNISTModule(pl.LightningModule):
         except Exception as error:  # a network of the user's own may fail in any way
             reason = (str(error).splitlines() or [""])[0]
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            config = self.model_config
+            config = self.model_config or type(self.model).__name__
             raise InputError(f"model={config}: does not take images (B, 1, 28, 28): {kind}{reason}") from error
         finally:
             self.model.train()

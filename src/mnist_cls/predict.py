@@ -29,6 +29,8 @@ def predict(settings: PredictSettings, folder: Path) -> None:
         settings.early_exit,
         settings.is_digit,
         settings.engine,
+        settings.shifts,
+        settings.min_confidence,
     )
     print(f"{summary}{f' -> {settings.output}' if settings.output else ''}")
     if summary.errors:

@@ -11,6 +11,13 @@ def _require(ok: bool, key: str, value: object, expected: str) -> None:
         raise InputError(f"{key}={value}: expected {expected}")
 
 
+def _check_checkpoints(checkpoint: Any, shifts: int) -> None:
+    several = checkpoint if isinstance(checkpoint, list) else [checkpoint or "one"]
+    good = bool(several) and all(isinstance(one, str) for one in several)
+    _require(good, "checkpoint", checkpoint, "a path, a name, or several in brackets, separated by commas")
+    _require(shifts >= 0, "shifts", shifts, "0 or more")
+
+
 # Images for a step of the optimizer when `data.batch_size=auto` is asked for no other number.
 STEP_SIZE_OF_AUTO = 128
 
@@ -113,6 +120,7 @@ class TrainSettings:
     tensorboard: bool
     seed: int
     label_smoothing: float
+    temperature: float | int | str | None
     compile: str | None
     checkpoint: str | None
     model_file: str | None
@@ -123,6 +131,9 @@ class TrainSettings:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         share = self.label_smoothing
         _require(0 <= share < 1, "label_smoothing", share, "0 to less than 1")
+        heat = self.temperature
+        good = heat in (None, "auto") or (not isinstance(heat, str) and heat > 0)
+        _require(good, "temperature", heat, "auto, a number above 0, or null")
         ways = (None, "default", "reduce-overhead", "max-autotune", "cuda_graph")
         _require(self.compile in ways, "compile", self.compile, f"null, {', '.join(filter(None, ways))}")
         steps = self.trainer.accumulate_grad_batches
@@ -139,14 +150,16 @@ class EvalSettings:
     trainer: TrainerSettings
     split: str
     early_exit: bool
+    shifts: int
     report: bool
-    checkpoint: str | None
+    checkpoint: Any
     model_file: str | None
     output_dir: str
 
     def __post_init__(self) -> None:
         _require(isinstance(self.data.batch_size, int), "data.batch_size", "auto", "a number; auto is for training")
         _require(self.split in ("val", "test"), "split", self.split, "val or test")
+        _check_checkpoints(self.checkpoint, self.shifts)
 
 
 @dataclass
@@ -155,8 +168,10 @@ class PredictSettings:
 
     input: str | None
     output: str | None
-    checkpoint: str | None
+    checkpoint: Any
     early_exit: bool
+    shifts: int
+    min_confidence: float | None
     is_digit: bool | str
     model_file: str | None
     device: str
@@ -167,6 +182,9 @@ class PredictSettings:
     def __post_init__(self) -> None:
         size = self.batch_size
         _require(size is None or size >= 1, "batch_size", size, "at least 1, or null")
+        least = self.min_confidence
+        _require(least is None or 0 <= least <= 1, "min_confidence", least, "0 to 1, or null")
+        _check_checkpoints(self.checkpoint, self.shifts)
         _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
 
 

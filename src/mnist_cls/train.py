@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .callbacks import StopOnInterrupt
     from .data.datamodule import MNISTDataModule
+    from .data.loader import BatchLoader
     from .module import MNISTModule
 
 
@@ -195,9 +196,11 @@ def _evaluate(
     from .data.loader import BatchLoader
 
     module.load_weights(read_weights(checkpoint))
+    held_out = None
     if data.val_data is not None and len(data.val_data.labels):  # all of it, in every process
-        module.calibrate(BatchLoader(data.val_data, 500))
-    metrics: dict[str, float] = {}
+        held_out = BatchLoader(data.val_data, 500)
+        module.calibrate(held_out)
+    metrics = _temper(settings, module, held_out)
     for evaluate in (trainer.validate, trainer.test):
         try:
             evaluate(module, data, verbose=False)
@@ -207,6 +210,24 @@ def _evaluate(
             sys.exit(130)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
     return metrics
+
+
+def _temper(settings: TrainSettings, module: "MNISTModule", held_out: "BatchLoader | None") -> dict[str, float]:
+    """Divide the network's logits by the temperature that is wanted, and return it by its name."""
+    from .calibration import last_layer, temper
+
+    temperature = settings.temperature
+    if temperature == "auto":
+        if not module.classifies or held_out is None or last_layer(module.model) is None:
+            return {}
+        temperature = module.fit_temperature(held_out)
+    if temperature is None:
+        return {}
+    try:
+        temper(module.model, float(temperature))
+    except ValueError as error:
+        raise InputError(f"temperature={temperature}: {error}; use temperature=null") from error
+    return {"temperature": float(temperature)}
 
 
 def _write(
@@ -221,7 +242,9 @@ def _write(
     _save_model(settings, module, metrics, folder)
 
 
-_HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "label_smoothing", "compile", "trainer", "seed")
+_HYPERPARAMETERS = (
+    *("model", "data", "optimizer", "scheduler", "label_smoothing", "temperature", "compile", "trainer", "seed"),
+)
 
 
 def _hyperparameters(settings: TrainSettings) -> dict[str, Any]:

@@ -7,33 +7,46 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from ..checkpoint import Checkpoint
 from .predictor import Predictor
 from .sinks import open_sink
 from .sources import open_source
 
 
 class Summary(NamedTuple):
-    """How a prediction went: inputs, those of them with error rows, and seconds without the loading of the network."""
+    """How a prediction went.
+
+    Attributes:
+        inputs: how many there were.
+        errors: how many of them have error rows.
+        seconds: without the loading of the network.
+        undecided: how many the network was not sure enough of; None: nobody asked.
+    """
 
     inputs: int
     errors: int
     seconds: float
+    undecided: int | None = None
 
     def __str__(self) -> str:
         speed = self.inputs / max(self.seconds, 1e-9)
         failed = f", {self.errors:,} with an error" if self.errors else ""
-        return f"{self.inputs:,} image{'s' * (self.inputs != 1)}{failed}, {self.seconds:.2f} s, {speed:,.0f} images/s"
+        unsure = f", {self.undecided:,} undecided" if self.undecided is not None else ""
+        images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}"
+        return f"{images}{failed}{unsure}, {self.seconds:.2f} s, {speed:,.0f} images/s"
 
 
 def predict_files(
     input: str | Path,
     output: str | Path | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint = None,
     device: str = "auto",
     batch_size: int | None = None,
     early_exit: bool = False,
     is_digit: bool | str | Path = False,
     engine: str = "auto",
+    shifts: int = 0,
+    min_confidence: float | None = None,
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
 
@@ -46,26 +59,33 @@ def predict_files(
         early_exit: see `Predictor`.
         is_digit: see `Predictor`; the rows get a last column of that name.
         engine: see `Predictor`.
+        shifts: see `Predictor`.
+        min_confidence: the rows get a last column `undecided`: whether the confidence is below this, 0 to 1.
 
     Raises:
         InputError: one of them is not there, or not what it should be.
         OSError: the output cannot be written.
     """
     source = open_source(input)
-    errors = 0
+    errors = undecided = 0
+    further = ["is_digit"] * (is_digit is not False) + ["undecided"] * (min_confidence is not None)
     # The output is opened before the network is loaded: a folder that cannot be written is said at once.
-    with open_sink(output, ["is_digit"] if is_digit is not False else []) as sink:
-        predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit, engine)
+    with open_sink(output, further) as sink:
+        predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit, engine, shifts)
         predictor.prepare(source.count)
         began = time.perf_counter()
         with _progress(source.count) as advance:
             for chunk in source.chunks():
                 predictions = predictor.predict(chunk.images, chunk.errors)
-                sink(chunk.paths, predictions, *([] if predictions.is_digit is None else [predictions.is_digit]))
+                columns = [] if predictions.is_digit is None else [predictions.is_digit]
+                if min_confidence is not None:
+                    columns.append(predictions.confidences < min_confidence)
+                    undecided += int(columns[-1].sum())
+                sink(chunk.paths, predictions, *columns)
                 errors += sum(error is not None for error in chunk.errors)
                 advance(len(chunk.paths))
         seconds = time.perf_counter() - began
-    return Summary(source.count, errors, seconds)
+    return Summary(source.count, errors, seconds, None if min_confidence is None else undecided)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from ..figures import draw_captioned, draw_confusion_matrix, draw_reliability, png
+from ..figures import draw_answered, draw_captioned, draw_confusion_matrix, draw_reliability, png
 from ..files import whole_file
 from ..images import CLASSES
 from .predictor import Predictions
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 # How many of the worst errors are shown.
 WORST = 64
 _BINS = 15
+# Which share of the images is answered when the least sure are left to somebody else.
+ANSWERED = 0.995
 
 
 def write_report(
     folder: Path, images: Tensor, labels: Tensor, probabilities: Tensor, title: str, facts: Mapping[str, str]
-) -> float:
-    """Write confusion_matrix.png, reliability.png, errors.png, classes.csv, predictions.parquet and report.html.
+) -> dict[str, float]:
+    """Write the pictures, classes.csv, predictions.parquet, and report.html, which shows them all but the last.
 
     Args:
         folder: where to.
@@ -45,8 +47,10 @@ def write_report(
         facts: shown at the top of the page, name by name.
 
     Returns:
-        The expected calibration error, 0 to 1: how far confidence and accuracy are apart on average, in 15 equal
-        ranges of confidence (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        calibration_error: the expected calibration error, 0 to 1: how far confidence and accuracy are apart on
+        average, in 15 equal ranges of confidence (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        surest_error: the share of errors, 0 to 1, among the 99.5 % of the images that it is surest of.
+        surest_confidence: the least confidence among those: the `min_confidence` that answers so many.
 
     Raises:
         OSError: a file cannot be written.
@@ -54,6 +58,7 @@ def write_report(
     images, labels, probabilities = images.cpu(), labels.cpu(), probabilities.cpu()
     confidences, answers = probabilities.max(1)
     right = answers == labels
+    order = confidences.argsort(descending=True, stable=True)[: round(ANSWERED * len(right))]
     error = multiclass_calibration_error(probabilities, labels, CLASSES, n_bins=_BINS, norm="l1").item()
     pictures: dict[str, tuple[str, Image | Figure]] = {
         "confusion_matrix": (
@@ -63,6 +68,10 @@ def write_report(
         "reliability": (
             "Reliability: is it right as often as it is sure?",
             draw_reliability(confidences.numpy(), right.numpy(), error, _BINS),
+        ),
+        "answered": (
+            "Knowing when not to answer: errors among the images that it is surest of",
+            draw_answered(confidences.numpy(), right.numpy()),
         ),
         "errors": (
             f"The worst {min(WORST, int((~right).sum()))} errors: label, prediction, confidence",
@@ -80,10 +89,21 @@ def write_report(
     said = Predictions(answers.numpy(), confidences.numpy(), probabilities.numpy(), [None] * len(labels))
     with open_sink(folder / "predictions.parquet", ["target"]) as sink:
         sink(names, said, labels.numpy())
-    facts = {**facts, "wrong": f"{int((~right).sum()):,}", "expected calibration error": f"{error:.2%}"}
+    figures = {
+        "calibration_error": error,
+        "surest_error": (~right[order]).float().mean().item(),
+        "surest_confidence": confidences[order[-1]].item(),
+    }
+    facts = {
+        **facts,
+        "wrong": f"{int((~right).sum()):,}",
+        "expected calibration error": f"{error:.2%}",
+        f"errors among the surest {ANSWERED:.1%}": f"{figures['surest_error']:.2%}"
+        f" (min_confidence={figures['surest_confidence']:.3f} answers these)",
+    }
     shown = {pictures[name][0]: content for name, content in files.items()}
     _write(folder / "report.html", _page(title, facts, table, shown).encode())
-    return error
+    return figures
 
 
 def _errors(images: Tensor, labels: Tensor, probabilities: Tensor) -> "Image":

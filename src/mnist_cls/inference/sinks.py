@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
 COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
 # What rows may have besides, after those, and its type in Parquet.
-FURTHER = {"is_digit": "bool_", "target": "int8"}
+FURTHER = {"is_digit": "bool_", "undecided": "bool_", "target": "int8"}
+# Of those on the screen, which answer stands out.
+_STRIKING = {"is_digit": False, "undecided": True}
 
 # More than this nobody reads on a screen.
 SCREEN_ROWS = 50
@@ -140,7 +142,7 @@ class _Screen:
             path, label, confidence, error, besides = *row[:3], row[place], row[place + 1 :]
             # As Text, names with square brackets are not taken for rich's markup.
             cells: list[Text | str] = (
-                [Text(path.replace("\n", "\\n")), f"[bold]{label}[/]", f"{confidence:.2%}", *map(_yes_or_no, besides)]
+                [Text(path.replace("\n", "\\n")), f"[bold]{label}[/]", f"{confidence:.2%}", *self._told(besides)]
                 if error is None
                 else [Text(path.replace("\n", "\\n")), "", "", *[""] * len(besides)]
             )
@@ -150,6 +152,8 @@ class _Screen:
         if self.hidden:
             console.print(f"... and {self.hidden:,} more; output=FILE.csv takes them all", markup=False)
 
-
-def _yes_or_no(value: bool) -> str:
-    return "yes" if value else "[red]no[/]"
+    def _told(self, values: list[bool]) -> list[str]:
+        words = [(value, _STRIKING[name]) for name, value in zip(self.further, values, strict=True)]
+        return [
+            f"[{'red' if value == striking else 'default'}]{'yes' if value else 'no'}[/]" for value, striking in words
+        ]

@@ -1,6 +1,8 @@
 """The networks, one a file, each a plain `nn.Module`; and their registry."""
 
+from .accurate import Accurate
 from .autoencoder import Autoencoder
+from .average import Average
 from .conditional import Conditional
 from .image_classifier import ImageClassifier
 from .mlp import MLP
@@ -9,7 +11,9 @@ from .residual import Residual
 
 __all__ = [
     "MLP",
+    "Accurate",
     "Autoencoder",
+    "Average",
     "Conditional",
     "ImageClassifier",
     "Residual",

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from .accurate import Accurate
 from .autoencoder import Autoencoder
 from .conditional import Conditional
 from .fast import Fast
@@ -54,6 +55,7 @@ def register_model(name: str) -> Callable[[Network], Network]:
     return register
 
 
+register_model("accurate")(Accurate)
 register_model("autoencoder")(Autoencoder)
 register_model("conditional")(Conditional)
 register_model("fast")(Fast)

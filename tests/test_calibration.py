@@ -1,0 +1,168 @@
+"""After a training the network is as sure as it is right, and what it is not sure of is marked."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from mnist_cls import Predictor, create_model, load_model
+from mnist_cls.calibration import fit_temperature, last_layer, temper
+from mnist_cls.checkpoint import read_weights
+from mnist_cls.config import compose
+from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.errors import InputError
+from mnist_cls.inference import predict_files
+from mnist_cls.inference.report import write_report
+from mnist_cls.train import train
+
+from .conftest import SMALL, Run, one_line
+
+
+@pytest.mark.parametrize("wanted", [0.5, 1.0, 3.0])
+def test_it_finds_the_temperature_that_logits_were_spoilt_with(wanted: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 10, generator=generator) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()
+    assert fit_temperature(logits * wanted, labels) == pytest.approx(wanted, rel=0.03)
+
+
+def test_it_is_where_the_cross_entropy_is_least(mnist_test: LabelledImages) -> None:
+    model, x = load_model(), (mnist_test.images[:2000].unsqueeze(1) / 255 - 0.1307) / 0.3081
+    with torch.no_grad():
+        logits = model(x) * 3
+    found = fit_temperature(logits, mnist_test.labels[:2000])
+    losses = [F.cross_entropy(logits / t, mnist_test.labels[:2000]).item() for t in (found * 0.95, found, found * 1.05)]
+    assert losses[1] == min(losses)
+
+
+def test_one_that_is_always_right_is_not_made_infinitely_sure() -> None:
+    labels = torch.arange(10)
+    assert fit_temperature(torch.eye(10), labels) == pytest.approx(0.1)
+    assert fit_temperature(-torch.eye(10), labels) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("name", ["accurate", "conditional", "fast", "image_classifier", "mlp", "residual"])
+def test_temper_divides_the_logits(name: str) -> None:
+    model, x = create_model(name).eval(), torch.randn(4, 1, 28, 28)
+    before = model(x)
+    temper(model, 2.5)
+    torch.testing.assert_close(model(x), before / 2.5)
+    assert not model.training
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(x.flatten(1)) + 1
+        return logits
+
+
+def test_logits_from_elsewhere_than_a_linear_layer() -> None:
+    assert last_layer(Sum()) is None
+    with pytest.raises(ValueError, match="Sum do not come straight out of a linear layer"):
+        temper(Sum(), 2.0)
+
+
+def test_a_training_leaves_calibrated_weights(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    raw, kept = (read_weights(trained / name).state for name in ("checkpoints/best.ckpt", "model.safetensors"))
+    assert metrics["temperature"] != 1
+    for name in raw:
+        factor = 1 / metrics["temperature"] if name.startswith("fc2.") else 1
+        torch.testing.assert_close(kept[name], raw[name] * factor)
+    assert read_weights(trained).provenance["metrics"]["temperature"] == metrics["temperature"]
+
+
+def test_it_is_fitted_on_the_validation_images(trained: Path) -> None:
+    from mnist_cls.data.datamodule import MNISTDataModule
+    from mnist_cls.images import normalize
+
+    data = MNISTDataModule(train_size=1280, validation_size=500)
+    data.setup("fit")
+    assert data.val_data is not None
+    with torch.no_grad():
+        logits = load_model(trained / "checkpoints" / "best.ckpt")(normalize(data.val_data.images))
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["temperature"] == pytest.approx(fit_temperature(logits, data.val_data.labels), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [("temperature=2.5", 2.5), ("temperature=2", 2.0), ("temperature=null", None), ("data.validation_size=0", None)],
+)
+def test_a_temperature_of_ones_own(overrides: str, expected: float | None, tmp_path: Path) -> None:
+    shorter = ["model=mlp", "trainer=cpu", "trainer.max_epochs=1", "callbacks=none", "logger=none"]
+    train(compose("train", [*SMALL, *shorter, overrides]), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text()).get("temperature") == expected
+    raw, kept = (read_weights(tmp_path / name).state for name in ("checkpoints/best.ckpt", "model.safetensors"))
+    torch.testing.assert_close(kept["fc2.bias"] * (expected or 1), raw["fc2.bias"])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "warm"])
+def test_a_temperature_that_is_none(value: str) -> None:
+    with pytest.raises(InputError, match=f"temperature={value}: expected auto, a number above 0, or null"):
+        compose("train", [f"temperature={value}"])
+
+
+def test_a_network_that_cannot_be_tempered_is_said(tmp_path: Path) -> None:
+    settings = compose("train", ["model=autoencoder", "mode=fast_dev", "trainer=cpu", "temperature=2"])
+    with pytest.raises(
+        InputError, match=r"temperature=2: the logits of Autoencoder do not come .* use temperature=null"
+    ):
+        train(settings, tmp_path)
+
+
+def test_who_is_not_sure_is_undecided(tmp_path: Path, mnist_test: LabelledImages) -> None:
+    np.save(tmp_path / "digits.npy", mnist_test.images[:3000].numpy())
+    confidences = Predictor(device="cpu")(mnist_test.images[:3000]).confidences
+    for kind in ("csv", "parquet"):
+        summary = predict_files(
+            tmp_path / "digits.npy", tmp_path / f"rows.{kind}", device="cpu", engine="eager", min_confidence=0.9
+        )
+        assert summary.undecided == (confidences < 0.9).sum() > 0
+        assert f", {summary.undecided} undecided, " in str(summary)
+    found = pq.read_table(tmp_path / "rows.parquet")["undecided"].to_pylist()
+    assert found == (confidences < 0.9).tolist()
+    with (tmp_path / "rows.csv").open() as file:
+        assert [row["undecided"] == "True" for row in csv.DictReader(file)] == found
+
+
+def test_the_screen_shows_it(run: Run, tmp_path: Path, mnist_test: LabelledImages) -> None:
+    both = mnist_test.images[:2].float().mean(0).byte()  # a seven and a two at once
+    png = tmp_path / "both.png"
+    Image.fromarray(both.numpy()).save(png)
+    wide = {**os.environ, "COLUMNS": "200"}
+    for least, word in (("0", "no"), ("1", "yes")):
+        done = run("predict", f"input={png}", f"min_confidence={least}", env=wide)
+        assert done.returncode == 0, done.stderr
+        assert "undecided" in done.stdout.splitlines()[0]
+        assert done.stdout.splitlines()[1].split()[-1] == word
+    one_line(run("predict", f"input={png}", "min_confidence=1.5"), "min_confidence=1.5: expected 0 to 1, or null")
+
+
+def test_the_report_tells_the_errors_among_the_surest(tmp_path: Path, mnist_test: LabelledImages) -> None:
+    count = 1000
+    images, labels = mnist_test.images[:count], mnist_test.labels[:count]
+    sure = torch.linspace(0.5, 0.999, count)
+    probabilities = ((1 - sure) / 9)[:, None].repeat(1, 10)
+    said = labels.clone()
+    said[:5] = (labels[:5] + 1) % 10  # wrong where it is least sure: these five are not answered
+    said[-1] = (labels[-1] + 1) % 10  # and wrong where it is surest
+    probabilities[range(count), said] = sure
+    figures = write_report(tmp_path, images, labels, probabilities, "Title", {})
+    assert figures["surest_error"] == pytest.approx(1 / 995)
+    assert figures["surest_confidence"] == pytest.approx(sure[5].item())
+    page = (tmp_path / "report.html").read_text()
+    assert "errors among the surest 99.5%" in page
+    assert f"0.10% (min_confidence={sure[5]:.3f} answers these)" in page
