@@ -10,12 +10,14 @@
     python scripts/benchmark.py memory        # peak memory of training and prediction
     python scripts/benchmark.py growth        # a tenth, all and ten times the data, one and two threads
     python scripts/benchmark.py floor         # the share of the machine's rates that is reached
+    python scripts/benchmark.py augmentation  # the share of a training step that distortions take
+    python scripts/benchmark.py robustness    # accuracy on spoilt digits, and on scikit-learn's
     python scripts/benchmark.py early_exit    # images/s and accuracy with and without leaving at the first head
     python scripts/benchmark.py is_digit      # how well the autoencoder tells digits from other images
-    python scripts/benchmark.py all           # all of them but the last two
+    python scripts/benchmark.py all           # all of them but the last three
 
 What is compared runs in turns, --rounds times, in processes of its own; of the times the medians are given. memory
-and the standard example run once, floor and latency repeat within a process.
+and the standard example run once, floor, latency and augmentation repeat within a process.
 """
 
 import argparse
@@ -46,8 +48,9 @@ SPEED: dict[str, Benchmark] = {
     "memory": growth.memory,
     "growth": growth.growth,
     "floor": growth.floor,
+    "augmentation": growth.augmentation,
 }
-BENCHMARKS = SPEED | {"early_exit": quality.early_exit, "is_digit": quality.is_digit}
+BENCHMARKS = SPEED | {"robustness": quality.robustness, "early_exit": quality.early_exit, "is_digit": quality.is_digit}
 
 
 def main() -> int:

@@ -265,6 +265,31 @@ def test_bending_moves_ink_by_about_so_many_pixels() -> None:
         assert centre.std().item() == pytest.approx(elastic, rel=0.15)
 
 
+def test_black_paper_becomes_grey_and_white_ink_stays_white(mnist_test: LabelledImages) -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(4000, 28, 28, dtype=torch.uint8)
+    images[:, 14:] = 255
+    lifted = RandomDistortion(brightness=100)(images)
+    torch.testing.assert_close(lifted[:, 16:], torch.full_like(lifted[:, 16:], 255), atol=1e-3, rtol=0)
+    paper = lifted[:, 0, 0]
+    torch.testing.assert_close(lifted[:, :12], paper[:, None, None].expand(4000, 12, 28))
+    assert 95 < paper.max() <= 100
+    assert paper.mean().item() == pytest.approx(100 / 3, rel=0.1)  # the mean of a square of 0 to 1
+
+
+def test_noise_is_as_strong_as_was_asked_for() -> None:
+    torch.manual_seed(0)
+    grey = torch.full((2000, 28, 28), 128, dtype=torch.uint8)
+    noisy = RandomDistortion(noise=40)(grey)
+    deviations = (noisy - 128)[:, 4:-4, 4:-4].flatten(1).std(1)
+    assert 36 < deviations.max() < 44
+    assert deviations.min() < 1
+    assert deviations.mean().item() == pytest.approx(40 / 3, rel=0.1)
+    black = RandomDistortion(noise=200)(torch.zeros(100, 28, 28, dtype=torch.uint8))
+    assert black.min() >= 0
+    assert black.max() <= 255
+
+
 def test_no_distortion_changes_nothing(mnist_test: LabelledImages) -> None:
     images = mnist_test.images[:16]
     torch.testing.assert_close(RandomDistortion()(images), images.float(), atol=1e-2, rtol=0)

@@ -112,7 +112,14 @@ def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "word"),
-    [("early_exit", "early exit"), ("is_digit", "noise"), ("floor", "matrix product"), ("latency", "engine=int8")],
+    [
+        ("early_exit", "early exit"),
+        ("is_digit", "noise"),
+        ("floor", "matrix product"),
+        ("latency", "engine=int8"),
+        ("robustness", "load_digits"),
+        ("augmentation", "experiment=accurate"),
+    ],
 )
 def test_the_benchmarks_run(benchmark: str, word: str, tmp_path: Path) -> None:
     fashion = ["--fashion-mnist", str(FOLDER)]  # the digits' files stand in for Fashion-MNIST's: no network here

@@ -17,6 +17,7 @@ from benchmarks.measure import Row, fresh, in_turns, median, peak_memory
 from benchmarks.training import memory_of_train
 from mnist_cls import create_model, load_model, trace_forward
 from mnist_cls.config import compose
+from mnist_cls.data.augmentation import RandomDistortion
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.images import normalize
 from mnist_cls.inference import predict_files
@@ -161,6 +162,21 @@ def floor(arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def augmentation(arguments: argparse.Namespace) -> list[Row]:
+    """How much of a training step the distortions take."""
+    rows: list[Row] = []
+    for recipe in ("defaults", "experiment=best", "experiment=accurate"):
+        settings = compose("train", [recipe] if "=" in recipe else [])
+        batch = int(settings.data.batch_size)
+        images = load_dataset("mnist", "test").images[:batch]
+        distort = RandomDistortion(**settings.data.augmentation)
+        _, _, step = measure_pass(settings.model["name"], batch, True, settings.trainer.precision)
+        seconds = _median_seconds(partial(distort, images), 60)
+        share = round(seconds / (step + seconds), 3)
+        rows.append({"recipe": recipe, "distortions, ms": round(1e3 * seconds, 2), "share of the step": share})
+    return rows
+
+
 def matrix_rate() -> float:
     """FLOP/s of a product of two matrices (2048, 2048)."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
@@ -173,7 +189,7 @@ def copy_rate() -> float:
     return 2 * source.nbytes / _median_seconds(lambda: target.copy_(source), 20)
 
 
-def measure_pass(name: str, batch: int, training: bool) -> tuple[int, int, float]:
+def measure_pass(name: str, batch: int, training: bool, precision: str = "32-true") -> tuple[int, int, float]:
     """FLOPs of one step or one forward pass, the bytes that the forward pass's operations give, and seconds."""
     keep_freed_memory()
     network = create_model(name) if training else load_model()
@@ -187,7 +203,8 @@ def measure_pass(name: str, batch: int, training: bool) -> tuple[int, int, float
             with torch.inference_mode():
                 network(normalize(images)).softmax(1)
             return
-        loss = F.cross_entropy(network(normalize(images)), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            loss = F.cross_entropy(network(normalize(images)), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

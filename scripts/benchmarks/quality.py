@@ -1,4 +1,4 @@
-"""What the networks with a special gift are worth: early exit, and telling digits from other images."""
+"""How right the package's weights are: on spoilt and foreign digits, with early exit, on what are no digits."""
 
 import argparse
 import statistics
@@ -11,7 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.measure import Row
-from mnist_cls import Predictor, load_model
+from mnist_cls import Predictor, list_weights, load_model
+from mnist_cls.checkpoint import DETECTOR
+from mnist_cls.data.corruptions import corrupt, list_corruptions
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.images import normalize, to_mnist_form
 
@@ -49,6 +51,38 @@ def early_exit(arguments: argparse.Namespace) -> list[Row]:
         }
         for name in ways
     ]
+
+
+def robustness(arguments: argparse.Namespace) -> list[Row]:
+    """The accuracy on the test images, clean and spoilt, and on scikit-learn's digits."""
+    data = load_dataset("mnist", "test")
+    names = [arguments.checkpoint] if arguments.checkpoint else [name for name in list_weights() if name != DETECTOR]
+    predictors = {name: Predictor(name, engine="eager") for name in names}
+
+    def row(images: str, digits: torch.Tensor | np.ndarray, labels: np.ndarray) -> Row:
+        right = {name: float((predict(digits).labels == labels).mean()) for name, predict in predictors.items()}
+        return {"images": images, **{name: round(accuracy, 4) for name, accuracy in right.items()}}
+
+    labels = data.labels.numpy()
+    spoilt = [row(kind, corrupt(data.images, kind), labels) for kind in list_corruptions()]
+    means = {name: round(float(np.mean([one[name] for one in spoilt])), 4) for name in names}
+    others, other_labels = scikit_learns_digits()
+    return [
+        row("as they are", data.images, labels),
+        *spoilt,
+        {"images": "mean of the spoilt", **means},
+        row("scikit-learn's load_digits", others, other_labels),
+    ]
+
+
+def scikit_learns_digits() -> tuple[np.ndarray, np.ndarray]:
+    """1,797 digits by other writers, 8x8, brought into MNIST's form: uint8 (N, 28, 28), and their labels (N,)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pages = np.pad((digits.images * (255 / 16)).astype(np.uint8), [(0, 0), (2, 2), (2, 2)])
+    large = [Image.fromarray(page).resize((48, 48), Image.Resampling.BICUBIC) for page in pages]
+    return np.stack([to_mnist_form(page) for page in large]), digits.target
 
 
 def is_digit(arguments: argparse.Namespace) -> list[Row]:

@@ -51,7 +51,7 @@ class DataSettings:
         _require(good, "data.effective_batch_size", effective, multiple)
         _require(self.train_size is None or self.train_size >= 1, "data.train_size", self.train_size, "at least 1")
         for key in self.augmentation or {}:
-            known = ("rotation", "scale", "shear", "shift", "elastic")
+            known = ("rotation", "scale", "shear", "shift", "elastic", "brightness", "noise")
             _require(key in known, f"data.augmentation.{key}", "...", f"one of {', '.join(known)}")
 
     def arguments(self) -> dict[str, Any]:

@@ -14,11 +14,11 @@ _KNOTS = torch.arange(-_WIDTH / 2, SIZE + _WIDTH, _WIDTH)
 
 
 class RandomDistortion:
-    """Turn, scale, shear, shift and bend each image of a batch by random amounts, all in one resampling.
+    """Turn, scale, shear, shift and bend each image of a batch by random amounts, all in one resampling; then spoil it.
 
     The amounts of the first four are drawn uniformly from -limit to +limit, all from PyTorch's global generator of the
-    device. Bending moves each pixel by a smooth random field, after Simard et al. 2003
-    (https://doi.org/10.1109/ICDAR.2003.1227801).
+    device; those of the last two are limit times the square of a number from 0 to 1, so that most are small. Bending
+    moves each pixel by a smooth random field, after Simard et al. 2003 (https://doi.org/10.1109/ICDAR.2003.1227801).
 
     Args:
         rotation: the limit in degrees.
@@ -26,11 +26,21 @@ class RandomDistortion:
         shear: the limit of the sideways shift per row; 0.1 moves the top and the bottom row by 1.4 pixels.
         shift: the limit in pixels, in each direction.
         elastic: the standard deviation of the field, in pixels, in each direction.
+        brightness: the limit of how bright black becomes, of 255; white stays as it is.
+        noise: the limit of the standard deviation of Gaussian noise, of 255.
     """
 
     def __init__(
-        self, rotation: float = 0.0, scale: float = 0.0, shear: float = 0.0, shift: float = 0.0, elastic: float = 0.0
+        self,
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        shift: float = 0.0,
+        elastic: float = 0.0,
+        brightness: float = 0.0,
+        noise: float = 0.0,
     ) -> None:
+        self.brightness, self.noise = brightness, noise
         self.rotation, self.scale, self.shear, self.shift, self.elastic = rotation, scale, shear, shift, elastic
         bumps = torch.exp(-0.5 * ((torch.arange(SIZE)[:, None] - _KNOTS) / _WIDTH) ** 2)
         # So scaled, the sum of normal numbers times bumps has a variance of 1 at every pixel.
@@ -43,7 +53,7 @@ class RandomDistortion:
             images: values 0 to 255, (B, 28, 28).
 
         Returns:
-            float32 (B, 28, 28), values 0 to 255; what comes in from outside the image is black.
+            float32 (B, 28, 28), values 0 to 255; what comes in from outside the image is as black as its paper.
         """
         count, device = len(images), images.device
 
@@ -57,7 +67,12 @@ class RandomDistortion:
         grid = F.affine_grid(torch.stack(rows, 1), [count, 1, SIZE, SIZE], align_corners=False)
         if self.elastic:
             grid += self._field(count, device) * (2 * self.elastic / SIZE)
-        return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)
+        x = F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)
+        if self.brightness:
+            x = x.lerp(x.new_tensor(255.0), torch.rand(count, 1, 1, device=device).square() * (self.brightness / 255))
+        if self.noise:
+            x += torch.rand(count, 1, 1, device=device).square() * self.noise * torch.randn_like(x)
+        return x.clamp_(0, 255) if self.noise else x
 
     def _field(self, count: int, device: torch.device) -> Tensor:
         """Smooth random numbers of variance 1, (B, 28, 28, 2)."""
