@@ -109,6 +109,28 @@ def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None
     assert "conv2d conv1 (2, 32, 28, 28) 903168" in done.stdout
 
 
+def test_trainings_are_put_side_by_side(trained: Path, run: Run, tmp_path: Path) -> None:
+    from .conftest import SMALL
+
+    done = run("train", *SMALL, "seed=7", "output_dir=other")
+    assert done.returncode == 0, done.stderr
+    script = [sys.executable, str(ROOT / "scripts" / "summarize.py"), str(trained), "other", "image_classifier"]
+    done = subprocess.run([*script, "--json=t.json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours, packages = json.loads((tmp_path / "t.json").read_text())
+    accuracies = [
+        json.loads((at / "metrics.json").read_text())["test/accuracy"] for at in (trained, tmp_path / "other")
+    ]
+    assert (ours["runs"], packages["runs"], ours["parameters"]) == (2, 1, 421_642)
+    assert ours["test accuracy"] == f"{sum(accuracies) / 2:.2%}"
+    assert (ours["least"], ours["greatest"]) == (f"{min(accuracies):.2%}", f"{max(accuracies):.2%}")
+    assert 8 < ours["MFLOP"] < 10
+    assert "seed" not in ours["recipe"]
+    done = subprocess.run([*script[:2], str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "word"),

@@ -235,7 +235,7 @@ class KeepLastWeights(Callback):
 
 def test_the_average_is_what_is_judged_and_kept(tmp_path: Path) -> None:
     keep = "+callbacks.keep._target_=tests.test_train.KeepLastWeights"
-    shorter = ["callbacks.average.decay=0.9", "model=mlp", "trainer=cpu", "trainer.max_epochs=2"]
+    shorter = ["callbacks.average.decay=0.9", "temperature=null", "model=mlp", "trainer=cpu", "trainer.max_epochs=2"]
     settings = compose("train", ["experiment=best", *SMALL, *shorter, keep])
     train(settings, tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
@@ -357,6 +357,17 @@ def test_settings_from_python_are_checked_too() -> None:
 
     with pytest.raises(InputError, match=r"data.batch_size=-3: expected at least 1"):
         DataSettings(batch_size=-3)
+
+
+def test_a_search_ends_with_the_best_that_it_found(run: Run, tmp_path: Path) -> None:
+    few = ["mode=fast_dev", "model=mlp", "callbacks=none", "logger=none", "hydra.sweeper.n_trials=2"]
+    done = run("train", "-m", "sweep=optuna", *few, "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    accuracies = [metrics_of(tmp_path / "s" / number)["val/accuracy"] for number in "01"]
+    assert f"best of the search     {max(accuracies):.4f} with optimizer.lr=0.0" in done.stdout
+    assert "test/accuracy" not in metrics_of(tmp_path / "s" / "0"), "the test images choose nothing"
+    rates = [read_weights(tmp_path / "s" / number).provenance["config"]["optimizer"]["lr"] for number in "01"]
+    assert rates[0] != rates[1]
 
 
 def test_two_runs_in_the_same_second_have_a_folder_each(tmp_path: Path) -> None:

@@ -163,6 +163,16 @@ class BeforeRun(Callback):
             # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
             _leave(error, entry)
 
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say what a search has found."""
+        results = Path(config.hydra.sweep.dir) / "optimization_results.yaml"
+        if results.is_file():
+            found: Any = OmegaConf.load(results)
+            if "best_params" in found:  # not of a search for several things at once
+                best = " ".join(override(str(key), value) for key, value in found.best_params.items())
+                print(f"\nbest of the search     {found.best_value:.4f} with {best}")
+                print(f"all that was tried     {shown(results.parent)}")
+
 
 def overrides(**changed: object) -> str | None:
     """The overrides of the present run as one would type them, with some changed; None leaves one out.
@@ -213,6 +223,8 @@ def explain(error: Exception, entry: str) -> str:
     """Put into one line what Hydra and OmegaConf say in several, with the nearest key or choice that there is."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        if group == "hydra/sweeper":
+            return f"sweep={choice}: its sweeper is not installed; pip install 'mnist-cls[sweep]'"
         return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"

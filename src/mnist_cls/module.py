@@ -196,11 +196,11 @@ class MNISTModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """What the network gives, for callbacks; the metrics are kept here."""
-        return self._step(batch, "val")[2]
+        return self._judge(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """What the network gives, for callbacks; the metrics are kept here."""
-        return self._step(batch, "test")[2]
+        return self._judge(batch, "test")
 
     def on_train_epoch_start(self) -> None:
         """Forget what an epoch that was broken off has added up."""
@@ -297,6 +297,11 @@ class MNISTModule(pl.LightningModule):
             correct = logits.argmax(1) == labels
         self.means[stage].add(loss.detach(), correct, len(labels))
         return loss, correct, outputs
+
+    def _judge(self, batch: Batch, stage: str) -> Any:
+        """What the network gives for held-out images: in float32, as prediction has it, whatever it is trained in."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._step(batch, stage)[2]
 
     def _log_step(self, loss: Tensor, correct: Tensor | None) -> None:
         self.log("train/loss_step", loss)
