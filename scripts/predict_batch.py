@@ -40,8 +40,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.batch_size is not None and arguments.batch_size < 1:
         parser.error(f"--batch-size {arguments.batch_size}: expected at least 1")
-    if arguments.min_confidence is not None and not 0 <= arguments.min_confidence <= 1:
-        parser.error(f"--min-confidence {arguments.min_confidence}: expected 0 to 1")
 
     # Imported here, because --help must not wait for torch.
     from mnist_cls.checkpoint import own_models

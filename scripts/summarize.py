@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mnist_cls import create_model
-from mnist_cls.checkpoint import Weights, read_weights
+from mnist_cls.checkpoint import Weights, check_known, own_models, read_weights
 from mnist_cls.errors import InputError
 from mnist_cls.files import whole_file
 from mnist_cls.flops import FlopCount
@@ -29,9 +29,11 @@ def main() -> int:
     """Read the command line, print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a training's folder, or its model.safetensors")
+    parser.add_argument("--model-file", help="a Python file of your own that registers the runs' network")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
     try:
+        own_models(arguments.model_file)
         rows = summarize([read_weights(run) for run in arguments.runs])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,10 +52,14 @@ def summarize(runs: list[Weights]) -> list[Row]:
     """A row for each recipe, in the order in which the runs name them."""
     recipes: dict[str, list[Weights]] = defaultdict(list)
     for run in runs:
+        check_known(run)
         if "test/accuracy" not in run.provenance.get("metrics", {}):
-            raise InputError(f"{run.path}: no test accuracy in it; expected a training's folder")
+            print(f"{run.path}: left out, no test accuracy is in it", file=sys.stderr)
+            continue
         config = {key: value for key, value in run.provenance["config"].items() if key != "seed"}
         recipes[json.dumps(config, sort_keys=True)].append(run)
+    if not recipes:
+        raise InputError("none of these is a training that was tested")
     return [_row(same) for same in recipes.values()]
 
 

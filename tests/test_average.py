@@ -79,9 +79,11 @@ def test_an_ensemble_predicts(run: Run, tmp_path: Path, digits: np.ndarray) -> N
     ("overrides", "words"),
     [
         ("checkpoint=[]", "checkpoint=[]: expected a path, a name, or several in brackets"),
-        ("checkpoint=[image_classifier,3]", "expected a path, a name, or several in brackets"),
+        ("checkpoint=[image_classifier,[]]", "expected a path, a name, or several in brackets"),
+        ("checkpoint=true", "expected a path, a name, or several in brackets"),
+        ("checkpoint=20261123", "checkpoint=20261123: no such file"),
         ("checkpoint=[image_classifier,nothing]", "checkpoint=nothing: no such file"),
-        ("checkpoint=[image_classifier,autoencoder]", "autoencoder.safetensors: an autoencoder gives no probabilities"),
+        ("checkpoint=[image_classifier,autoencoder]", "autoencoder.safetensors: gives no ten logits for each image"),
         ("shifts=-1", "shifts=-1: expected 0 or more"),
         ("checkpoint=conditional early_exit=true shifts=1", "Average has no early exit"),
     ],

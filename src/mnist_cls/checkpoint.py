@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .files import expand, whole_file
+from .images import CLASSES, SIZE
 from .models import Average, create_model, list_models
 from .models.registry import register_file
 
@@ -131,8 +132,10 @@ def build_all(weights: Sequence[Weights], shifts: int = 0) -> nn.Module:
     if len(networks) == 1 and not shifts:
         return networks[0]
     for one, network in zip(weights, networks, strict=True):
-        if hasattr(network, "reconstruction_error"):
-            raise InputError(f"{one.path}: an autoencoder gives no probabilities that could be averaged")
+        with torch.no_grad():
+            given = network(torch.zeros(2, 1, SIZE, SIZE))
+        if not isinstance(given, Tensor) or given.shape != (2, CLASSES):
+            raise InputError(f"{one.path}: gives no ten logits for each image, so no probabilities to be averaged")
     try:
         return Average(networks, shifts).eval()
     except ValueError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import entry_point, shown
+from .errors import InputError
 from .settings import EvalSettings
 from .startup import import_lightning
 
@@ -41,6 +42,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     module = MNISTModule(build_all(weights, settings.shifts))
     module.forward_options = forward_options(module.model, settings.early_exit)
     data = MNISTDataModule(**settings.data.arguments())
+    if settings.split == "val" and settings.data.validation_size == 0:
+        raise InputError("split=val with data.validation_size=0: no images are held out; use split=test")
     report = settings.report and module.classifies
     keep = KeepOutputs()
     trainer = make_trainer(settings.trainer, folder, [keep] if report else [])

@@ -193,8 +193,9 @@ def draw_answered(confidences: Array, right: Array) -> "Figure":
     errors = np.cumsum(~right[order])
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="share that is answered, surest first", ylabel="errors among them, %")
-    axes.step(counts / len(order), 100 * errors / counts, where="post")
-    axes.set(xlim=(min(0.9, 1 - 1 / len(order)), 1), ylim=(0, None))
+    shown = counts >= 0.9 * len(order)  # who answers fewer has no use for the network
+    axes.step((counts / len(order))[shown], (100 * errors / counts)[shown], where="post")
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     return figure
 

@@ -337,6 +337,7 @@ class MNISTModule(pl.LightningModule):
         return F.cross_entropy(outputs, labels, label_smoothing=self.label_smoothing if network.training else 0.0)
 
     def _check_network(self) -> tuple[int, ...]:
+        config = self.model_config or type(self.model).__name__
         self.model.eval()
         try:
             with torch.no_grad():
@@ -344,7 +345,6 @@ class MNISTModule(pl.LightningModule):
         except Exception as error:  # a network of the user's own may fail in any way
             reason = (str(error).splitlines() or [""])[0]
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            config = self.model_config or type(self.model).__name__
             raise InputError(f"model={config}: does not take images (B, 1, 28, 28): {kind}{reason}") from error
         finally:
             self.model.train()
@@ -352,7 +352,7 @@ class MNISTModule(pl.LightningModule):
         if shape != (2, CLASSES) and not hasattr(self.model, "loss"):
             found = shape or type(outputs).__name__
             raise InputError(
-                f"model={self.model_config}: gives {found} for 2 images; expected 10 logits each, (2, 10),"
+                f"model={config}: gives {found} for 2 images; expected 10 logits each, (2, 10),"
                 " or a network with an objective of its own, loss(outputs, x, labels)"
             )
         return shape

@@ -11,11 +11,19 @@ def _require(ok: bool, key: str, value: object, expected: str) -> None:
         raise InputError(f"{key}={value}: expected {expected}")
 
 
-def _check_checkpoints(checkpoint: Any, shifts: int) -> None:
-    several = checkpoint if isinstance(checkpoint, list) else [checkpoint or "one"]
-    good = bool(several) and all(isinstance(one, str) for one in several)
-    _require(good, "checkpoint", checkpoint, "a path, a name, or several in brackets, separated by commas")
-    _require(shifts >= 0, "shifts", shifts, "0 or more")
+def _checkpoints(checkpoint: Any) -> str | list[str] | None:
+    """One checkpoint or several; on the command line a folder's name may look like a number."""
+    several = checkpoint if isinstance(checkpoint, list) else [checkpoint]
+    good = bool(several) and all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in several)
+    expected = "a path, a name, or several in brackets, separated by commas"
+    _require(checkpoint is None or good, "checkpoint", checkpoint, expected)
+    return (
+        [str(one) for one in several]
+        if isinstance(checkpoint, list)
+        else None
+        if checkpoint is None
+        else str(checkpoint)
+    )
 
 
 # Images for a step of the optimizer when `data.batch_size=auto` is asked for no other number.
@@ -159,7 +167,8 @@ class EvalSettings:
     def __post_init__(self) -> None:
         _require(isinstance(self.data.batch_size, int), "data.batch_size", "auto", "a number; auto is for training")
         _require(self.split in ("val", "test"), "split", self.split, "val or test")
-        _check_checkpoints(self.checkpoint, self.shifts)
+        self.checkpoint = _checkpoints(self.checkpoint)
+        _require(self.shifts >= 0, "shifts", self.shifts, "0 or more")
 
 
 @dataclass
@@ -184,7 +193,8 @@ class PredictSettings:
         _require(size is None or size >= 1, "batch_size", size, "at least 1, or null")
         least = self.min_confidence
         _require(least is None or 0 <= least <= 1, "min_confidence", least, "0 to 1, or null")
-        _check_checkpoints(self.checkpoint, self.shifts)
+        self.checkpoint = _checkpoints(self.checkpoint)
+        _require(self.shifts >= 0, "shifts", self.shifts, "0 or more")
         _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
 
 

@@ -4,6 +4,7 @@ Leaves in the run's folder: checkpoints/best.ckpt and last.ckpt, model.safetenso
 TensorBoard's event files and Hydra's record of the config. All the choices: `--help`.
 """
 
+import copy
 import dataclasses
 import datetime
 import gc
@@ -66,6 +67,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
         settings.label_smoothing,
         settings.compile,
     )
+    _check_temperature(settings, module)
     resume = _start_from(settings.checkpoint, module)
     monitor, mode = module.monitor
     best = ModelCheckpoint(
@@ -192,6 +194,8 @@ def _evaluate(
     settings: TrainSettings, trainer: "pl.Trainer", module: "MNISTModule", data: "MNISTDataModule", checkpoint: Path
 ) -> dict[str, float]:
     """Validate and test the weights of the best epoch, after the network has set its thresholds by them."""
+    from lightning.pytorch.callbacks import WeightAveraging
+
     from .checkpoint import read_weights
     from .data.loader import BatchLoader
 
@@ -201,7 +205,11 @@ def _evaluate(
         held_out = BatchLoader(data.val_data, 500)
         module.calibrate(held_out)
     metrics = _temper(settings, module, held_out)
-    for evaluate in (trainer.validate, trainer.test):
+    # Such a callback would put its last average in the place of the weights that are to be judged.
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+    stages = [trainer.validate] + [trainer.test] * (settings.trainer.limit_test_batches != 0)
+    for evaluate in stages:
         try:
             evaluate(module, data, verbose=False)
         except SystemExit:  # Lightning's way to end after Ctrl-C
@@ -214,20 +222,31 @@ def _evaluate(
 
 def _temper(settings: TrainSettings, module: "MNISTModule", held_out: "BatchLoader | None") -> dict[str, float]:
     """Divide the network's logits by the temperature that is wanted, and return it by its name."""
-    from .calibration import last_layer, temper
+    from .calibration import temper
 
     temperature = settings.temperature
     if temperature == "auto":
-        if not module.classifies or held_out is None or last_layer(module.model) is None:
-            return {}
-        temperature = module.fit_temperature(held_out)
+        temperature = module.fit_temperature(held_out) if module.classifies and held_out is not None else None
     if temperature is None:
         return {}
     try:
         temper(module.model, float(temperature))
-    except ValueError as error:
-        raise InputError(f"temperature={temperature}: {error}; use temperature=null") from error
+    except ValueError as error:  # of a number this was said before the training
+        print(f"not calibrated: {error}")
+        return {}
     return {"temperature": float(temperature)}
+
+
+def _check_temperature(settings: TrainSettings, module: "MNISTModule") -> None:
+    """Raise, before hours of training, if the network cannot have the temperature that is named."""
+    from .calibration import temper
+
+    if settings.temperature in (None, "auto"):
+        return
+    try:
+        temper(copy.deepcopy(module.model), float(settings.temperature))
+    except ValueError as error:
+        raise InputError(f"temperature={settings.temperature}: {error}; use temperature=null") from error
 
 
 def _write(
@@ -242,8 +261,9 @@ def _write(
     _save_model(settings, module, metrics, folder)
 
 
-_HYPERPARAMETERS = (
-    *("model", "data", "optimizer", "scheduler", "label_smoothing", "temperature", "compile", "trainer", "seed"),
+_HYPERPARAMETERS: tuple[str, ...] = (
+    *("model", "data", "optimizer", "scheduler", "label_smoothing", "temperature", "compile", "trainer", "callbacks"),
+    *("checkpoint", "model_file", "seed"),
 )
 
 

@@ -1,7 +1,8 @@
 """What happens to images on their way to a network: noise, blur, fog, another slant, a line across.
 
-The kinds are those of MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), written anew, each with one
-strength. The same seed gives the same images everywhere.
+The kinds are like those of MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), written anew, each with one
+strength; Gaussian noise, Gaussian blur and straight lines stand for its kinds of these. The same seed gives the same
+images everywhere.
 """
 
 import math

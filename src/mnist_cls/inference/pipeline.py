@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ..checkpoint import Checkpoint
+from ..errors import InputError
 from .predictor import Predictor
 from .sinks import open_sink
 from .sources import open_source
@@ -66,6 +69,8 @@ def predict_files(
         InputError: one of them is not there, or not what it should be.
         OSError: the output cannot be written.
     """
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise InputError(f"min_confidence={min_confidence}: expected 0 to 1")
     source = open_source(input)
     errors = undecided = 0
     further = ["is_digit"] * (is_digit is not False) + ["undecided"] * (min_confidence is not None)
@@ -79,7 +84,8 @@ def predict_files(
                 predictions = predictor.predict(chunk.images, chunk.errors)
                 columns = [] if predictions.is_digit is None else [predictions.is_digit]
                 if min_confidence is not None:
-                    columns.append(predictions.confidences < min_confidence)
+                    good = np.array([error is None for error in predictions.errors], bool)
+                    columns.append(good & ~(predictions.confidences >= min_confidence))  # NaN is not sure
                     undecided += int(columns[-1].sum())
                 sink(chunk.paths, predictions, *columns)
                 errors += sum(error is not None for error in chunk.errors)

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import math
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -99,7 +100,7 @@ def write_report(
         "wrong": f"{int((~right).sum()):,}",
         "expected calibration error": f"{error:.2%}",
         f"errors among the surest {ANSWERED:.1%}": f"{figures['surest_error']:.2%}"
-        f" (min_confidence={figures['surest_confidence']:.3f} answers these)",
+        f" (min_confidence={math.floor(1000 * figures['surest_confidence']) / 1000} answers these)",
     }
     shown = {pictures[name][0]: content for name, content in files.items()}
     _write(folder / "report.html", _page(title, facts, table, shown).encode())
