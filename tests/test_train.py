@@ -24,7 +24,7 @@ from mnist_cls.errors import InputError
 from mnist_cls.eval import evaluate
 from mnist_cls.train import train
 
-from .conftest import SMALL, Run, one_line
+from .conftest import ROOT, SMALL, Run, one_line
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
@@ -397,6 +397,26 @@ def test_without_a_validation_and_a_logger_the_last_weights_count(run: Run, tmp_
     assert not (tmp_path / "run" / "tensorboard").exists()
     assert "val/accuracy" not in metrics_of(tmp_path / "run")
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+class Die(Callback):
+    """The machine fails in the second epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_without_a_validation_each_epoch_is_saved(run: Run, tmp_path: Path) -> None:
+    plain = [*SMALL[:2], SMALL[3], "model=mlp", "trainer=cpu", "data.validation_size=0", "output_dir=run"]
+    killed = run(
+        "train", *plain, "+callbacks.die._target_=tests.test_train.Die", env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = run("train", *plain, "checkpoint=run")
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stdout
+    assert metrics_of(tmp_path / "run")["epochs"] == 2
 
 
 class PressCtrlCInValidation(Callback):

@@ -70,8 +70,14 @@ def train(settings: TrainSettings, folder: Path) -> float:
     _check_temperature(settings, module)
     resume = _start_from(settings.checkpoint, module)
     monitor, mode = module.monitor
+    judged = settings.data.validation_size != 0 and settings.trainer.limit_val_batches != 0
     best = ModelCheckpoint(
-        folder / "checkpoints", "best", monitor=monitor, mode=mode, save_last=True, enable_version_counter=False
+        folder / "checkpoints",
+        "best",
+        monitor=monitor if judged else None,  # with nothing to judge by, the last epoch's weights count
+        mode=mode,
+        save_last=True,
+        enable_version_counter=False,
     )
     stop = StopOnInterrupt(folder / "checkpoints" / "last.ckpt")
     finite = StopOnNonFinite(folder / "nonfinite", _replay(settings, folder / "nonfinite"))
@@ -92,7 +98,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
     began = time.perf_counter()
     _fit(trainer, module, data, resume, stop, folder)
     metrics = _training_metrics(trainer, module, time.perf_counter() - began)
-    if not best.best_model_path:  # validation was turned off, or never due
+    if not best.best_model_path:  # no validation was ever due
         best.best_model_path = str(folder / "checkpoints" / "best.ckpt")
         trainer.save_checkpoint(best.best_model_path)
     metrics |= _evaluate(settings, trainer, module, data, Path(best.best_model_path))
