@@ -23,6 +23,7 @@ FLOORS = {
     "images": 0,
     "idx": 0,
     "data": 1,
+    "preprocessing": 1,
     "checkpoint": 1,
     "figures": 1,
     "tracing": 1,

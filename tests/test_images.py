@@ -10,7 +10,8 @@ from PIL import Image
 
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.images import MEAN, STD, images_from_array, normalize, read_image, to_mnist_form
+from mnist_cls.images import MEAN, STD, images_from_array, normalize
+from mnist_cls.preprocessing import prepare, to_mnist_form
 
 
 def test_normalize() -> None:
@@ -41,9 +42,7 @@ def test_a_crop_is_put_back_where_mnists_makers_had_it(digits: np.ndarray) -> No
         wide = np.zeros((60, 80), np.uint8)
         wide[7:35, 40:68] = digit
         differences.append(np.abs(to_mnist_form(Image.fromarray(wide)).astype(int) - digit).mean())
-    # Where the faintest pixels at the edge are cropped, a digit may come out moved by a pixel.
-    assert np.median(differences) == 0
-    assert np.mean(np.array(differences) < 1) >= 0.98
+    assert np.max(differences) == 0
 
 
 def as_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -103,7 +102,8 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path, digits: np.ndarr
     sideways = Image.fromarray(digits[0]).resize((112, 112)).transpose(Image.Transpose.ROTATE_90)
     sideways.save(tmp_path / "camera.png", exif=tag)
     Image.fromarray(digits[0]).resize((112, 112)).save(tmp_path / "upright.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "camera.png"), read_image(tmp_path / "upright.png"))
+    camera, upright = ((tmp_path / name).read_bytes() for name in ("camera.png", "upright.png"))
+    np.testing.assert_array_equal(prepare(camera).images, prepare(upright).images)
 
 
 @pytest.mark.parametrize("white", [1.0, 255, 4095, 65535])

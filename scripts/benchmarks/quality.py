@@ -15,7 +15,8 @@ from mnist_cls import Predictor, list_weights, load_model
 from mnist_cls.checkpoint import DETECTOR
 from mnist_cls.data.corruptions import corrupt, list_corruptions
 from mnist_cls.data.datasets import load_dataset
-from mnist_cls.images import normalize, to_mnist_form
+from mnist_cls.images import normalize
+from mnist_cls.preprocessing import to_mnist_form
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -1,12 +1,9 @@
 """The canonical image: 28x28, uint8, a bright digit on black; how anything becomes one, and how a network sees it."""
 
 import math
-import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import InputError
@@ -15,9 +12,6 @@ SIZE = 28
 CLASSES = 10
 # Mean and standard deviation of the training images' pixels, on the scale 0 to 1.
 MEAN, STD = 0.1307, 0.3081
-
-_INK_BOX = 20  # MNIST's makers scaled each digit into 20x20 before they placed it in 28x28.
-_NO_INK = 16  # A contrast below this many of the 255 levels is no writing.
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -36,100 +30,29 @@ def normalize(images: Tensor) -> Tensor:
     return x.mul(1 / (255 * STD)).sub_(MEAN / STD)
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file of one digit and bring it into MNIST's form.
+def in_mnist_form(images: np.ndarray) -> np.ndarray:
+    """Which images are as MNIST's makers left theirs, as all of its 70,000 are.
 
-    Returns:
-        uint8 (28, 28), see `to_mnist_form`.
-
-    Raises:
-        InputError: the file cannot be read as an image, or shows no ink.
-        OSError: the file cannot be opened.
-    """
-    with Path(path).open("rb") as file, warnings.catch_warnings():
-        # Pillow warns at 89 million pixels and raises at twice that; either is no scan of a digit.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(file) as image:
-                # Cameras store pictures as the sensor lay, and in a tag how to turn them.
-                return to_mnist_form(ImageOps.exif_transpose(image))
-        except UnidentifiedImageError as error:
-            raise InputError("not an image: Pillow knows no format that starts like this file") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise InputError(f"too large to be read safely: {error}") from error
-        except InputError:
-            raise
-        # Broken files make Pillow's decoders raise nearly anything, and each means the same here.
-        except Exception as error:
-            raise InputError(f"broken image: {error}") from error
-
-
-def to_mnist_form(image: Image.Image) -> np.ndarray:
-    """Bring an image of one digit into MNIST's form.
-
-    Transparent images are laid on white; colours become grey; dark ink on light paper is inverted; an image of
-    another size than 28x28 is cropped to its ink, scaled to fit 20x20 with its aspect kept, and placed in 28x28 with
-    its centre of mass in the middle, as MNIST's makers did (LeCun et al. 1998). MNIST's own images stay as they are.
+    That is: ink up to 254 or 255, 19 or 20 pixels high or wide and no more than 20 in either direction, its centre of
+    mass within half a pixel of the middle.
 
     Args:
-        image: any mode and size.
+        images: uint8 (N, 28, 28).
 
     Returns:
-        uint8 (28, 28), bright ink on black.
-
-    Raises:
-        InputError: the image has nearly the same brightness everywhere.
+        bool (N,).
     """
-    grey = _to_grey(image)
-    paper = float(np.median(np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])))
-    # The ink is what differs most from the paper, and the paper is what most of the border is.
-    if paper - grey.min() > grey.max() - paper:
-        grey, paper = 255 - grey, 255 - paper
-    brightest = float(grey.max())
-    if brightest - paper < _NO_INK:
-        raise InputError(f"no digit to see: the brightness differs by {brightest - paper:.0f} of 255 levels at most")
-    if grey.shape == (SIZE, SIZE):
-        return grey
-    ink = np.clip((grey - paper) * (255 / (brightest - paper)), 0, 255).astype(np.uint8)
-    rows, columns = (np.flatnonzero((ink > 50).any(axis)) for axis in (1, 0))
-    return _centre(_fit(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
-
-
-def _to_grey(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow would clip these to 0..255; 16-bit scans use the whole range.
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise InputError("the image holds NaN or infinite values")
-        # What white is, these modes do not say; the values tell: 0 to 1, 8, 12 or 16 bits.
-        whites = [1 if image.mode == "F" else 255, 255, 4095]
-        scale = 255 / next((white for white in whites if values.max() <= white), 65535)
-        return np.clip(values * scale, 0, 255).round().astype(np.uint8)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L"))
-
-
-def _fit(ink: np.ndarray) -> np.ndarray:
-    height, width = ink.shape
-    scale = _INK_BOX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.LANCZOS))
-
-
-def _centre(digit: np.ndarray) -> np.ndarray:
-    mass = digit.astype(np.float64)
-    total = mass.sum()
-    canvas = np.zeros((SIZE, SIZE), np.uint8)
-    corner = []
-    for axis, length in enumerate(digit.shape):
-        centre = (mass.sum(1 - axis) * np.arange(length)).sum() / total
-        # MNIST's centres of mass lie within half a pixel of row 14 and column 14, counted from 0.
-        corner.append(min(max(math.floor(SIZE / 2 + 0.5 - centre), 0), SIZE - length))
-    top, left = corner
-    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return canvas
+    # All sums are whole numbers below 2**24, which float32 adds exactly.
+    pixels = images.astype(np.float32)
+    good: np.ndarray = images.reshape(len(images), SIZE * SIZE).max(1) >= 254
+    longer = np.zeros(len(images), np.int64)
+    ones, places = np.ones(SIZE, np.float32), np.arange(SIZE, dtype=np.float32)
+    for sums in (pixels @ ones, ones @ pixels):  # of each row, of each column
+        inked = sums > 0
+        longer = np.maximum(longer, SIZE - inked.argmax(1) - inked[:, ::-1].argmax(1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            good &= np.abs(sums @ places / sums.sum(1) - SIZE / 2) <= 0.53
+    return good & (longer >= 19) & (longer <= 20)
 
 
 def images_from_array(array: np.ndarray | Tensor) -> tuple[np.ndarray, list[str | None]]:

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import InputError
 from ..files import expand
 from ..idx import DTYPES, read_idx
-from ..images import SIZE, as_stack, images_from_array, read_image
+from ..images import SIZE, as_stack, images_from_array
+from ..preprocessing import prepare
 
 # Images handed on together: large enough that the network's batches are full, small enough to stay in memory.
 CHUNK = 2048
@@ -85,7 +86,7 @@ class _ImageFiles(Dataset[tuple[str, np.ndarray, str | None]]):
         # Names that are not UTF-8 exist, but not in a .csv.
         name = os.fsencode(path).decode("utf-8", "backslashreplace")
         try:
-            return name, read_image(path), None
+            return name, prepare(path.read_bytes()).images[0], None
         except (InputError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return name, np.zeros((SIZE, SIZE), np.uint8), str(reason)
