@@ -22,7 +22,7 @@ def loaded(code: str, libraries: set[str]) -> str:
     return next(line for line in done.stdout.splitlines() if line.startswith("LOADED")).removeprefix("LOADED").strip()
 
 
-@pytest.mark.parametrize("entry", ["train", "eval", "predict", "forward"])
+@pytest.mark.parametrize("entry", ["train", "eval", "predict", "forward", "export"])
 def test_help_lists_the_choices_without_importing_torch(run: Run, entry: str, tmp_path: Path) -> None:
     done = run(entry, "--help")
     assert done.returncode == 0, done.stderr
@@ -63,6 +63,7 @@ def test_all_of_it_works_without_a_network(tmp_path: Path, png: Path) -> None:
         ["eval", "checkpoint=run"],
         ["predict", f"input={png}", "is_digit=true"],
         ["forward", f"input={png}"],
+        ["export", "output=model.onnx"],
     ):
         command = [*alone, sys.executable, "-m", f"mnist_cls.{arguments[0]}", *arguments[1:]]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -37,11 +37,12 @@ FLOORS = {
     "eval": 3,
     "predict": 3,
     "forward": 3,
+    "export": 3,
 }
 
 CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "interrupt", "outputs", "pictures")}
 LIGHTNING = {"startup", "module", "trainer", "data.datamodule", "train", "eval", *CALLBACKS}
-HYDRA = {"config", "train", "eval", "predict", "forward"}
+HYDRA = {"config", "train", "eval", "predict", "forward", "export"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -228,7 +228,13 @@ def check_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
         raise InputError(f"{weights.path}: does not fit the network {name!r}, which has no {extra[0]}")
 
 
-def save_weights(path: str | Path, model: nn.Module, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+def save_weights(
+    path: str | Path,
+    model: nn.Module,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    further: Mapping[str, str] | None = None,
+) -> None:
     """Write a network's weights as `.safetensors`, with all that prediction needs in the file's metadata.
 
     Args:
@@ -236,6 +242,7 @@ def save_weights(path: str | Path, model: nn.Module, config: Mapping[str, Any], 
         model: the network.
         config: its name and options, as `create_model(**config)` takes them.
         provenance: plain values that say where the weights come from.
+        further: metadata for other readers; `read_weights` passes over it.
 
     Raises:
         OSError: the file cannot be written.
@@ -243,7 +250,8 @@ def save_weights(path: str | Path, model: nn.Module, config: Mapping[str, Any], 
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": "pt", KEY: json.dumps({"model": dict(config), "provenance": dict(provenance)})}
+    ours = json.dumps({"model": dict(config), "provenance": dict(provenance)})
+    metadata = {**(further or {}), "format": "pt", KEY: ours}
     with whole_file(path) as temporary:
         save_file(state, temporary, metadata)
 

@@ -21,13 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import InputError
-from .settings import EvalSettings, ForwardSettings, PredictSettings, TrainSettings
+from .settings import EvalSettings, ExportSettings, ForwardSettings, PredictSettings, TrainSettings
 
 SETTINGS: dict[str, type] = {
     "train": TrainSettings,
     "eval": EvalSettings,
     "predict": PredictSettings,
     "forward": ForwardSettings,
+    "export": ExportSettings,
 }
 
 # `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the entry point.

@@ -1,6 +1,7 @@
 """The typed shape of the configs: which keys there are, of which type and in which range."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError
@@ -24,6 +25,28 @@ def _checkpoints(checkpoint: Any) -> str | list[str] | None:
         if checkpoint is None
         else str(checkpoint)
     )
+
+
+# The formats of exported files, and how such a file's name ends.
+EXPORT_ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+
+def export_format(output: str | Path, format: str | None = None) -> str:
+    """The format that a file is to be exported in, a key of `EXPORT_ENDINGS`.
+
+    Args:
+        output: the file's name.
+        format: what the user says it is; None: the ending tells.
+
+    Raises:
+        InputError: there is no such format or ending, or they contradict each other.
+    """
+    _require(format in (None, *EXPORT_ENDINGS), "format", format, f"one of {', '.join(EXPORT_ENDINGS)}, or null")
+    ending = Path(output).suffix.lower()
+    wanted = [ending for name, ending in EXPORT_ENDINGS.items() if format in (None, name)]
+    asked = "" if format is None else f" for format={format}"
+    _require(ending in wanted, "output", output, f"a name that ends in {', '.join(wanted)}{asked}")
+    return next(name for name, its_ending in EXPORT_ENDINGS.items() if its_ending == ending)
 
 
 # Images for a step of the optimizer when `data.batch_size=auto` is asked for no other number.
@@ -217,3 +240,19 @@ class ForwardSettings:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(self.network_mode in ("train", "eval"), "mode", self.network_mode, "train or eval")
+
+
+@dataclass
+class ExportSettings:
+    """`python -m mnist_cls.export`."""
+
+    output: str | None
+    checkpoint: Any
+    format: str | None
+    model_file: str | None
+    output_dir: str
+
+    def __post_init__(self) -> None:
+        self.checkpoint = _checkpoints(self.checkpoint)
+        if self.output:
+            export_format(self.output, self.format)

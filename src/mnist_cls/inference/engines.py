@@ -8,14 +8,13 @@ import contextlib
 import importlib.util
 import io
 import logging
-import tempfile
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from ..errors import InputError
 from ..images import SIZE, normalize
@@ -26,23 +25,44 @@ ENGINES = ("auto", "eager", "onnx", "int8")
 # (docs/benchmarks.md).
 LONG = 150_000
 
+# What a `WholePass` gives, in its order, and what an ONNX file calls it.
+OUTPUTS = ("logits", "probabilities", "label")
+
 
 class WholePass(nn.Module):
-    """From uint8 images (B, 28, 28) to probabilities (B, 10), with a network in the middle."""
+    """From uint8 images to logits, probabilities and labels, with a network in the middle.
+
+    Args:
+        network: gives logits (B, 10) for normalized images (B, 1, 28, 28).
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, 28, 28) -> float32 (B, 10)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Uint8 (B, 28, 28) -> logits and probabilities, float32 (B, 10) each, and labels, int64 (B,)."""
         logits: Tensor = self.network(normalize(images))
-        return logits.softmax(1)
+        probabilities = logits.softmax(1)
+        return logits, probabilities, probabilities.argmax(1)
 
 
 def onnx_is_there() -> bool:
     """Whether the extra `onnx` is installed."""
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+
+
+def require_onnx(wanted: str) -> None:
+    """Check that the extra `onnx` is installed.
+
+    Args:
+        wanted: what needs it, as the user has said it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not onnx_is_there():
+        raise InputError(f"{wanted}: ONNX Runtime is not installed; pip install 'mnist-cls[onnx]'")
 
 
 def onnx_engine(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -57,60 +77,107 @@ def onnx_engine(network: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises:
         InputError: the extra is not installed, or PyTorch cannot export the network, or ONNX Runtime not load it.
     """
-    if not onnx_is_there():
-        raise InputError("engine=onnx: ONNX Runtime is not installed; pip install 'mnist-cls[onnx]'")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        _export(WholePass(network).eval(), path)
-        return _session(path)
-
-
-def _export(whole: nn.Module, path: Path) -> None:
-    example = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
-    shapes = ({0: torch.export.Dim("batch")},)
-    # The exporter prints its progress and warns of deprecations in its own dependencies.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    require_onnx("engine=onnx")
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                whole,
-                (example,),
-                path,
-                dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=["images"],
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:  # a network of the user's own may be anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        name = type(whole.network).__name__
-        raise InputError(f"engine=onnx: PyTorch cannot export {name}: {reason}; use engine=eager") from error
-
-
-def _session(path: Path) -> Callable[[Tensor], Tensor]:
-    try:
-        import onnxruntime
-
-        session = _open(onnxruntime, path)
-    # Versions that do not fit together, or a library of the system that is missing, show in many ways.
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"engine=onnx: ONNX Runtime cannot load the network: {reason}; use engine=eager") from error
+        session = onnx_session(onnx_model(network))
+    except InputError as error:
+        raise InputError(f"engine=onnx: {error}; use engine=eager") from error
 
     def run(images: Tensor) -> Tensor:
         try:
-            return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+            return torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])
         except Exception as error:
             raise (MemoryError if "allocate" in str(error) else RuntimeError)(str(error)) from error
 
     return run
 
 
-def _open(onnxruntime: Any, path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin while they wait would take the cores from whatever decodes the next images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+def exported_program(network: nn.Module) -> ExportedProgram:
+    """The `WholePass` of a network as one graph, for batches of any size.
+
+    Args:
+        network: in evaluation mode, on the CPU; gives logits (B, 10).
+
+    Raises:
+        InputError: PyTorch cannot export the network.
+    """
+    example = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
+    with quiet_export(network):
+        whole = WholePass(network).eval()
+        shapes = ({0: torch.export.Dim("batch")},)
+        # Not strict, as newer versions of PyTorch have it by default: it takes more of what Python can say.
+        program = torch.export.export(whole, (example,), dynamic_shapes=shapes, strict=False)
+    for node in program.graph.nodes:
+        # Files made of the program would tell whoever gets them where on this machine the code lies.
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The `WholePass` of a network as the content of an ONNX file: `images` in, `OUTPUTS` out.
+
+    Args:
+        network: in evaluation mode, on the CPU; gives logits (B, 10).
+        metadata: what the file's `metadata_props` shall hold.
+
+    Raises:
+        InputError: PyTorch cannot export the network.
+    """
+    program = exported_program(network)
+    shapes = ({0: torch.export.Dim("batch")},)  # once more: for the name of the dimension in the file
+    with quiet_export(network):
+        exported: Any = torch.onnx.export(
+            program,
+            (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=["images"],
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+        exported.model.metadata_props.update(metadata or {})
+        content: bytes = exported.model_proto.SerializeToString()
+    return content
+
+
+@contextlib.contextmanager
+def quiet_export(network: nn.Module) -> Iterator[None]:
+    """Silence PyTorch's exporters, and say in one line why they cannot export a network.
+
+    Raises:
+        InputError: the block has failed.
+    """
+    # They print their progress and warn of deprecations in their own dependencies.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # a network of the user's own may be anything
+        raise InputError(f"PyTorch cannot export {type(network).__name__}: {_reason(error)}") from error
+
+
+def onnx_session(content: bytes) -> Any:
+    """Load the content of an ONNX file into ONNX Runtime, on the CPU, with as many threads as PyTorch has.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        InputError: ONNX Runtime cannot load it.
+    """
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait would take the cores from whatever decodes the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    # Versions that do not fit together, or a library of the system that is missing, show in many ways.
+    except Exception as error:
+        raise InputError(f"ONNX Runtime cannot load the network: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

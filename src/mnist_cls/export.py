@@ -1,0 +1,33 @@
+"""Write a network for other programs: `python -m mnist_cls.export output=model.onnx [checkpoint=RUN] [format=onnx]`
+
+As ONNX, as PyTorch's exported program (.pt2) or as .safetensors, checked against the network before the file appears.
+By default the weights that the package carries.
+"""
+
+from pathlib import Path
+
+from .config import entry_point
+from .errors import InputError
+from .settings import ExportSettings
+
+
+def export(settings: ExportSettings, folder: Path) -> None:
+    """Export what `settings.checkpoint` holds; print what was written and how to run it."""
+    if not settings.output:
+        raise InputError("no output: name a .onnx, .pt2 or .safetensors file with output=FILE")
+    # Imported here, because `--help` must not wait for torch.
+    from .checkpoint import own_models
+    from .inference import export_model
+
+    own_models(settings.model_file)
+    exported = export_model(settings.output, settings.checkpoint, settings.format)
+    print(f"{exported}\n\nto run it:\n")
+    if settings.model_file and exported.format == "safetensors":  # weights alone do not bring their network along
+        print(f"from mnist_cls.checkpoint import own_models; own_models({settings.model_file!r})")
+    print(exported.example)
+
+
+main = entry_point("export", export)
+
+if __name__ == "__main__":
+    main()
