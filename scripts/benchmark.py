@@ -12,9 +12,11 @@
     python scripts/benchmark.py floor         # the share of the machine's rates that is reached
     python scripts/benchmark.py augmentation  # the share of a training step that distortions take
     python scripts/benchmark.py robustness    # accuracy on spoilt digits, and on scikit-learn's
+    python scripts/benchmark.py scans         # accuracy on anybody's digits: scans of many kinds, fonts, strokes
+    python scripts/benchmark.py rows          # how many rows of five digits are read right
     python scripts/benchmark.py early_exit    # images/s and accuracy with and without leaving at the first head
     python scripts/benchmark.py is_digit      # how well the autoencoder tells digits from other images
-    python scripts/benchmark.py all           # all of them but the last three
+    python scripts/benchmark.py all           # all of them but the last five
 
 What is compared runs in turns, --rounds times, in processes of its own; of the times the medians are given. memory
 and the standard example run once, floor, latency and augmentation repeat within a process.
@@ -28,7 +30,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import growth, inference, quality, training
+from benchmarks import growth, inference, quality, scans, training
 from benchmarks.measure import Row
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +52,13 @@ SPEED: dict[str, Benchmark] = {
     "floor": growth.floor,
     "augmentation": growth.augmentation,
 }
-BENCHMARKS = SPEED | {"robustness": quality.robustness, "early_exit": quality.early_exit, "is_digit": quality.is_digit}
+BENCHMARKS = SPEED | {
+    "robustness": quality.robustness,
+    "scans": scans.scans,
+    "rows": scans.rows,
+    "early_exit": quality.early_exit,
+    "is_digit": quality.is_digit,
+}
 
 
 def main() -> int:
@@ -59,6 +67,7 @@ def main() -> int:
     parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--checkpoint", help="other weights than those that the package carries")
     parser.add_argument("--rounds", type=int, default=7, help="how many times each is timed (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="scans, rows: of so many test images (%(default)s)")
     parser.add_argument("--fashion-mnist", metavar="FOLDER", help="where Fashion-MNIST's files are")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--plot", metavar="FILE.png", help="growth: draw the figures there")

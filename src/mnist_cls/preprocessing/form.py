@@ -9,8 +9,8 @@ from scipy import ndimage
 from ..images import SIZE
 
 _INK_BOX = 20  # MNIST's makers scaled each digit into 20x20 before they placed it in 28x28.
-# Nine in ten of MNIST's digits have strokes between these, in pixels of the 20x20 (mean 3.0; see `stroke_width`).
-THINNEST, THICKEST = 2.1, 4.3
+# Nearly all of MNIST's digits have strokes between these, in pixels of the 20x20 (mean 3.0; see `stroke_width`).
+THINNEST, THICKEST = 2.1, 5.2
 _FINE = 4  # Strokes are measured, and made thinner or thicker, in a picture so many times finer.
 
 
