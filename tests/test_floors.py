@@ -22,6 +22,7 @@ FLOORS = {
     "models": 0,
     "images": 0,
     "idx": 0,
+    "preprocessing": 1,
     "data": 1,
     "checkpoint": 1,
     "figures": 1,

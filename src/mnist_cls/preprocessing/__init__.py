@@ -30,14 +30,29 @@ def prepare(image: bytes | np.ndarray, preprocess: str = "auto", split: bool = F
         InputError: it is no image, or shows no digit, or without `split` several.
     """
     import io
+    import warnings
 
-    from PIL import Image
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    from ..images import read_image, to_mnist_form
+    from ..errors import InputError
+    from ..images import to_mnist_form
 
-    form = (
-        to_mnist_form(Image.fromarray(image))
-        if isinstance(image, np.ndarray)
-        else read_image(io.BytesIO(image))  # type: ignore[arg-type]
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            opened = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+            form = to_mnist_form(ImageOps.exif_transpose(opened))
+        except UnidentifiedImageError as error:
+            raise InputError("not an image: Pillow knows no format that starts like this file") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise InputError(f"too large to be read safely: {error}") from error
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"broken image: {error}") from error
     return Digits(form[None], np.array([[0, 0, *form.shape]], np.int32))
+
+
+def in_mnist_form(images: np.ndarray) -> np.ndarray:
+    """Which of some images look as MNIST's do: uint8 (N, 28, 28) -> bool (N,)."""
+    return np.ones(len(images), bool)
