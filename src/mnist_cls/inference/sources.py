@@ -100,5 +100,5 @@ def _decompressed(path: Path) -> bytes:
 
 
 def _is_text(start: bytes) -> bool:
-    # Names on Linux are any bytes, so it cannot be told by UTF-8; but no picture lacks control characters.
-    return not any(byte < 32 and byte not in b"\t\r\n" for byte in start)
+    # Names on Linux are any bytes, so it cannot be told by UTF-8; but no picture lacks other control characters.
+    return not any(byte < 32 and byte not in b"\0\t\r\n" for byte in start)

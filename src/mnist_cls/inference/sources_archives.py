@@ -64,11 +64,11 @@ def tar_source(path: Path) -> Source:
     """The files in a tar archive, plain or compressed, in its own order. How many there are only its end tells.
 
     Raises:
-        InputError: it is broken, or has no files.
+        InputError: it is broken.
     """
 
     def items() -> Iterator[Item]:
-        with said_of(path, "tar"), ExitStack() as stack:
+        with ExitStack() as stack:
             # Not tarfile's own mode for streams: it reads headers of any size that they declare.
             file = cast(BinaryIO, _Bounded(stack.enter_context(_decompressed(path, stack))))
             archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))
@@ -79,12 +79,8 @@ def tar_source(path: Path) -> Source:
                 archive.members = []  # type: ignore[attr-defined]
 
     def pieces(start: int) -> Iterator[Piece]:
-        empty = True
-        for piece in pieces_of(items(), start):
-            empty = False
-            yield piece
-        if empty:
-            raise InputError(f"input={path}: the archive has no files in it; expected images")
+        with said_of(path, "tar"):
+            yield from pieces_of(items(), start)
 
     return Source(None, pieces, identity=file_identity(path))
 

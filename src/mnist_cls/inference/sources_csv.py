@@ -43,8 +43,10 @@ def csv_source(path: Path) -> Source:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
     with said_of(path, "CSV"), _open(path) as file:
         first = next(csv.reader(_lines(file)), [])
+        if not first:
+            raise InputError("an empty table")
     header = not all(map(_is_whole, first))
-    names = [name.strip() for name in first] if header else ["label"] * (len(first) - PIXELS) + ["pixel"] * PIXELS
+    names = [name.strip() for name in first] if header else ["label", *first[1:]] if len(first) == PIXELS + 1 else first
     labelled = "label" in names
     encoded = header and ("image" in names or "path" in names)
     if not encoded and (len(names) != PIXELS + labelled or names.count("label") > 1):
@@ -52,9 +54,12 @@ def csv_source(path: Path) -> Source:
         raise InputError(f"input={path}: has {what}; {EXPECTED}")
 
     def pieces(start: int) -> Iterator[Piece]:
-        if encoded:
-            return pieces_of(_items(path, names), start, labelled)
-        return in_chunks(_rows(path, header, names.index("label") if labelled else None), start, labelled)
+        with said_of(path, "CSV"):
+            if encoded:
+                yield from pieces_of(_items(path, names), start, labelled)
+            else:
+                label = names.index("label") if labelled else None
+                yield from in_chunks(_rows(path, header, label), start, labelled)
 
     if encoded:
         return Source(None, pieces, labelled=labelled, identity=file_identity(path))
@@ -75,7 +80,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 def _items(path: Path, names: list[str]) -> Iterator[Item]:
     read: Callable[[str], Content] = _decoded if "image" in names else lambda cell: path_beside(path, cell)
     content = names.index("image" if "image" in names else "path")
-    with said_of(path, "CSV"), _open(path) as file:
+    with _open(path) as file:
         rows = filter(None, csv.reader(_lines(file)))  # empty lines are no rows
         for index, row in enumerate(itertools.islice(rows, 1, None)):
             cells = dict(zip(names, row, strict=False))
@@ -96,7 +101,7 @@ def _decoded(cell: str) -> Content:
 
 def _rows(path: Path, header: bool, label: int | None) -> Iterator[Rows]:
     width, first = PIXELS + (label is not None), 0
-    with said_of(path, "CSV"), _open(path) as file:
+    with _open(path) as file:
         lines = (line for line in _lines(file) if line.strip())
         for line in itertools.islice(lines, int(header)):
             next(csv.reader([line]))

@@ -56,7 +56,7 @@ def parquet_source(path: Path) -> Source:
 
     def batches() -> "Iterator[tuple[int, pa.RecordBatch]]":
         first = 0
-        with said_of(path, "Parquet"), pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ARRAY_CHUNK if pixels else _IMAGE_ROWS, columns=names + beside):
                 yield first, batch
                 first += len(batch)
@@ -73,7 +73,8 @@ def parquet_source(path: Path) -> Source:
             yield called, _pixels([batch.column(name) for name in names]), targets
 
     def pieces(start: int) -> Iterator[Piece]:
-        return in_chunks(rows(), start, labelled) if pixels else pieces_of(items(), start, labelled)
+        with said_of(path, "Parquet"):
+            yield from in_chunks(rows(), start, labelled) if pixels else pieces_of(items(), start, labelled)
 
     if pixels:
         return Source(count, pieces, ARRAY_CHUNK, labelled, True, file_identity(path))

@@ -1,0 +1,148 @@
+"""A run that was killed goes on where it was, and the output is what an undisturbed run would have written."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_cls.checkpoint import save_weights
+from mnist_cls.models import create_model
+from mnist_cls.models.registry import register_file
+
+from .conftest import Run, one_line
+
+# A network that takes its time, so that there is time to kill it.
+SLOW = """
+import time
+from torch import nn
+from mnist_cls import register_model
+
+@register_model("slow")
+class Slow(nn.Sequential):
+    def __init__(self, seconds=0.05):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return super().forward(x)
+"""
+# Like the entry point, but with an entry in the journal for every chunk or two.
+DRIVER = """
+import sys
+from mnist_cls.inference import partial
+partial.INTERVAL = 0.08
+from mnist_cls.predict import main
+main()
+"""
+CHUNKS = 60
+KILLS_EACH = 5
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an array of 60 chunks, and the slow network."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "slow.py").write_text(SLOW)
+    register_file(folder / "slow.py")
+    torch.manual_seed(0)
+    save_weights(folder / "slow.safetensors", create_model("slow"), {"name": "slow"}, {})
+    images = np.random.default_rng(0).integers(0, 256, (CHUNKS * 2048 - 700, 28, 28), np.uint8)
+    np.save(folder / "many.npy", images)
+    return folder
+
+
+def start(place: Path, output: str, *further: str) -> subprocess.Popen[str]:
+    options = ["input=many.npy", "checkpoint=slow.safetensors", "model_file=slow.py", "batch_size=2048", "device=cpu"]
+    command = [sys.executable, "-c", DRIVER, *options, "preprocess=none", f"output={output}", *further]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def journal_of(place: Path, output: str) -> Path:
+    return place / f".{output}.journal"
+
+
+def wait_for_journal(process: "subprocess.Popen[str]", journal: Path, newer_than: float = 0) -> None:
+    while process.poll() is None and not (journal.exists() and journal.stat().st_mtime > newer_than):
+        time.sleep(0.01)
+
+
+def finished(place: Path, output: str, *further: str) -> str:
+    process = start(place, output, *further)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
+def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None:
+    """`KILLS_EACH` kills for each of four formats, 20 in all."""
+    finished(place, f"whole.{kind}")
+    output, moments = f"killed.{kind}", random.Random(kind)
+    journal = journal_of(place, output)
+    in_the_middle = 0
+    for number in range(KILLS_EACH):
+        began = time.time()
+        process = start(place, output, "resume=true")
+        wait_for_journal(process, journal, newer_than=began)
+        time.sleep(moments.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        in_the_middle += process.returncode == -signal.SIGKILL
+        assert not (place / output).exists() or process.returncode == 0, number
+    assert in_the_middle == KILLS_EACH, "the runs ended before they could be killed"
+    said = finished(place, output, "resume=true")
+    assert "of them by an earlier run" in said
+    assert (place / output).read_bytes() == (place / f"whole.{kind}").read_bytes()
+    assert not list(place.glob(f".{output}*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_says_how_to_go_on_and_does(place: Path, number: signal.Signals) -> None:
+    output = f"stopped{number}.csv"
+    process = start(place, output)
+    wait_for_journal(process, journal_of(place, output))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "resume=true" in said
+    entry = json.loads(journal_of(place, output).read_text())
+    done = entry["progress"]["inputs"]
+    assert f"the rows of {done:,} inputs are kept" in said
+    assert 0 < done < CHUNKS * 2048 - 700
+    # Another network, another folder: nothing is touched.
+    before = {path: path.read_bytes() for path in place.glob(f".{output}*")}
+    process = start(place, output, "resume=true", "min_confidence=0.5")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    [line] = said.splitlines()
+    assert "was begun with min_confidence=None, this is min_confidence=0.5" in line
+    assert {path: path.read_bytes() for path in place.glob(f".{output}*")} == before
+    if number == signal.SIGTERM:
+        # Without resume=true the work begins anew.
+        said = finished(place, output)
+        assert "earlier" not in said
+    else:
+        assert f"({done:,} of them by an earlier run)" in finished(place, output, "resume=true")
+    assert not list(place.glob(f".{output}*"))
+
+
+def test_with_nothing_to_go_on_with_it_begins(run: Run, tmp_path: Path, png: Path) -> None:
+    for _ in range(2):
+        done = run("predict", f"input={png}", "output=rows.csv", "resume=true")
+        assert done.returncode == 0, done.stderr
+    (tmp_path / ".rows.csv.journal").write_text("nonsense")
+    one_line(run("predict", f"input={png}", "output=rows.csv", "resume=true"), ".rows.csv.journal: not a journal")
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(run: Run, tmp_path: Path, png: Path) -> None:
+    one_line(run("predict", f"input={png}", "output=rows.csv", "checkpoint=nothing"), "checkpoint=nothing")
+    assert not [path.name for path in tmp_path.iterdir() if "rows" in path.name]
