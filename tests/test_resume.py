@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from mnist_cls.checkpoint import save_weights
+from mnist_cls.errors import InputError
+from mnist_cls.inference import predict_files
 from mnist_cls.models import create_model
 from mnist_cls.models.registry import register_file
-
-from .conftest import Run, one_line
 
 # A network that takes its time, so that there is time to kill it.
 SLOW = """
@@ -135,14 +135,16 @@ def test_stopped_it_says_how_to_go_on_and_does(place: Path, number: signal.Signa
     assert not list(place.glob(f".{output}*"))
 
 
-def test_with_nothing_to_go_on_with_it_begins(run: Run, tmp_path: Path, png: Path) -> None:
+def test_with_nothing_to_go_on_with_it_begins(tmp_path: Path, png: Path) -> None:
+    output = tmp_path / "rows.csv"
     for _ in range(2):
-        done = run("predict", f"input={png}", "output=rows.csv", "resume=true")
-        assert done.returncode == 0, done.stderr
+        assert predict_files(png, output, device="cpu", resume=True).earlier == 0
     (tmp_path / ".rows.csv.journal").write_text("nonsense")
-    one_line(run("predict", f"input={png}", "output=rows.csv", "resume=true"), ".rows.csv.journal: not a journal")
+    with pytest.raises(InputError, match=r"\.rows\.csv\.journal: not a journal"):
+        predict_files(png, output, device="cpu", resume=True)
 
 
-def test_a_run_that_fails_at_once_leaves_nothing(run: Run, tmp_path: Path, png: Path) -> None:
-    one_line(run("predict", f"input={png}", "output=rows.csv", "checkpoint=nothing"), "checkpoint=nothing")
-    assert not [path.name for path in tmp_path.iterdir() if "rows" in path.name]
+def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path, png: Path) -> None:
+    with pytest.raises(InputError, match="checkpoint=nothing"):
+        predict_files(png, tmp_path / "rows.csv", "nothing")
+    assert list(tmp_path.iterdir()) == [png]

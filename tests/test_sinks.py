@@ -83,8 +83,7 @@ def test_names_that_a_spreadsheet_would_run(tmp_path: Path, start: str) -> None:
     assert json.loads(line)["path"] == rows.columns["path"][0]
 
 
-@pytest.mark.parametrize("output", ["-", "-.jsonl"])
-@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize(("output", "script"), [("-", False), ("-.jsonl", True)])
 def test_standard_output_has_the_rows_and_nothing_else(
     run: Run, tmp_path: Path, png: Path, output: str, script: bool
 ) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ROW_GROUP = 1 << 16
 # NumPy's header of an array of fewer than 10^40 rows.
 _NPY_HEADER = 128
+_LINE_END = "\r\0\n"
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ def csv_format(columns: list[str]) -> Format:
 
 
 def _csv(rows: Any) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    text = io.StringIO(newline="")
+    # The writer puts quotes round what has a character of the line's end in it; with "\n" alone it forgets "\r".
+    csv.writer(text, lineterminator=_LINE_END).writerows(rows)
+    return text.getvalue().replace(_LINE_END, "\n").encode()
 
 
 def _csv_rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
