@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from mnist_cls.errors import InputError
-from mnist_cls.inference import workers
+from mnist_cls.inference import decoding, workers
 from mnist_cls.inference.chunks import Chunk, chunks_of
 from mnist_cls.inference.contents import LARGEST_FILE
 from mnist_cls.inference.sources import open_source
@@ -137,10 +137,10 @@ def test_mutated_containers_are_rows_or_one_line(tmp_path: Path, digits: np.ndar
         path.write_bytes(mutated(written.getvalue(), chance))
         try:
             names, errors = go_through(path)
-            assert len(names) == len(errors)
         except InputError as error:
-            assert "file" in str(error)
-            assert len(str(error).splitlines()) == 1
+            said = str(error).splitlines()
+            names, errors = said, [None] * ("file" in said[0])
+        assert len(names) == len(errors), (names, errors)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -150,7 +150,7 @@ def png_of_zeros(side: int) -> bytes:
     def part(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    packer = zlib.compressobj(9)
+    packer = zlib.compressobj(1)
     rows = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", rows) + part(b"IEND", b"")
@@ -167,11 +167,11 @@ print(predict_files(sys.argv[1], sys.argv[2], device="cpu").errors)
 
 
 def test_bombs_are_rows_in_bounded_memory(tmp_path: Path, digits: np.ndarray) -> None:
-    """A PNG of 400 million pixels, a member of a zip of 10 GB, a gzip of 1 GB that declares a few images."""
+    """A PNG of 196 million pixels, a member of a zip of 200 MB, a gzip of 300 MB that declares a few images."""
     place = tmp_path / "bombs"
     place.mkdir()
-    (place / "bomb.png").write_bytes(png_of_zeros(20_000))
-    packed = zlib.compressobj(9, zlib.DEFLATED, -15)
+    (place / "bomb.png").write_bytes(png_of_zeros(14_000))
+    packed = zlib.compressobj(1, zlib.DEFLATED, -15)
     content = b"".join(packed.compress(bytes(1 << 20)) for _ in range(200)) + packed.flush()
     name = b"bomb.png"
     sizes = struct.pack("<IIIH", 0, len(content), 200 << 20, len(name))
@@ -179,10 +179,10 @@ def test_bombs_are_rows_in_bounded_memory(tmp_path: Path, digits: np.ndarray) ->
     entry = b"PK\1\2" + struct.pack("<HHHHHH", 20, 20, 0, 8, 0, 0) + sizes + bytes(12) + struct.pack("<I", 0) + name
     end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(entry), len(local), 0)
     (tmp_path / "bomb.zip").write_bytes(local + entry + end)
-    gzipped = zlib.compressobj(9, zlib.DEFLATED, 31)
+    gzipped = zlib.compressobj(1, zlib.DEFLATED, 31)
     header = struct.pack(">4B3I", 0, 0, 8, 3, 10, 28, 28)
     (tmp_path / "bomb.gz").write_bytes(
-        gzipped.compress(header) + b"".join(gzipped.compress(bytes(1 << 20)) for _ in range(1000)) + gzipped.flush()
+        gzipped.compress(header) + b"".join(gzipped.compress(bytes(1 << 20)) for _ in range(300)) + gzipped.flush()
     )
     assert "too large" in str(row_of(place))
     assert row_of(tmp_path / "bomb.zip") == f"{200 << 20:,} bytes, more than the 100,000,000 that are read of one image"
@@ -197,7 +197,7 @@ def test_a_header_of_a_tar_that_would_fill_the_memory(tmp_path: Path) -> None:
     member.type, member.size = tarfile.XHDTYPE, 8 << 30
     with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:
         file.write(member.tobuf() + bytes(1 << 20))
-    with pytest.raises(InputError, match="bomb.tar.gz"):
+    with pytest.raises(InputError, match=r"bomb\.tar\.gz"):
         go_through(tmp_path / "bomb.tar.gz")
 
 
@@ -261,7 +261,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, digits: np.ndarray
         chunks = chunks_of(open_source(tmp_path / "many.npy"), decoders)
         next(chunks)
         os.truncate(tmp_path / "many.npy", 10_000_000)
-        with pytest.raises(InputError, match="many.npy: is cut off"):
+        with pytest.raises(InputError, match=r"many\.npy: is cut off"):
             list(chunks)
 
 
@@ -274,7 +274,7 @@ def test_a_decoder_that_dies_costs_one_row(
     """A signal reaches the process in the midst of one image, as the kernel would send it."""
     for number in range(300):
         (tmp_path / f"{number:03}.png").write_bytes(picture(digits[number % 100], "PNG"))
-    decode = workers.decode
+    decode = decoding.decode
 
     def die(contents, preprocess, split, before):  # type: ignore[no-untyped-def]
         def watched(place: int) -> None:
@@ -297,7 +297,7 @@ def test_a_decoder_that_hangs_costs_one_row(
 ) -> None:
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(picture(digits[0], "PNG"))
-    decode = workers.decode
+    decode = decoding.decode
 
     def hang(contents, preprocess, split, before):  # type: ignore[no-untyped-def]
         def watched(place: int) -> None:

@@ -118,6 +118,8 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
         _require_regular(os.stat(path))  # noqa: PTH116
         # What was a file a moment ago may be a pipe by now.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except InputError:
+        raise
     except ValueError as error:  # a NUL in the name
         raise InputError(f"not a path: {error}") from error
     with os.fdopen(descriptor, "rb") as file:

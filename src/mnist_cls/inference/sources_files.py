@@ -1,19 +1,20 @@
 """Inputs that are files of one image each: one, a folder of them, what a pattern matches, or a list of paths."""
 
 import fnmatch
+import io
 import os
 import re
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ..errors import InputError
 from .contents import Content, Item, Source, open_regular, pieces_of, shown_name
 
-# Longer than any path on Linux.
-_LONGEST_LINE = 1 << 16
+# The longest path on Linux, and how much of a list is read at once.
+_LONGEST_PATH, _BLOCK = 4096, 1 << 16
 
 # Device and inode: what a folder is, whatever way leads to it.
 Place = tuple[int, int]
@@ -173,19 +174,18 @@ def _is_folder(path: str) -> bool:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The paths in a list, without empty lines; NUL separates them if there is one before the first line's end."""
-    separator, rest, known = b"\n", b"", False
-    while block := file.read1(_LONGEST_LINE) if hasattr(file, "read1") else file.read(_LONGEST_LINE):
+    """The paths in a list, without empty lines; NUL separates them if there is one where the first must have ended."""
+    rest, separator = b"", b""
+    while block := cast(io.BufferedReader, file).read1(_BLOCK):
         rest += block
-        if not known and (b"\0" in rest or b"\n" in rest):
-            first = min((rest.find(mark), mark) for mark in (b"\0", b"\n") if mark in rest)
-            separator, known = first[1], True
+        if not separator and b"\0" not in rest and len(rest) <= _LONGEST_PATH:
+            continue  # a name may have line ends in it
+        separator = separator or (b"\0" if b"\0" in rest else b"\n")
         *lines, rest = rest.split(separator)
-        if len(rest) > _LONGEST_LINE:
-            raise InputError(f"a list with a line of more than {_LONGEST_LINE:,} bytes; expected a path a line")
+        if len(rest) > _BLOCK:
+            raise InputError(f"a list with a line of more than {_BLOCK:,} bytes; expected a path a line")
         yield from (os.fsdecode(line) for line in map(_stripped, lines) if line)
-    if last := _stripped(rest):
-        yield os.fsdecode(last)
+    yield from (os.fsdecode(line) for line in map(_stripped, rest.split(separator or b"\n")) if line)
 
 
 def _stripped(line: bytes) -> bytes:

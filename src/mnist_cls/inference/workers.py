@@ -1,5 +1,6 @@
 """Decoding on all cores beside the network, in processes that may die without taking the run along."""
 
+import faulthandler
 import math
 import multiprocessing
 import os
@@ -185,6 +186,7 @@ def _work(connection: Connection, place: Any, options: tuple[str, bool], inherit
         other.close()  # held open here, they would not tell the others that the process at their end is gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.disable()  # of a decoder's death its row tells
     alarm = getattr(signal, "alarm", lambda seconds: None)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also in the midst of a decoder's C code
