@@ -63,9 +63,9 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
     """Some bytes changed, left out, doubled, or all behind a place gone."""
     data = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 5, 20])):
-        place = chance.randrange(len(data))
+        place = chance.randrange(len(data)) if data else 0
         what = chance.random()
-        if what < 0.6:
+        if what < 0.6 and data:
             data[place] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
         elif what < 0.75:
             data[place : place + 4] = struct.pack("<I", chance.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1]))
@@ -74,7 +74,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
         elif what < 0.95:
             data[place:place] = data[place : place + chance.randrange(1, 30)]
         else:
-            del data[max(place, 1) :]
+            del data[place:]
     return bytes(data)
 
 
