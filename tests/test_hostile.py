@@ -224,6 +224,16 @@ def test_links(tmp_path: Path, digits: np.ndarray) -> None:
     assert "symbolic links" in str(errors[3])
 
 
+def test_folders_nested_deeper_than_python_likes(tmp_path: Path, digits: np.ndarray) -> None:
+    deepest = tmp_path / "top" / "/".join("d" * 1200)
+    subprocess.run(["mkdir", "-p", str(deepest)], check=True)
+    (deepest / "one.png").write_bytes(picture(digits[0], "PNG"))
+    for input in (tmp_path / "top", f"{tmp_path}/top/**", f"{tmp_path}/top/**/*.png"):
+        names, errors = go_through(Path(input))
+        assert (names, errors) == ([str(deepest / "one.png")], [None])
+    subprocess.run(["rm", "-r", str(tmp_path / "top")], check=True)
+
+
 def test_pipes_sockets_and_devices_are_not_opened(tmp_path: Path, digits: np.ndarray) -> None:
     place = tmp_path / "scans"
     place.mkdir()

@@ -73,7 +73,7 @@ class PartialFile:
             raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(self.output)) from error
         try:
             _lock(self.descriptor)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(self.descriptor)
             raise InputError(f"output={self.output}: another run is writing it; choose another name") from error
         return self
@@ -183,9 +183,14 @@ class PartialFile:
 
 
 def _lock(descriptor: int) -> None:
-    """Take the file for ourselves, or raise OSError; where there are no such locks, hope."""
+    """Take the file for ourselves, or raise BlockingIOError; where there are no such locks, hope."""
     try:
         import fcntl
     except ImportError:  # Windows
         return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # some network file systems
+        return

@@ -28,7 +28,7 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
             - a folder: its files and those of the folders below it, hidden ones left out, in the order of their names;
             - a pattern such as `scans/*.png`, `**` for folders at any depth;
             - a `.txt` file with a path a line, or `-`: the paths come from standard input, a line each, or separated
-              by NUL as `find -print0` gives them;
+              by NUL as `find -print0` gives them; they begin where the user stands;
             - a `.npy`, a `.npz` (one array or one called "images", and labels in one called "labels"), or an IDX file,
               plain or `.gz`: see `images_from_array`; with `preprocess="auto"` also uint8 (N, H, W) and (N, H, W, 3);
             - a `.zip`, or a `.tar`, plain or compressed by gzip, bzip2 or xz, of images;

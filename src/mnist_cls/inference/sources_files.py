@@ -8,16 +8,13 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from ..errors import InputError
 from .contents import Content, Item, Source, open_regular, pieces_of, shown_name
 
 # The longest path on Linux, and how much of a list is read at once.
 _LONGEST_PATH, _BLOCK = 4096, 1 << 16
-
-# Device and inode: what a folder is, whatever way leads to it.
-Place = tuple[int, int]
 
 
 def image_source(path: Path) -> Source:
@@ -39,11 +36,11 @@ def folder_source(folder: Path) -> Source:
     labels = {name: int(name) for name in names} if labelled else {}
 
     def items() -> Iterator[Item]:
-        for place, item in _walk(str(folder), ()):
+        for place, item in _walk(str(folder)):
             below = Path(place).relative_to(folder).parts if labels else [""]
             yield item._replace(target=labels.get(below[0]))
 
-    count = sum(1 for _ in _walk(str(folder), ()))
+    count = sum(1 for _ in _walk(str(folder)))
     if count == 0:
         raise InputError(f"input={folder}: the folder has no files in it; expected images")
     return Source(count, lambda start: pieces_of(items(), start, labelled), labelled=labelled, identity=f"{folder}")
@@ -67,7 +64,7 @@ def pattern_source(pattern: str) -> Source:
     def items() -> Iterator[Item]:
         for path in _matches(root, parts):
             if os.path.isdir(path):  # noqa: PTH112
-                yield from (item for _, item in _walk(path, ()))
+                yield from (item for _, item in _walk(path))
             else:
                 yield _item(path)
 
@@ -106,30 +103,51 @@ def _failed(path: str, reason: str) -> Item:
     return Item(shown_name(path), lambda: content)
 
 
-def _walk(folder: str, above: tuple[Place, ...]) -> Iterator[tuple[str, Item]]:
-    """The files below a folder in the order of their names, each with its path; one folder's names in memory at once.
+def _walk(top: str) -> Iterator[tuple[str, Item]]:
+    """The files below a folder in the order of their names, each with its path.
 
-    Args:
-        folder: where to look.
-        above: the folders that lead to it.
+    In memory are the names in one folder, and in those that lead to it. Not recursive: folders nest as deep as somebody
+    likes.
     """
+    levels: list[_Level] = []
+    folder: str | None = top
+    while folder is not None or levels:
+        if folder is not None:
+            try:
+                levels.append(_enter(folder, [level.place for level in levels]))
+            except InputError as error:
+                yield folder, _failed(folder, str(error))
+            folder = None
+        elif (found := next(levels[-1].names, None)) is None:
+            levels.pop()
+        else:
+            name, is_folder = found
+            path = os.path.join(levels[-1].folder, name)  # noqa: PTH118 (joined a million times)
+            if is_folder:
+                folder = path
+            else:
+                yield path, _item(path)
+
+
+class _Level(NamedTuple):
+    """A folder on the way: its path, what it is whatever way leads to it, and what is still to be seen in it."""
+
+    folder: str
+    place: tuple[int, int]
+    names: Iterator[tuple[str, bool]]
+
+
+def _enter(folder: str, above: list[tuple[int, int]]) -> _Level:
     try:
         status = os.stat(folder)  # noqa: PTH116
         place = status.st_dev, status.st_ino
         if place in above:
-            yield folder, _failed(folder, "a link to a folder that it lies in; not followed")
-            return
+            raise InputError("a link to a folder that it lies in; not followed")
         with os.scandir(folder) as entries:
             names = sorted((entry.name, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
-        yield folder, _failed(folder, f"the folder cannot be read: {error.strerror}")
-        return
-    for name, is_folder in names:
-        path = os.path.join(folder, name)  # noqa: PTH118 (joined a million times)
-        if is_folder:
-            yield from _walk(path, (*above, place))
-        else:
-            yield path, _item(path)
+        raise InputError(f"the folder cannot be read: {error.strerror}") from error
+    return _Level(folder, place, iter(names))
 
 
 def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
@@ -149,21 +167,32 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
         if os.path.lexists(path):
             yield from _matches(path, rest)
         return
-    names = sorted(os.listdir(folder or ".")) if _is_folder(folder or ".") else []  # noqa: PTH208
     if part == "**":
-        if rest:
-            yield from _matches(folder, rest)
-        for name in (name for name in names if not name.startswith(".")):
-            path = os.path.join(folder, name)  # noqa: PTH118
-            if _is_folder(path) and not os.path.islink(path):  # noqa: PTH114
-                yield from _matches(path, parts)
-            elif not rest:
-                yield path
+        for below in _folders(folder) if rest else [folder or "."]:
+            yield from _matches(below, rest)
         return
     matching = re.compile(fnmatch.translate(part)).match
-    for name in names:
+    for name in _names(folder):
         if matching(name) and name.startswith(".") == part.startswith("."):
             yield from _matches(os.path.join(folder, name), rest)  # noqa: PTH118
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and those below it, without hidden ones and links."""
+    coming = [top]
+    while coming:
+        folder = coming.pop()
+        yield folder
+        below = [os.path.join(folder, name) for name in _names(folder) if name[0] != "."]  # noqa: PTH118
+        coming += reversed([path for path in below if _is_folder(path) and not os.path.islink(path)])  # noqa: PTH114
+
+
+def _names(folder: str) -> list[str]:
+    """What is in a folder; nothing, if it is none, or must not be read."""
+    try:
+        return sorted(os.listdir(folder or "."))  # noqa: PTH208
+    except OSError:
+        return []
 
 
 def _is_folder(path: str) -> bool:
