@@ -1,6 +1,7 @@
 """What sources hand on: names with contents that are not decoded yet, piece by piece, always in order."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -182,9 +183,10 @@ def said_of(path: Path, what: str) -> Iterator[None]:
     except InputError as error:
         text = str(error)
         raise error if str(path) in text else InputError(f"input={path}: {text}") from error
-    # Of a header that is made up, readers raise nearly anything, OSError without a number among it.
+    # Of a header that is made up, readers raise nearly anything, also OSError: without a number, or because they want
+    # to go to a place that no file has.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"input={path}: not a whole {what} file ({reason}); copy it again") from error
