@@ -1,8 +1,10 @@
 """A run that was killed goes on where it was, and the output is what an undisturbed run would have written."""
 
+import gzip
 import json
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import torch
 
 from mnist_cls.checkpoint import save_weights
 from mnist_cls.errors import InputError
-from mnist_cls.inference import predict_files
+from mnist_cls.inference import partial, predict_files
 from mnist_cls.models import create_model
 from mnist_cls.models.registry import register_file
 
@@ -105,20 +107,11 @@ def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None
     assert not list(place.glob(f".{output}*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_says_how_to_go_on_and_does(place: Path, number: signal.Signals) -> None:
-    output = f"stopped{number}.csv"
-    process = start(place, output)
-    wait_for_journal(process, journal_of(place, output))
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "resume=true" in said
-    entry = json.loads(journal_of(place, output).read_text())
-    done = entry["progress"]["inputs"]
+def test_stopped_it_says_how_to_go_on_and_does(place: Path) -> None:
+    output = "stopped.csv"
+    said, done = stopped(place, output, signal.SIGINT)
     assert f"the rows of {done:,} inputs are kept" in said
-    assert 0 < done < CHUNKS * 2048 - 700
-    # Another network, another folder: nothing is touched.
+    # With other options nothing is touched.
     before = {path: path.read_bytes() for path in place.glob(f".{output}*")}
     process = start(place, output, "resume=true", "min_confidence=0.5")
     _, said = process.communicate(timeout=60)
@@ -126,13 +119,47 @@ def test_stopped_it_says_how_to_go_on_and_does(place: Path, number: signal.Signa
     [line] = said.splitlines()
     assert "was begun with min_confidence=None, this is min_confidence=0.5" in line
     assert {path: path.read_bytes() for path in place.glob(f".{output}*")} == before
-    if number == signal.SIGTERM:
-        # Without resume=true the work begins anew.
-        said = finished(place, output)
-        assert "earlier" not in said
-    else:
-        assert f"({done:,} of them by an earlier run)" in finished(place, output, "resume=true")
+    assert f"({done:,} of them by an earlier run)" in finished(place, output, "resume=true")
     assert not list(place.glob(f".{output}*"))
+
+
+def test_sigterm_is_as_good_as_ctrl_c(place: Path) -> None:
+    said, done = stopped(place, "terminated.csv", signal.SIGTERM)
+    assert f"the rows of {done:,} inputs are kept" in said
+    assert "resume=true" in said
+
+
+def stopped(place: Path, output: str, number: signal.Signals) -> tuple[str, int]:
+    """Stop a run in the middle; return what it said, and how many inputs its journal says are done."""
+    process = start(place, output)
+    wait_for_journal(process, journal_of(place, output))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = json.loads(journal_of(place, output).read_text())["progress"]["inputs"]
+    assert 0 < done < CHUNKS * 2048 - 700
+    return said, done
+
+
+def test_an_error_in_the_middle_keeps_what_is_done_and_a_new_run_replaces_it(
+    tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(partial, "INTERVAL", 0)
+    images = np.tile(digits, (30, 1, 1))
+    whole = gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes())
+    (tmp_path / "many.gz").write_bytes(whole[:-100])
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(InputError, match=r"many\.gz"):
+        predict_files(tmp_path / "many.gz", output, device="cpu")
+    assert "the rows of 2,048 inputs are kept" in capsys.readouterr().err
+    kept = {".rows.jsonl.partial", ".rows.jsonl.journal"}
+    assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
+    (tmp_path / "many.gz").write_bytes(whole)
+    with pytest.raises(InputError, match="was begun with input="):
+        predict_files(tmp_path / "many.gz", output, device="cpu", resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
+    assert predict_files(tmp_path / "many.gz", output, device="cpu").earlier == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"many.gz", "rows.jsonl"}
 
 
 def test_with_nothing_to_go_on_with_it_begins(tmp_path: Path, png: Path) -> None:
