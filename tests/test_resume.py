@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import os
 import random
 import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -107,6 +109,7 @@ def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None
     assert not list(place.glob(f".{output}*"))
 
 
+@pytest.mark.slow
 def test_stopped_it_says_how_to_go_on_and_does(place: Path) -> None:
     output = "stopped.csv"
     said, done = stopped(place, output, signal.SIGINT)
@@ -160,6 +163,28 @@ def test_an_error_in_the_middle_keeps_what_is_done_and_a_new_run_replaces_it(
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
     assert predict_files(tmp_path / "many.gz", output, device="cpu").earlier == 0
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", "rows.jsonl"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
+def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(partial, "INTERVAL", 0)
+    path, output = tmp_path / "scans.tar", tmp_path / f"rows.{kind}"
+    with tarfile.open(path, "w") as archive:
+        for number in range(700):
+            archive.addfile(tarfile.TarInfo(f"{number}.png"))
+    content, times = path.read_bytes(), path.stat()
+    broken = content.replace(b"600.png", b"6?0.png")  # its checksum is wrong now
+    path.write_bytes(broken)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=r"scans.tar: .* \(bad checksum"):
+        predict_files(path, output, device="cpu", resume=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    summary = predict_files(path, output, device="cpu", resume=True)
+    assert (summary.inputs, summary.errors, summary.earlier) == (700, 700, 512)
+    predict_files(path, tmp_path / f"whole.{kind}", device="cpu")
+    assert output.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".tar", ".png", f".{kind}"}
 
 
 def test_with_nothing_to_go_on_with_it_begins(tmp_path: Path, png: Path) -> None:

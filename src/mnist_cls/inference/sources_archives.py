@@ -26,6 +26,14 @@ from .contents import (
     too_large,
 )
 
+# At the end of every archive there is a header of zeros; these are another thing.
+_BROKEN: tuple[type[tarfile.HeaderError], ...] = (
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+)
+_ReadError = tarfile.ReadError
+
 
 def zip_source(path: Path) -> Source:
     """The files in a zip archive, in its own order. Its table of contents is held in memory, its contents are not.
@@ -71,7 +79,7 @@ def tar_source(path: Path) -> Source:
         with ExitStack() as stack:
             # Not tarfile's own mode for streams: it reads headers of any size that they declare.
             file = cast(BinaryIO, _Bounded(stack.enter_context(_decompressed(path, stack))))
-            archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))
+            archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:", tarinfo=_Member))
             while (member := archive.next()) is not None:
                 if _wanted(member.name, member.isdir()):
                     yield _tar_item(archive, path, member)
@@ -108,6 +116,17 @@ def _decompressed(path: Path, stack: ExitStack) -> io.BufferedIOBase:
     if start == b"\xfd7zXZ\0":
         return lzma.LZMAFile(raw)
     return raw
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose broken header is an error. tarfile takes it for the archive's end, and what follows were lost."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(tarfile)
+        except _BROKEN as error:
+            raise _ReadError(f"{error} at byte {tarfile.offset:,}") from error
 
 
 class _Bounded:

@@ -82,10 +82,13 @@ class Decoders:
 
     def _side_by_side(self, first: Job, coming: Iterator[Job]) -> Iterator[Job]:
         order, waiting = deque([first]), deque([first])
-        more = True
+        more, failure = True, None
         while order:
             while more and len(order) < _JOBS_EACH * len(self.workers) and sum(j.size for j in order) < _MOST_BYTES:
-                job = next(coming, None)
+                try:
+                    job = next(coming, None)
+                except Exception as error:  # what came before it is to be kept
+                    job, failure = None, error
                 if job is None:
                     more = False
                     break
@@ -98,6 +101,8 @@ class Decoders:
                 yield order.popleft()
                 if waiting or more:
                     break  # see first that the processes have something to do
+        if failure is not None:
+            raise failure
 
     def _send(self, waiting: deque[Job]) -> None:
         while waiting:
