@@ -6,6 +6,7 @@
     python scripts/benchmark.py loop          # `train` beside a hand-written loop
     python scripts/benchmark.py command       # the whole command, from Enter to the prompt
     python scripts/benchmark.py engines       # prediction beside the obvious loop
+    python scripts/benchmark.py prediction    # arrays, folders of small images and of photos, beside what limits them
     python scripts/benchmark.py latency       # one image at a time
     python scripts/benchmark.py memory        # peak memory of training and prediction
     python scripts/benchmark.py growth        # a tenth, all and ten times the data, one and two threads
@@ -30,7 +31,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import growth, inference, quality, scans, training
+from benchmarks import growth, inference, prediction, quality, scans, training
 from benchmarks.measure import Row
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +47,7 @@ SPEED: dict[str, Benchmark] = {
     "loop": training.loop,
     "command": training.command,
     "engines": inference.engines,
+    "prediction": prediction.prediction,
     "latency": inference.latency,
     "memory": growth.memory,
     "growth": growth.growth,

@@ -24,7 +24,7 @@ from mnist_cls.data.embedded import FOLDER
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
 from mnist_cls.inference import predict_files
-from mnist_cls.inference.sinks import COLUMNS
+from mnist_cls.inference.rows import COLUMNS
 
 from .conftest import ROOT, Run, one_line
 
@@ -127,7 +127,7 @@ def test_a_nan_spoils_its_own_row_only(run: Run, tmp_path: Path, digits: np.ndar
         (lambda path: np.save(path.open("wb"), np.zeros((5, 27, 28))), ["shape (5, 27, 28)", "(N, 28, 28)"]),
         (lambda path: np.save(path.open("wb"), np.zeros((5, 28, 28), complex)), ["complex128", "uint8"]),
         (lambda path: np.save(path.open("wb"), np.zeros((0, 28, 28))), ["no images"]),
-        (lambda path: np.save(path.open("wb"), np.array([{}], object)), ["not a whole NumPy file"]),
+        (lambda path: np.save(path.open("wb"), np.array([{}], object)), ["an array of Python objects"]),
         (lambda path: path.write_bytes(b"\x93NUMPY\1\0v"), ["not a whole NumPy file"]),
         (lambda path: path.write_bytes(b"\0\0\x08\3\0\0\0\1"), ["cut off in its header"]),
         (lambda path: path.write_bytes(gzip.compress(b"hello")), ["not an IDX file"]),
@@ -142,8 +142,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(run: Run, tmp_path: Path, make
 
 
 def test_no_input_and_bad_options(run: Run, png: Path) -> None:
-    one_line(run("predict"), "no input", "input=PATH")
-    one_line(run("predict", f"input={png}", "output=rows.txt"), "rows.txt", ".csv, .jsonl, .parquet")
+    one_line(run("predict"), "no input", "input=PATH", "input=mnist:test")
+    one_line(run("predict", f"input={png}", "output=rows.txt"), "rows.txt", ".csv, .jsonl, .parquet, .npy")
     one_line(run("predict", f"input={png}", "device=abacus"), "device=abacus")
     one_line(run("predict", f"input={png}", "batch_size=0"), "batch_size=0")
     one_line(run("predict", f"input={png}", "checkpoint=nothing"), "checkpoint=nothing", "image_classifier")

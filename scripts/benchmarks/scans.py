@@ -65,7 +65,10 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
         five = [one is not None and len(one) == 5 for one in found]
         right = {}
         for name, predict in predictors.items():
-            read = [five[at] and (predict(found[at]).labels == labels[at]).all() for at in range(count)]
+            read = [
+                digits is not None and len(digits) == 5 and (predict(digits).labels == labels[at]).all()
+                for at, digits in enumerate(found)
+            ]
             right[name] = round(float(np.mean(read)), 4)
         table.append({"gap": gap, "rows": count, "cut into five": round(float(np.mean(five)), 4), **right})
     return table
@@ -75,7 +78,7 @@ def handwriting_fonts() -> tuple[list[np.ndarray], np.ndarray]:
     """0 to 9 in each style of `HANDS` that is installed, dark on light: uint8 (120, 120) each, and the labels."""
     from matplotlib import font_manager
 
-    files = sorted({font.fname for font in font_manager.fontManager.ttflist if font.name in HANDS})
+    files = sorted(file for file in font_manager.findSystemFonts() if ImageFont.truetype(file).getname()[0] in HANDS)
     pages, labels = [], []
     for file in files:
         font = ImageFont.truetype(file, 80)

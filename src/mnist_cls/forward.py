@@ -146,7 +146,9 @@ def _input(settings: ForwardSettings) -> Input:
     from .data.datasets import load_dataset
     from .files import expand
     from .images import SIZE
+    from .inference.chunks import chunks_of
     from .inference.sources import open_source
+    from .inference.workers import Decoders
 
     text = settings.input
     if not text:
@@ -166,13 +168,18 @@ def _input(settings: ForwardSettings) -> Input:
         return Input(data.images[chosen], data.labels[chosen], f"test image {index}")
     if path.suffix == ".safetensors":
         return _batch(path)
-    source = open_source(path)
-    chunk = next(source.chunks())
-    good = [place for place, error in enumerate(chunk.errors[:MOST_IMAGES]) if error is None]
+    source = open_source(text)
+    with Decoders("auto", split=False) as decoders:
+        chunk = next(chunks_of(source, decoders), None)
+    if chunk is None:
+        raise InputError(f"input={text}: there is nothing in it; expected images")
+    errors = chunk.decoded.errors[:MOST_IMAGES]
+    good = [place for place, error in enumerate(errors) if error is None]
     if not good:
-        raise InputError(f"{chunk.paths[0]}: {chunk.errors[0]}")
-    name = chunk.paths[0] if source.count == 1 else f"{len(good)} of {source.count} images of {path}"
-    return Input(torch.from_numpy(chunk.images[good]), None, name)
+        raise InputError(f"{chunk.names[0]}: {errors[0]}")
+    several = "" if source.count is None else f" of {source.count}"
+    name = chunk.names[0] if source.count == 1 else f"{len(good)}{several} images of {path}"
+    return Input(torch.from_numpy(chunk.decoded.images[good]), None, name)
 
 
 def _batch(path: Path) -> Input:

@@ -45,15 +45,30 @@ def read_idx(path: str | Path) -> np.ndarray:
             raise InputError(f"{path}: broken gzip data ({error}); copy the file again") from error
 
 
-def _parse(stream: BinaryIO, path: Path) -> np.ndarray:
+def read_header(stream: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    """Read what comes before an IDX file's values.
+
+    Args:
+        stream: at the file's beginning; afterwards at the first value.
+        path: for the messages.
+
+    Returns:
+        The values' dtype, big-endian as they are in the file, and their shape.
+
+    Raises:
+        InputError: it is no IDX file, or cut off.
+    """
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] == 0:
         raise InputError(f"{path}: not an IDX file: starts with {magic!r}, expected two zero bytes, a type and a rank")
     header = stream.read(4 * magic[3])
     if len(header) < 4 * magic[3]:
         raise InputError(f"{path}: cut off in its header; copy the file again")
-    shape = struct.unpack(f">{magic[3]}I", header)
-    dtype = np.dtype(DTYPES[magic[2]])
+    return np.dtype(DTYPES[magic[2]]), struct.unpack(f">{magic[3]}I", header)
+
+
+def _parse(stream: BinaryIO, path: Path) -> np.ndarray:
+    dtype, shape = read_header(stream, path)
     size = math.prod(shape) * dtype.itemsize
     values = bytearray()
     # One byte more than declared is asked for, to notice a file that is too long. In pieces, because a single

@@ -1,4 +1,4 @@
-"""Read digits: `python -m mnist_cls.predict input=IMAGE_OR_FOLDER [output=rows.csv] [checkpoint=RUN] ...`
+"""Read digits: `python -m mnist_cls.predict input=IMAGES [output=rows.csv] [checkpoint=RUN] [resume=true] ...`
 
 A row for each image, also for one that cannot be read. Exit status: 0, or 1 if there are rows with an error.
 """
@@ -6,7 +6,7 @@ A row for each image, also for one that cannot be read. Exit status: 0, or 1 if 
 import sys
 from pathlib import Path
 
-from .config import entry_point
+from .config import entry_point, program
 from .errors import InputError
 from .settings import PredictSettings
 
@@ -14,7 +14,10 @@ from .settings import PredictSettings
 def predict(settings: PredictSettings, folder: Path) -> None:
     """Predict what `settings.input` holds; leave with status 1 if some of it could not be read."""
     if not settings.input:
-        raise InputError("no input: name an image, a folder of images, a .npy, a .npz or an IDX file with input=PATH")
+        raise InputError(
+            "no input: name an image, a folder, an array or an archive with input=PATH;"
+            f" to see it work with MNIST's own test images: {program('mnist_cls.predict')} input=mnist:test"
+        )
     # Imported here, because `--help` must not wait for torch.
     from .checkpoint import own_models
     from .inference import predict_files
@@ -31,8 +34,14 @@ def predict(settings: PredictSettings, folder: Path) -> None:
         settings.engine,
         settings.shifts,
         settings.min_confidence,
+        settings.preprocess,
+        settings.split,
+        settings.save_preprocessed,
+        settings.resume,
     )
-    print(f"{summary}{f' -> {settings.output}' if settings.output else ''}")
+    standard_output = settings.output is not None and settings.output.startswith("-")
+    place = f" -> {settings.output}" if settings.output and not standard_output else ""
+    print(f"{summary}{place}", file=sys.stderr if standard_output else sys.stdout)
     if summary.errors:
         sys.exit(1)
 

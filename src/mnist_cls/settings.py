@@ -209,6 +209,10 @@ class PredictSettings:
     device: str
     batch_size: int | None
     engine: str
+    preprocess: str
+    split: bool
+    save_preprocessed: str | None
+    resume: bool
     output_dir: str
 
     def __post_init__(self) -> None:
@@ -216,6 +220,7 @@ class PredictSettings:
         _require(size is None or size >= 1, "batch_size", size, "at least 1, or null")
         least = self.min_confidence
         _require(least is None or 0 <= least <= 1, "min_confidence", least, "0 to 1, or null")
+        _require(self.preprocess in ("auto", "none"), "preprocess", self.preprocess, "auto or none")
         self.checkpoint = _checkpoints(self.checkpoint)
         _require(self.shifts >= 0, "shifts", self.shifts, "0 or more")
         _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")

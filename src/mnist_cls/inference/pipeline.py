@@ -1,19 +1,27 @@
-"""From a source through a network into a sink."""
+"""From a source through the decoders and a network into a sink."""
 
+import contextlib
+import hashlib
+import importlib.metadata
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..checkpoint import Checkpoint
+from ..checkpoint import DETECTOR, Checkpoint, each, find_checkpoint
 from ..errors import InputError
+from .chunks import Chunk, chunks_of
+from .partial import Progress
 from .predictor import Predictor
+from .rows import Rows, prediction_rows, reading_rows
+from .saved import ImageFolder
 from .sinks import open_sink
 from .sources import open_source
+from .workers import Decoders
 
 
 class Summary(NamedTuple):
@@ -24,19 +32,25 @@ class Summary(NamedTuple):
         errors: how many of them have error rows.
         seconds: without the loading of the network.
         undecided: how many the network was not sure enough of; None: nobody asked.
+        accuracy: the share, 0 to 1, of inputs with a label and no error whose label was told; None: there are none.
+        earlier: how many of the inputs an earlier run had done.
     """
 
     inputs: int
     errors: int
     seconds: float
     undecided: int | None = None
+    accuracy: float | None = None
+    earlier: int = 0
 
     def __str__(self) -> str:
-        speed = self.inputs / max(self.seconds, 1e-9)
+        speed = (self.inputs - self.earlier) / max(self.seconds, 1e-9)
+        resumed = f" ({self.earlier:,} of them by an earlier run)" if self.earlier else ""
         failed = f", {self.errors:,} with an error" if self.errors else ""
         unsure = f", {self.undecided:,} undecided" if self.undecided is not None else ""
-        images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}"
-        return f"{images}{failed}{unsure}, {self.seconds:.2f} s, {speed:,.0f} images/s"
+        right = f", accuracy {self.accuracy:.2%}" if self.accuracy is not None else ""
+        images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}{resumed}"
+        return f"{images}{failed}{unsure}{right}, {self.seconds:.2f} s, {speed:,.0f} images/s"
 
 
 def predict_files(
@@ -50,8 +64,14 @@ def predict_files(
     engine: str = "auto",
     shifts: int = 0,
     min_confidence: float | None = None,
+    preprocess: str = "auto",
+    split: bool = False,
+    save_preprocessed: str | Path | None = None,
+    resume: bool = False,
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
+
+    Memory does not grow with the number of inputs. SIGTERM counts as Ctrl-C: what is done is kept.
 
     Args:
         input: see `open_source`.
@@ -64,6 +84,10 @@ def predict_files(
         engine: see `Predictor`.
         shifts: see `Predictor`.
         min_confidence: the rows get a last column `undecided`: whether the confidence is below this, 0 to 1.
+        preprocess: "auto" brings images into MNIST's form, "none" takes them as they are, see `prepare`.
+        split: images are rows of digits; what is written of them: `READING_COLUMNS`.
+        save_preprocessed: a folder for what the network saw, see `ImageFolder`.
+        resume: go on with what an earlier run, that was interrupted, has done of the same work.
 
     Raises:
         InputError: one of them is not there, or not what it should be.
@@ -71,39 +95,123 @@ def predict_files(
     """
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence={min_confidence}: expected 0 to 1")
-    source = open_source(input)
-    errors = undecided = 0
+    if preprocess not in ("auto", "none"):
+        raise InputError(f"preprocess={preprocess}: expected auto or none")
+    if split and is_digit is not False:
+        raise InputError("is_digit does not go with split=true; leave one of them out")
+    source = open_source(input, preprocess)
+    labelled = source.labelled and not split
     further = ["is_digit"] * (is_digit is not False) + ["undecided"] * (min_confidence is not None)
-    # The output is opened before the network is loaded: a folder that cannot be written is said at once.
-    with open_sink(output, further) as sink:
+    run = {
+        "input": source.identity,
+        "weights": _digest(checkpoint, is_digit),
+        "version": importlib.metadata.version("mnist_cls"),
+        **{"batch_size": batch_size, "early_exit": early_exit, "shifts": shifts, "min_confidence": min_confidence},
+        **{"preprocess": preprocess, "split": split},
+    }
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_stopped_by_sigterm())
+        decoders = stack.enter_context(Decoders(preprocess, split))
+        # The output is opened before the network is loaded: a folder that cannot be written is said at once.
+        sink = stack.enter_context(open_sink(output, further + ["target"] * labelled, split, resume))
+        saved = None if save_preprocessed is None else ImageFolder(save_preprocessed, split)
+        if not source.arrays:
+            # Before the network is loaded, because there is less to be copied.
+            decoders.start(source.count)
         predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit, engine, shifts)
-        predictor.prepare(source.count)
+        predictor.prepare(source.count or 0)
+        earlier = progress = sink.resume({**run, "engine": predictor.engine, "device": str(predictor.device)})
         began = time.perf_counter()
-        with _progress(source.count) as advance:
-            for chunk in source.chunks():
-                predictions = predictor.predict(chunk.images, chunk.errors)
-                columns = [] if predictions.is_digit is None else [predictions.is_digit]
-                if min_confidence is not None:
-                    good = np.array([error is None for error in predictions.errors], bool)
-                    columns.append(good & ~(predictions.confidences >= min_confidence))  # NaN is not sure
-                    undecided += int(columns[-1].sum())
-                sink(chunk.paths, predictions, *columns)
-                errors += sum(error is not None for error in chunk.errors)
-                advance(len(chunk.paths))
+        with _progress_bar(source.count, earlier.inputs) as advance:
+            for chunk in chunks_of(source, decoders, earlier):
+                answer = _answer(predictor, chunk, min_confidence, labelled, split)
+                if saved is not None:
+                    saved.write(progress.inputs, chunk)
+                progress = _further(progress, chunk, answer)
+                sink.write(answer, progress)
+                advance(len(chunk.names))
         seconds = time.perf_counter() - began
-    return Summary(source.count, errors, seconds, None if min_confidence is None else undecided)
+        if progress.inputs == 0:
+            raise InputError(f"input={input}: there is nothing in it; expected images")
+    undecided = None if min_confidence is None else progress.undecided
+    accuracy = progress.right / progress.labelled if progress.labelled else None
+    return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier.inputs)
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _answer(predictor: Predictor, chunk: Chunk, min_confidence: float | None, labelled: bool, split: bool) -> Rows:
+    decoded = chunk.decoded
+    predictions = predictor.predict(decoded.images, None if split else decoded.errors)
+    if split:
+        rows = reading_rows(chunk.names, predictions, decoded.counts, decoded.boxes, decoded.errors)
+    else:
+        further = {} if predictions.is_digit is None else {"is_digit": predictions.is_digit.tolist()}
+        rows = prediction_rows(chunk.names, predictions, further)
+    if min_confidence is not None:
+        given = zip(rows.columns["confidence"], rows.errors, strict=True)
+        rows.columns["undecided"] = [None if error is not None else not sure >= min_confidence for sure, error in given]
+    if labelled:
+        known = zip(chunk.targets or [], rows.errors, strict=True)
+        rows.columns["target"] = [target if error is None else None for target, error in known]
+    return rows
+
+
+def _further(before: Progress, chunk: Chunk, rows: Rows) -> Progress:
+    """How far the run is after a chunk."""
+    labels, targets = rows.columns.get("label", []), rows.columns.get("target", [])
+    known = [(label, target) for label, target in zip(labels, targets, strict=False) if target is not None]
+    return Progress(
+        before.inputs + len(chunk.names),
+        before.errors + sum(error is not None for error in rows.errors),
+        before.undecided + sum(value is True for value in rows.columns.get("undecided", [])),
+        before.labelled + len(known),
+        before.right + sum(label == target for label, target in known),
+        chunk.names_digest,
+    )
+
+
+def _digest(checkpoint: Checkpoint, is_digit: bool | str | Path) -> str:
+    """A digest of all files with weights."""
+    files = [find_checkpoint(one) for one in each(checkpoint)]
+    if is_digit is not False:
+        files.append(find_checkpoint(DETECTOR if is_digit is True else is_digit))
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: somebody shuts the machine down, or the job's time is over."""
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what is done is kept."""
+    if threading.current_thread() is not threading.main_thread():  # only it may say what signals do
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int | None, done: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes how many more are done; it moves a bar, if somebody looks and there is time to."""
-    if total <= 1000 or not sys.stderr.isatty():
-        yield lambda done: None
+    if (total is not None and total - done <= 1000) or not sys.stderr.isatty():
+        yield lambda more: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    class Speed(TextColumn):
+        def render(self, task: Task) -> Any:
+            return f"{task.speed or 0:,.0f} images/s"
+
+    columns = BarColumn(), MofNCompleteColumn(), Speed(""), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("predict", total=total)
-        yield lambda done: bar.advance(task, done)
+        task = bar.add_task("predict", total=total, completed=done)
+        yield lambda more: bar.advance(task, more)

@@ -20,7 +20,9 @@ from torchmetrics.functional.classification import (
 from ..figures import draw_answered, draw_captioned, draw_confusion_matrix, draw_reliability, png
 from ..files import whole_file
 from ..images import CLASSES
+from .partial import Progress
 from .predictor import Predictions
+from .rows import prediction_rows
 from .sinks import open_sink
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def write_report(
     names = [str(index) for index in range(len(labels))]
     said = Predictions(answers.numpy(), confidences.numpy(), probabilities.numpy(), [None] * len(labels))
     with open_sink(folder / "predictions.parquet", ["target"]) as sink:
-        sink(names, said, labels.numpy())
+        sink.write(prediction_rows(names, said, {"target": labels.tolist()}), Progress())
     figures = {
         "calibration_error": error,
         "surest_error": (~right[order]).float().mean().item(),

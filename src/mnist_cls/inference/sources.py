@@ -1,143 +1,104 @@
-"""Where images come from: one file, a folder, or an array in a file; always in chunks, always in order."""
+"""Where images come from: what the input is, told by its contents first and by its name second."""
 
-import mmap
-import os
-import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import gzip
+import zlib
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from torch.utils.data import DataLoader, Dataset
-
+from ..data.embedded import embedded_file
 from ..errors import InputError
 from ..files import expand
-from ..idx import DTYPES, read_idx
-from ..images import SIZE, as_stack, images_from_array
-from ..preprocessing import prepare
+from ..idx import DTYPES
+from . import sources_archives, sources_arrays, sources_csv, sources_files, sources_tables
+from .contents import Source, open_regular
 
-# Images handed on together: large enough that the network's batches are full, small enough to stay in memory.
-CHUNK = 2048
-# Starting processes to decode files costs more than decoding this many.
-_FILES_WORTH_WORKERS = 1000
+# MNIST's test images, which the package carries: an input that is there right after the install.
+EXAMPLE = "mnist:test"
 
-
-class Chunk(NamedTuple):
-    """Some inputs: their paths (of an array's images the index), uint8 images (N, 28, 28), and errors or None."""
-
-    paths: list[str]
-    images: np.ndarray
-    errors: list[str | None]
+_BEGINNING = 512
+_XZ, _BZ2, _GZIP, _ZIP = b"\xfd7zXZ\0", b"BZh", b"\x1f\x8b", b"PK\x03\x04"
+_EMPTY_ZIP = b"PK\x05\x06"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A number of inputs, and the way to go through them once, in order."""
-
-    count: int
-    chunks: Callable[[], Iterator[Chunk]]
-
-
-def open_source(path: str | Path) -> Source:
-    """Find out what `path` is, by its contents rather than its name.
+def open_source(input: str | Path, preprocess: str = "auto") -> Source:
+    """Find out what the input is, and open it.
 
     Args:
-        path: an image, a folder (its files and those of the folders below it, hidden ones left out), a `.npy`, a `.npz`
-            with one array or one called "images", or an IDX file, plain or `.gz`. Images in arrays must be in MNIST's
-            form already; images in files are brought into it.
+        input: one of
+            - an image;
+            - a folder: its files and those of the folders below it, hidden ones left out, in the order of their names;
+            - a pattern such as `scans/*.png`, `**` for folders at any depth;
+            - a `.txt` file with a path a line, or `-`: the paths come from standard input, a line each, or separated
+              by NUL as `find -print0` gives them; they begin where the user stands;
+            - a `.npy`, a `.npz` (one array or one called "images", and labels in one called "labels"), or an IDX file,
+              plain or `.gz`: see `images_from_array`; with `preprocess="auto"` also uint8 (N, H, W) and (N, H, W, 3);
+            - a `.zip`, or a `.tar`, plain or compressed by gzip, bzip2 or xz, of images;
+            - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV base64), `path` (beginning
+              at the file's own folder) or `pixels`, or with 784 columns of numbers; and labels in a column `label`;
+            - "mnist:test": MNIST's test images, which the package carries.
+        preprocess: "none" for arrays that must be in MNIST's form.
 
     Raises:
-        InputError: it is not there, it is empty, or it is an array that holds no 28x28 images.
+        InputError: it is not there, it is empty, or it holds no images.
         OSError: it cannot be opened.
     """
-    path = expand(path)
+    text = str(input)
+    if text == EXAMPLE:
+        images, labels = (embedded_file(f"t10k-{part}-ubyte.gz") for part in ("images-idx3", "labels-idx1"))
+        return sources_arrays.idx_source(images, preprocess, labels)
+    if text == "-":
+        return sources_files.list_source(None)
+    path = expand(input)
     if path.is_dir():
-        files = sorted(_files_below(path))
-        if not files:
-            raise InputError(f"input={path}: the folder has no files in it; expected images")
-        return _from_files(files)
-    if not path.is_file():
+        return sources_files.folder_source(path)
+    if not path.exists() and sources_files.is_pattern(text):
+        return sources_files.pattern_source(text)
+    if not path.exists() and not path.is_symlink():
         raise InputError(f"input={path}: no such file or folder")
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start == b"\x93NUMPY" or (start[:2] == b"PK" and path.suffix == ".npz"):
-        return _from_array(_read_numpy(path), path)
-    if start[:2] == b"\x1f\x8b" or (start[:2] == b"\0\0" and start[2:3] in {bytes([code]) for code in DTYPES}):
-        return _from_array(read_idx(path), path)
-    return _from_files([path])
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in files if not name.startswith("."))
-
-
-class _ImageFiles(Dataset[tuple[str, np.ndarray, str | None]]):
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[str, np.ndarray, str | None]:
-        path = self.files[index]
-        # Names that are not UTF-8 exist, but not in a .csv.
-        name = os.fsencode(path).decode("utf-8", "backslashreplace")
-        try:
-            return name, prepare(path.read_bytes()).images[0], None
-        except (InputError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            return name, np.zeros((SIZE, SIZE), np.uint8), str(reason)
-
-
-def _from_files(files: list[Path]) -> Source:
-    def chunks() -> Iterator[Chunk]:
-        workers = (os.cpu_count() or 1) if len(files) >= _FILES_WORTH_WORKERS else 0
-        yield from DataLoader(_ImageFiles(files), batch_size=256, num_workers=workers, collate_fn=_collate)
-
-    return Source(len(files), chunks)
-
-
-def _collate(items: list[tuple[str, np.ndarray, str | None]]) -> Chunk:
-    paths, images, errors = zip(*items, strict=True)
-    return Chunk(list(paths), np.stack(images), list(errors))
-
-
-def _from_array(array: np.ndarray, path: Path) -> Source:
     try:
-        stack = as_stack(array)
+        with open_regular(path) as file:
+            start = file.read(_BEGINNING)
     except InputError as error:
         raise InputError(f"input={path}: {error}") from error
-    if len(stack) == 0:
-        raise InputError(f"input={path}: an array of no images")
-
-    def chunks() -> Iterator[Chunk]:
-        for start in range(0, len(stack), CHUNK):
-            images, errors = images_from_array(np.array(stack[start : start + CHUNK]))  # a copy: the file may be mapped
-            # What has been read of a mapped file counts as our memory until it is given back.
-            if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-                array.base.madvise(mmap.MADV_DONTNEED)
-            yield Chunk([str(start + place) for place in range(len(images))], images, errors)
-
-    return Source(len(stack), chunks)
+    return _by_contents(path, start, preprocess)
 
 
-def _read_numpy(path: Path) -> np.ndarray:
+def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
+    name = path.name.lower()
+    if start.startswith(b"\x93NUMPY"):
+        return sources_arrays.npy_source(path, preprocess)
+    if start.startswith((_ZIP, _EMPTY_ZIP)):
+        if name.endswith(".npz") or sources_arrays.holds_arrays(path):
+            return sources_arrays.npz_source(path, preprocess)
+        return sources_archives.zip_source(path)
+    if start.startswith(_GZIP) and not _is_tar(_decompressed(path)) and not name.endswith((".tar.gz", ".tgz")):
+        return sources_arrays.idx_source(path, preprocess)
+    if start.startswith((_GZIP, _BZ2, _XZ)) or _is_tar(start) or name.endswith(".tar"):
+        return sources_archives.tar_source(path)
+    if start.startswith(b"PAR1"):
+        return sources_tables.parquet_source(path)
+    # Some pictures (TGA) begin with two zeros, too, but none goes on with a type and a rank of arrays of images.
+    if start[:2] == b"\0\0" and start[2:3] in {bytes([code]) for code in DTYPES} and start[3:4] in b"\1\2\3\4":
+        return sources_arrays.idx_source(path, preprocess)
+    if name.endswith((".csv", ".txt")) and _is_text(start):
+        return sources_csv.csv_source(path) if name.endswith(".csv") else sources_files.list_source(path)
+    for ending, what in {".npy": "NumPy", ".npz": "NumPy", ".zip": "zip", ".parquet": "Parquet"}.items():
+        if name.endswith(ending):
+            raise InputError(f"input={path}: not a whole {what} file: it begins with {start[:8]!r}; copy it again")
+    return sources_files.image_source(path)
+
+
+def _is_tar(start: bytes) -> bool:
+    return start[257:262] == b"ustar"
+
+
+def _decompressed(path: Path) -> bytes:
     try:
-        content = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            names = list(content)
-            if len(names) != 1 and "images" not in names:
-                raise InputError(
-                    f"input={path}: holds {', '.join(names) or 'nothing'}; expected one array, or 'images'"
-                )
-            array: np.ndarray = content["images" if "images" in names else names[0]]
-            return array
-    except InputError:
-        raise
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"input={path}: not a whole NumPy file ({str(error).splitlines()[0]})") from error
+        with gzip.open(path) as file:
+            return file.read(_BEGINNING)
+    except (OSError, EOFError, zlib.error):  # which of them it is, the one who reads on will say
+        return b""
+
+
+def _is_text(start: bytes) -> bool:
+    # Names on Linux are any bytes, so it cannot be told by UTF-8; but no picture lacks other control characters.
+    return not any(byte < 32 and byte not in b"\0\t\r\n" for byte in start)

@@ -1,6 +1,6 @@
 """From any image of one digit, or of a row of them, to MNIST's form."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -54,9 +54,9 @@ def prepare(image: bytes | np.ndarray | Image.Image, preprocess: str = "auto", s
 
 
 def prepare_all(
-    images: Sequence[bytes | np.ndarray | Image.Image], preprocess: str = "auto", split: bool = False
+    images: Iterable[bytes | np.ndarray | Image.Image | InputError], preprocess: str = "auto", split: bool = False
 ) -> list[Digits | InputError]:
-    """Do with each image what `prepare` does; in place of what it raises is the error.
+    """Do with each image what `prepare` does; in place of what it raises is the error, and errors stay as they are.
 
     Whether images of 28x28 pixels are in MNIST's form is told of all at once, in a fraction of the time.
     """
@@ -74,8 +74,12 @@ def prepare_all(
     return [look for look in found if not isinstance(look, Page)]
 
 
-def _look(image: bytes | np.ndarray | Image.Image, preprocess: str, split: bool) -> Digits | InputError | Page:
+def _look(
+    image: bytes | np.ndarray | Image.Image | InputError, preprocess: str, split: bool
+) -> Digits | InputError | Page:
     """The digits of an image; a page of 28x28 comes as it is."""
+    if isinstance(image, InputError):
+        return image
     try:
         read = _reader(image)
         page = read(ROW_SIDE if split else SIDE)
@@ -94,6 +98,9 @@ def _find(page: Page, read: Callable[[int], Page], split: bool) -> Digits | Inpu
         return find_row(page) if split else find_one(page, read)
     except InputError as error:
         return error
+    # Whatever strangers' pixels are, the other images shall not suffer from it.
+    except Exception as error:
+        return InputError(f"no digit found: {type(error).__name__}: {error}")
 
 
 def _whole(grey: np.ndarray) -> Digits:

@@ -1,0 +1,202 @@
+"""A run that was killed goes on where it was, and the output is what an undisturbed run would have written."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mnist_cls.checkpoint import save_weights
+from mnist_cls.errors import InputError
+from mnist_cls.inference import partial, predict_files
+from mnist_cls.models import create_model
+from mnist_cls.models.registry import register_file
+
+# A network that takes its time, so that there is time to kill it.
+SLOW = """
+import time
+from torch import nn
+from mnist_cls import register_model
+
+@register_model("slow")
+class Slow(nn.Sequential):
+    def __init__(self, seconds=0.05):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return super().forward(x)
+"""
+# Like the entry point, but with an entry in the journal for every chunk or two.
+DRIVER = """
+import sys
+from mnist_cls.inference import partial
+partial.INTERVAL = 0.08
+from mnist_cls.predict import main
+main()
+"""
+CHUNKS = 60
+KILLS_EACH = 5
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an array of 60 chunks, and the slow network."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "slow.py").write_text(SLOW)
+    register_file(folder / "slow.py")
+    torch.manual_seed(0)
+    save_weights(folder / "slow.safetensors", create_model("slow"), {"name": "slow"}, {})
+    images = np.random.default_rng(0).integers(0, 256, (CHUNKS * 2048 - 700, 28, 28), np.uint8)
+    np.save(folder / "many.npy", images)
+    return folder
+
+
+def start(place: Path, output: str, *further: str) -> subprocess.Popen[str]:
+    options = ["input=many.npy", "checkpoint=slow.safetensors", "model_file=slow.py", "batch_size=2048", "device=cpu"]
+    command = [sys.executable, "-c", DRIVER, *options, "preprocess=none", f"output={output}", *further]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def journal_of(place: Path, output: str) -> Path:
+    return place / f".{output}.journal"
+
+
+def wait_for_journal(process: "subprocess.Popen[str]", journal: Path, newer_than: float = 0) -> None:
+    while process.poll() is None and not (journal.exists() and journal.stat().st_mtime > newer_than):
+        time.sleep(0.01)
+
+
+def finished(place: Path, output: str, *further: str) -> str:
+    process = start(place, output, *further)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
+def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None:
+    """`KILLS_EACH` kills for each of four formats, 20 in all."""
+    finished(place, f"whole.{kind}")
+    output, moments = f"killed.{kind}", random.Random(kind)
+    journal = journal_of(place, output)
+    in_the_middle = 0
+    for number in range(KILLS_EACH):
+        began = time.time()
+        process = start(place, output, "resume=true")
+        wait_for_journal(process, journal, newer_than=began)
+        time.sleep(moments.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        in_the_middle += process.returncode == -signal.SIGKILL
+        assert not (place / output).exists() or process.returncode == 0, number
+    assert in_the_middle == KILLS_EACH, "the runs ended before they could be killed"
+    said = finished(place, output, "resume=true")
+    assert "of them by an earlier run" in said
+    assert (place / output).read_bytes() == (place / f"whole.{kind}").read_bytes()
+    assert not list(place.glob(f".{output}*"))
+
+
+@pytest.mark.slow
+def test_stopped_it_says_how_to_go_on_and_does(place: Path) -> None:
+    output = "stopped.csv"
+    said, done = stopped(place, output, signal.SIGINT)
+    assert f"the rows of {done:,} inputs are kept" in said
+    # With other options nothing is touched.
+    before = {path: path.read_bytes() for path in place.glob(f".{output}*")}
+    process = start(place, output, "resume=true", "min_confidence=0.5")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    [line] = said.splitlines()
+    assert "was begun with min_confidence=None, this is min_confidence=0.5" in line
+    assert {path: path.read_bytes() for path in place.glob(f".{output}*")} == before
+    assert f"({done:,} of them by an earlier run)" in finished(place, output, "resume=true")
+    assert not list(place.glob(f".{output}*"))
+
+
+def test_sigterm_is_as_good_as_ctrl_c(place: Path) -> None:
+    said, done = stopped(place, "terminated.csv", signal.SIGTERM)
+    assert f"the rows of {done:,} inputs are kept" in said
+    assert "resume=true" in said
+
+
+def stopped(place: Path, output: str, number: signal.Signals) -> tuple[str, int]:
+    """Stop a run in the middle; return what it said, and how many inputs its journal says are done."""
+    process = start(place, output)
+    wait_for_journal(process, journal_of(place, output))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = json.loads(journal_of(place, output).read_text())["progress"]["inputs"]
+    assert 0 < done < CHUNKS * 2048 - 700
+    return said, done
+
+
+def test_an_error_in_the_middle_keeps_what_is_done_and_a_new_run_replaces_it(
+    tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(partial, "INTERVAL", 0)
+    images = np.tile(digits, (30, 1, 1))
+    whole = gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes())
+    (tmp_path / "many.gz").write_bytes(whole[:-100])
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(InputError, match=r"many\.gz"):
+        predict_files(tmp_path / "many.gz", output, device="cpu")
+    assert "the rows of 2,048 inputs are kept" in capsys.readouterr().err
+    kept = {".rows.jsonl.partial", ".rows.jsonl.journal"}
+    assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
+    (tmp_path / "many.gz").write_bytes(whole)
+    with pytest.raises(InputError, match="was begun with input="):
+        predict_files(tmp_path / "many.gz", output, device="cpu", resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
+    assert predict_files(tmp_path / "many.gz", output, device="cpu").earlier == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"many.gz", "rows.jsonl"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
+def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(partial, "INTERVAL", 0)
+    path, output = tmp_path / "scans.tar", tmp_path / f"rows.{kind}"
+    with tarfile.open(path, "w") as archive:
+        for number in range(700):
+            archive.addfile(tarfile.TarInfo(f"{number}.png"))
+    content, times = path.read_bytes(), path.stat()
+    broken = content.replace(b"600.png", b"6?0.png")  # its checksum is wrong now
+    path.write_bytes(broken)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=r"scans.tar: .* \(bad checksum"):
+        predict_files(path, output, device="cpu", resume=True)
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    summary = predict_files(path, output, device="cpu", resume=True)
+    assert (summary.inputs, summary.errors, summary.earlier) == (700, 700, 512)
+    predict_files(path, tmp_path / f"whole.{kind}", device="cpu")
+    assert output.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".tar", ".png", f".{kind}"}
+
+
+def test_with_nothing_to_go_on_with_it_begins(tmp_path: Path, png: Path) -> None:
+    output = tmp_path / "rows.csv"
+    for _ in range(2):
+        assert predict_files(png, output, device="cpu", resume=True).earlier == 0
+    (tmp_path / ".rows.csv.journal").write_text("nonsense")
+    with pytest.raises(InputError, match=r"\.rows\.csv\.journal: not a journal"):
+        predict_files(png, output, device="cpu", resume=True)
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path, png: Path) -> None:
+    with pytest.raises(InputError, match="checkpoint=nothing"):
+        predict_files(png, tmp_path / "rows.csv", "nothing")
+    assert list(tmp_path.iterdir()) == [png]
