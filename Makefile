@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast lint format clean
+.PHONY: help install train test test-slow lint format clean
 
 help:  ## show these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -16,11 +16,11 @@ install: $(READY)  ## make .venv and install the package with all that the comma
 train: $(READY)  ## train the default network, test it, and say where everything lies
 	@$(BIN)/python -m mnist_cls.train $(ARGS)
 
-test: $(READY)  ## run all tests, two at a time
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
-
-test-fast: $(READY)  ## run the tests but those marked slow
+test: $(READY)  ## run the tests but those marked slow, two at a time
 	@$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: $(READY)  ## run those marked slow
+	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 lint: $(READY)  ## check style and types
 	@$(BIN)/ruff check .

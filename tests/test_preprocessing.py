@@ -75,7 +75,7 @@ def test_nothing_but_paper_or_ink_is_told(level: int, grain: int) -> None:
 
 def test_several_digits_are_told(digits: np.ndarray) -> None:
     row = np.concatenate([digits[3], digits[5], digits[8]], 1)
-    with pytest.raises(InputError, match="3 digits in one image; expected one, split=true reads rows"):
+    with pytest.raises(InputError, match="several digits in one image; expected one, split=true reads rows"):
         prepare(255 - row)
     above = np.concatenate([digits[0], digits[1]], 0)
     with pytest.raises(InputError, match="digits above one another"):

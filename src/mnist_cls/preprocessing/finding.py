@@ -87,7 +87,7 @@ def _check_one(ink: np.ndarray) -> None:
     heights = [max(part.box[3] for part in group) - min(part.box[1] for part in group) for group in groups]
     several = sum(height >= 0.7 * max(heights) for height in heights)
     if several > 1:
-        raise InputError(f"{several} digits in one image; expected one, split=true reads rows")
+        raise InputError("several digits in one image; expected one, split=true reads rows")
     if stacked(parts):
         raise InputError("digits above one another; expected one digit, or with split=true one row")
 

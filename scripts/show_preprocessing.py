@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""Draw, step by step, how images of one digit come into MNIST's form.
+
+    python scripts/show_preprocessing.py scan.jpg another.png steps.png
+
+The last name is the picture that is written; the others are images. Exit status: 0, or 2 if one cannot be read.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mnist_cls.errors import InputError
+from mnist_cls.files import whole_file
+from mnist_cls.preprocessing import prepare
+from mnist_cls.preprocessing.decode import decode, enlarge
+from mnist_cls.preprocessing.finding import SIDE
+from mnist_cls.preprocessing.paper import find_ink, fit_paper
+from mnist_cls.preprocessing.parts import INKED, clean, ink_box
+
+TITLES = ["grey", "the paper, fitted", "ink", "cleaned", "cropped", "MNIST's form"]
+
+
+def steps(content: bytes) -> list[np.ndarray]:
+    """What an image is after each of the steps that `TITLES` names, (H, W) each.
+
+    Args:
+        content: of an image file.
+
+    Raises:
+        InputError: it is no image of one digit.
+    """
+    form = prepare(content).images[0]
+    grey, _ = enlarge(decode(content, SIDE).grey)
+    ink = find_ink(grey)
+    cleaned = clean(ink)
+    left, top, right, bottom = ink_box(cleaned >= INKED)
+    return [grey, fit_paper(grey), 255 * ink, 255 * cleaned, 255 * cleaned[top:bottom, left:right], form]
+
+
+def main() -> int:
+    """Read the command line, draw; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", nargs="+", type=Path)
+    parser.add_argument("output", type=Path, metavar="OUTPUT.png")
+    arguments = parser.parse_args()
+    rows = []
+    for path in arguments.image:
+        try:
+            rows.append(steps(path.read_bytes()))
+        except (InputError, OSError) as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
+            return 2
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        len(rows), len(TITLES), figsize=(1.6 * len(TITLES), 1.7 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for axis, title in zip(axes[0], TITLES, strict=True):
+        axis.set_title(title, fontsize=9)
+    for axis, picture in zip(axes.flat, [picture for row in rows for picture in row], strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        axis.set_axis_off()
+    with whole_file(arguments.output) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
