@@ -47,12 +47,12 @@ def main() -> int:
     parser.add_argument("output", type=Path, metavar="OUTPUT.png")
     arguments = parser.parse_args()
     rows = []
-    for path in arguments.image:
-        try:
+    try:
+        for path in arguments.image:
             rows.append(steps(path.read_bytes()))
-        except (InputError, OSError) as error:
-            print(f"error: {path}: {error}", file=sys.stderr)
-            return 2
+    except (InputError, OSError) as error:
+        print(f"error: {path}: {error}", file=sys.stderr)
+        return 2
 
     import matplotlib
 
