@@ -17,7 +17,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ from PIL import Image
 from mnist_cls.errors import InputError
 from mnist_cls.inference import decoding, workers
 from mnist_cls.inference.chunks import Chunk, chunks_of
-from mnist_cls.inference.contents import LARGEST_FILE
+from mnist_cls.inference.contents import LARGEST_FILE, Content, Piece
+from mnist_cls.inference.decoding import Job, job_of
 from mnist_cls.inference.sources import open_source
 from mnist_cls.inference.workers import Decoders
 
@@ -323,21 +324,64 @@ def test_a_decoder_that_hangs_costs_one_row(
     assert errors == [None, "its decoder was stopped after 1 s", None]
 
 
+def test_a_death_is_blamed_on_who_it_was(monkeypatch: pytest.MonkeyPatch, digits: np.ndarray) -> None:
+    """Also when it comes while the results of earlier images wait to be fetched."""
+    image = decoding._image
+
+    def die(content: Content) -> bytes | np.ndarray | InputError:
+        if content == b"deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image(content)
+
+    monkeypatch.setattr(decoding, "_image", die)
+    good = picture(digits[0], "PNG")
+
+    def jobs() -> Iterator[Job]:
+        for number in range(60):
+            contents: list[Content] = [b"deadly" if (number, at) in ((25, 5), (31, 2)) else good for at in range(8)]
+            yield job_of(Piece([f"{number}.{at}" for at in range(8)], contents), "auto", False)
+
+    spoilt = []
+    with Decoders("auto", split=False) as decoders:
+        for job in decoders.map(jobs()):
+            errors = zip(job.piece.names, job.decoded().errors, strict=True)
+            spoilt += [name for name, error in errors if error is not None]
+            time.sleep(0.02)  # slower than the decoders
+    assert spoilt == ["25.5", "31.2"]
+
+
+def test_long_paths_block_nobody(tmp_path: Path, digits: np.ndarray) -> None:
+    """What is sent ahead must fit into a pipe that nobody reads for a while."""
+    place = tmp_path.joinpath(*["x" * 200] * 12)
+    os.makedirs(place)  # noqa: PTH103
+    content = picture(digits[0], "PNG")
+    for number in range(600):
+        (place / f"{number}.png").write_bytes(content)
+    names, errors = go_through(tmp_path)
+    assert len(names) == 600
+    assert errors == [None] * 600
+
+
 def test_no_process_outlives_the_run(tmp_path: Path, digits: np.ndarray) -> None:
     """Not even that of a run that is killed."""
     place = tmp_path / "scans"
     place.mkdir()
+    large = picture(np.asarray(Image.fromarray(digits[0]).resize((4000, 4000))), "PNG")
     for number in range(200):
-        (place / f"{number}.png").write_bytes(picture(digits[0], "PNG"))
+        (place / f"{number}.png").write_bytes(large)
     program = (
-        "import sys, time; from mnist_cls.inference.workers import Decoders\n"
-        "decoders = Decoders('auto', False); decoders.start(None)\n"
-        "print(*[worker.process.pid for worker in decoders.workers], flush=True); time.sleep(60)"
+        "import sys; from mnist_cls.inference.workers import Decoders\n"
+        "from mnist_cls.inference.chunks import chunks_of; from mnist_cls.inference.sources import open_source\n"
+        "with Decoders('auto', False) as decoders:\n"
+        "    decoders.start(None)\n"
+        "    print(*[worker.process.pid for worker in decoders.workers], flush=True)\n"
+        "    list(chunks_of(open_source(sys.argv[1]), decoders))"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", program, place], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     children = list(map(int, process.stdout.readline().split()))
     assert children
+    time.sleep(0.5)  # they are at work
     process.kill()
     process.wait()
     process.stdout.close()

@@ -192,3 +192,74 @@ def test_one_bad_image_spoils_no_other(digits: np.ndarray) -> None:
     found = prepare_all([digits[0], b"", 255 - digits[1], line(8)])
     assert [type(one).__name__ for one in found] == ["Digits", "InputError", "Digits", "Digits"]
     np.testing.assert_array_equal(found[2].images[0], digits[1])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("margin", [8, 200, 800])
+def test_two_digits_are_two_on_a_page_of_any_size(digits: np.ndarray, margin: int) -> None:
+    with Image.open(io.BytesIO(scan_row(digits[[0, 2]], 6))) as image:
+        page = np.pad(np.asarray(image), margin, constant_values=235)
+    with pytest.raises(InputError, match="several digits in one image"):
+        prepare(page)
+
+
+@pytest.mark.parametrize("pen", [4, 10, 20])
+@pytest.mark.parametrize("margin", [0, 1, 2, 4])
+def test_the_bar_of_a_seven_is_no_ruling(pen: int, margin: int) -> None:
+    page = line(pen)
+    rows, columns = (np.flatnonzero((page < 200).any(axis)) for axis in (1, 0))
+    crop = page[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    form = to_mnist_form(np.pad(crop, margin, constant_values=240))
+    assert Predictor(device="cpu")(form[None]).labels.tolist() == [7]
+
+
+@pytest.mark.parametrize("margin", [1, 8, 20, 40])
+def test_a_box_around_the_digit_is_no_zero(mnist_test: LabelledImages, margin: int) -> None:
+    images, labels = mnist_test.images[:60].numpy(), mnist_test.labels[:60].numpy()
+    pages = []
+    for image in images:
+        page = Image.fromarray(np.pad(235 - (image * 0.8).astype(np.uint8), 2, constant_values=235)).resize((96, 96))
+        ImageDraw.Draw(page).rectangle([0, 0, 95, 95], outline=40, width=2)
+        pages.append(np.pad(np.asarray(page), margin, constant_values=235))
+    blank = np.zeros((28, 28), np.uint8)
+    found = np.stack([one.images[0] if isinstance(one, Digits) else blank for one in prepare_all(pages)])
+    assert (Predictor(device="cpu")(found).labels == labels).mean() >= 0.95
+
+
+@pytest.mark.parametrize("side", [0, 1, 2, 3])
+def test_a_dark_side_of_the_page_is_no_one(digits: np.ndarray, side: int) -> None:
+    page = np.full((150, 150), 235, np.uint8)
+    np.rot90(page, side)[:, :30] = 20
+    with pytest.raises(InputError, match="no digit to see"):
+        prepare(page)
+    page[40:110, 40:110] -= np.asarray(Image.fromarray(digits[0] // 2).resize((70, 70)))
+    assert Predictor(device="cpu")(to_mnist_form(page)[None]).labels.tolist() == [7]
+
+
+def ruled_row(digits: np.ndarray, start: int, stop: int) -> np.ndarray:
+    with Image.open(io.BytesIO(scan_row(digits[:5], 4))) as image:
+        page = np.asarray(image).copy()
+    page[-12:-9, start : stop or page.shape[1]] = 40
+    return page
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 0), (20, -20)])
+def test_a_line_under_a_row_is_no_digit(digits: np.ndarray, labels: list[int], start: int, stop: int) -> None:
+    found = prepare(ruled_row(digits, start, stop), split=True).images
+    assert Predictor(device="cpu")(found).labels.tolist() == labels[:5]
+
+
+def test_cells_around_digits_are_told(digits: np.ndarray) -> None:
+    page = ruled_row(digits, 4, -4)
+    page[4:7, 4:-4] = 40
+    for column in np.linspace(4, page.shape[1] - 7, 6).astype(int):
+        page[4:-9, column : column + 3] = 40
+    with pytest.raises(InputError, match="lines around or through the digits"):
+        prepare(page, split=True)
+
+
+def test_a_colon_is_no_digit(digits: np.ndarray) -> None:
+    page = np.full((60, 120), 230, np.uint8)
+    page[14:42, 8:36] -= digits[0] // 2
+    page[14:42, 70:98] -= digits[1] // 2
+    page[20:25, 50:55] = page[32:37, 50:55] = 60
+    assert len(prepare(page, split=True).images) == 2

@@ -22,6 +22,8 @@ LARGEST_FILE = 100_000_000
 # An encoded image's bytes, the path of its file, its pixels, or why there is none of these.
 Content = bytes | str | np.ndarray | InputError
 
+# Of each content, in a message.
+_OVERHEAD = 64
 # What goes to a decoder together: large enough to repay the message, small enough to keep all of them busy.
 _PIECE, _PIECE_BYTES = 64, 4_000_000
 
@@ -97,8 +99,10 @@ def pieces_of(items: Iterable[Item], start: int, labelled: bool = False) -> Iter
 
 
 def size_of(content: Content) -> int:
-    """How many bytes are held in memory for it."""
-    return content.nbytes if isinstance(content, np.ndarray) else len(content) if isinstance(content, bytes) else 0
+    """How many bytes are held in memory for it, and sent to a decoder."""
+    if isinstance(content, np.ndarray):
+        return _OVERHEAD + content.nbytes
+    return _OVERHEAD + len(content if isinstance(content, bytes) else os.fsencode(str(content)))
 
 
 def shown_name(path: str | Path) -> str:

@@ -189,8 +189,9 @@ def _lock(descriptor: int) -> None:
     except ImportError:  # Windows
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
+        # Not flock: its locks are inherited, and decoders may outlive us by an image.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise BlockingIOError(error.errno, error.strerror) from error
     except OSError:  # some network file systems
         return

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..checkpoint import DETECTOR, Checkpoint, each, find_checkpoint
 from ..errors import InputError
+from ..files import expand
 from .chunks import Chunk, chunks_of
 from .partial import Progress
 from .predictor import Predictor
@@ -99,6 +100,7 @@ def predict_files(
         raise InputError(f"preprocess={preprocess}: expected auto or none")
     if split and is_digit is not False:
         raise InputError("is_digit does not go with split=true; leave one of them out")
+    _check_apart(input, output, save_preprocessed)
     source = open_source(input, preprocess)
     labelled = source.labelled and not split
     further = ["is_digit"] * (is_digit is not False) + ["undecided"] * (min_confidence is not None)
@@ -136,6 +138,18 @@ def predict_files(
     undecided = None if min_confidence is None else progress.undecided
     accuracy = progress.right / progress.labelled if progress.labelled else None
     return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier.inputs)
+
+
+def _check_apart(input: str | Path, *written: str | Path | None) -> None:
+    """Refuse to write into the folder that is read: the next run would read it."""
+    folder = expand(input)
+    if not folder.is_dir():
+        return
+    for path in written:
+        if path is not None and not str(path).startswith("-") and folder.resolve() in expand(path).resolve().parents:
+            raise InputError(
+                f"{path}: lies in the input {folder}, and would be read by the next run; choose another place"
+            )
 
 
 def _answer(predictor: Predictor, chunk: Chunk, min_confidence: float | None, labelled: bool, split: bool) -> Rows:

@@ -186,6 +186,11 @@ def _stored_npy(open_it: Callable[[ExitStack], BinaryIO], size: int) -> _Stored:
 
 def _source(stored: _Stored, path: Path, preprocess: str, labels: _Stored | None = None) -> Source:
     shape, dtype = stored.shape, stored.dtype
+    if len(shape) == 3 and shape[2] in (1, 3, 4):
+        raise InputError(
+            f"input={path}: an array of shape {shape}, which looks like one coloured image; expected a stack of images,"
+            " (N, H, W) or (N, H, W, 3): save it as image[None]"
+        )
     other_size = preprocess == "auto" and dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3))
     chunk = ARRAY_CHUNK
     try:
@@ -193,7 +198,8 @@ def _source(stored: _Stored, path: Path, preprocess: str, labels: _Stored | None
         as_stack(np.broadcast_to(np.zeros((), dtype), shape))
     except InputError as error:
         if not other_size:
-            raise InputError(f"input={path}: {error}") from error
+            also = "; or uint8 (N, H, W) or (N, H, W, 3)" if preprocess == "auto" else ""
+            raise InputError(f"input={path}: {error}{also}") from error
         chunk = IMAGE_CHUNK
     if shape == (SIZE, SIZE):
         shape = (1, *shape)

@@ -1,5 +1,6 @@
 """Decoding on all cores beside the network, in processes that may die without taking the run along."""
 
+import contextlib
 import faulthandler
 import math
 import multiprocessing
@@ -21,7 +22,7 @@ SECONDS = 30
 
 # Further jobs are sent to a process that is busy while they fit into the pipe between us with room to spare; a larger
 # one waits until the process is free. Otherwise both could wait for the other to read.
-_PIPE_BYTES, _AHEAD = 32_000, 8
+_PIPE_BYTES, _AHEAD = 6_000, 8
 # What may lie in memory, on its way to a process or waiting for its turn: jobs for each process, and bytes.
 _JOBS_EACH, _MOST_BYTES = 16, 128_000_000
 # A process for so many inputs.
@@ -126,6 +127,10 @@ class Decoders:
 
     def _bury(self, worker: "_Worker", waiting: deque[Job]) -> None:
         """Replace a dead process; what it was looking at becomes an error, the rest of its jobs is done again."""
+        with contextlib.suppress(EOFError, OSError):
+            while worker.connection.poll():  # what it had done before is not lost
+                worker.jobs[0].finish(worker.connection.recv())
+                worker.jobs.popleft()
         worker.process.join()
         reason = InputError(_cause(worker.process.exitcode))
         place = worker.place.value
@@ -196,7 +201,11 @@ def _work(connection: Connection, place: Any, options: tuple[str, bool], inherit
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also in the midst of a decoder's C code
 
+    parent = os.getppid()
+
     def before(number: int) -> None:
+        if os.getppid() != parent:
+            os._exit(0)  # nobody waits for the result any more
         place.value = number
         alarm(SECONDS)
 

@@ -44,17 +44,15 @@ def find_one(page: Page, read: Callable[[int], Page]) -> Digits:
     Raises:
         InputError: there is none, or more than one.
     """
-    side = max(page.grey.shape)
-    while page.scale > 1:
+    if page.scale > 1:
         try:
             digits = _one(page)
             left, top, right, bottom = digits.boxes[0]
             if max(right - left, bottom - top) >= _SMALL * page.scale:
                 return digits
         except InputError:
-            pass  # with fewer pixels than there are it may have vanished
-        side *= 4
-        page = read(side)
+            pass  # with so few pixels it may have vanished
+        page = read(4 * SIDE)
     return _one(page)
 
 
@@ -93,7 +91,7 @@ def _moved(grey: np.ndarray) -> Digits | None:
 
 def _check_one(ink: np.ndarray) -> None:
     # Strokes that break are one digit's; two digits are further apart, and nearly of one height.
-    _, parts = find_parts(ink, bridge=0.05)
+    _, parts = find_parts(ink, bridge=0.07)
     groups = columns(parts)
     heights = [max(part.box[3] for part in group) - min(part.box[1] for part in group) for group in groups]
     several = sum(height >= 0.7 * max(heights) for height in heights)

@@ -42,7 +42,10 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     ink = smooth if dark >= light else -smooth
     contrast = _level(ink[ink > least])
     if contrast < max(NO_INK, 5 * grain):
-        raise InputError(f"no digit to see: the brightness differs by {max(contrast, 0):.0f} of 255 levels at most")
+        raise InputError(
+            f"no digit to see: the brightness (of colours nothing else counts) differs by {max(contrast, 0):.0f} of 255"
+            f" levels, the paper's own by {grain:.0f}"
+        )
     floor = min(max(3 * grain, 0.15 * contrast), 0.4 * contrast)
     strength: np.ndarray = np.clip((ink - floor) / (0.92 * contrast - floor), 0, 1).astype(np.float32)
     return strength

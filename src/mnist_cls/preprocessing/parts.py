@@ -5,11 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from ..errors import InputError
+
 _CONNECTED = np.ones((3, 3), bool)  # diagonal neighbours touch
 # Ink is what is inked by half or more.
 INKED = 0.5
-# Strokes of a thin pen break; gaps below this share of the page's longer side are none.
-BROKEN = 0.02
+# Strokes of a thin pen break; gaps below this share of the longest piece are none.
+BROKEN = 0.03
 # Next to the largest part, dirt is smaller than this share of its pixels.
 _SPECK = 0.03
 # What lies within this share of the page from its edges, and reaches them, is no digit if something else is there.
@@ -48,15 +50,22 @@ def clean(ink: np.ndarray) -> np.ndarray:
 
     Returns:
         The same with zeros in their place. If nothing else would be left, they stay.
+
+    Raises:
+        InputError: there is nothing but a dark or light side of the page.
     """
     ink = _without_rulings(ink)
     labels, parts = find_parts(ink, BROKEN)
-    if len(parts) < 2:
+    if not parts:
         return ink
-    inside = [part for part in parts if not _along_the_edge(part, labels)]
+    inside = [part for part in parts if not _is_background(part, labels)]
+    if not inside:
+        raise InputError("no digit to see: nothing but a dark or light side of the page")
+    inside = [part for part in inside if not _frames(part, inside, labels)]
+    within = [part for part in inside if not _along_the_edge(part, labels)]
     # In a tight crop the digit itself reaches the edges, and the bar of a 5 lies along one.
-    if not inside or any(_at_the_edge(part, labels) for part in inside):
-        inside = parts
+    if within and not any(_at_the_edge(part, labels) for part in within):
+        inside = within
     largest = max(part.area for part in inside)
     kept = [part for part in inside if part.area >= _SPECK * largest]
     kept = [part for part in kept if not _stray(part, kept, largest)]
@@ -73,18 +82,21 @@ def clean(ink: np.ndarray) -> np.ndarray:
 def find_parts(ink: np.ndarray, bridge: float = 0.0) -> tuple[np.ndarray, list[Part]]:
     """Label connected ink: a picture of numbers, int32 (H, W), 0 where there is none, and the parts by number.
 
-    Ink with no more than `bridge` of the page's longer side between it counts as connected.
+    Ink with no more between it than `bridge` of the longest part's longer side counts as connected.
     """
     inked = ink >= INKED
-    reach = round(bridge * max(ink.shape) / 2)
-    near = ndimage.maximum_filter(inked, 2 * reach + 1) if reach else inked
-    labels, count = ndimage.label(near, _CONNECTED)
-    if reach:
-        labels *= inked
+    labels, parts = _label(inked, inked)
+    reach = round(bridge * max((max(part.width, part.height) for part in parts), default=0) / 2)
+    return _label(inked, ndimage.maximum_filter(inked, 2 * reach + 1)) if reach and len(parts) > 1 else (labels, parts)
+
+
+def _label(inked: np.ndarray, joined: np.ndarray) -> tuple[np.ndarray, list[Part]]:
+    """The parts of what is inked; what is connected where it is `joined` is one."""
+    labels, count = ndimage.label(joined, _CONNECTED)
+    labels *= inked
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     parts = []
-    for number, place in enumerate(ndimage.find_objects(labels), 1):
-        rows, columns = place
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         parts.append(Part(number, (columns.start, rows.start, columns.stop, rows.stop), int(areas[number])))
     return labels, parts
 
@@ -129,7 +141,8 @@ def _without_rulings(ink: np.ndarray) -> np.ndarray:
 
 def _without_rows(ink: np.ndarray) -> np.ndarray:
     height, width = ink.shape
-    full = (ink >= INKED).mean(1) > 0.85
+    inked = ink >= INKED
+    full = inked[:, 0] & inked[:, -1] & (inked.mean(1) > 0.95)
     full[height // 4 : height - height // 4] = False
     # The bar of a 7 is thicker than a ruling.
     if not full.any() or full.sum() > 0.1 * height:
@@ -138,8 +151,33 @@ def _without_rows(ink: np.ndarray) -> np.ndarray:
     rest[ndimage.binary_dilation(full)] = 0
     columns = (rest >= INKED).mean(0)
     reaching = (columns > 0) & (columns < 0.6)  # more is a ruling, too: the side of a frame
-    margin = max(1, width // 25)
+    margin = max(2, width // 8)
     return ink if not columns.any() or reaching[:margin].any() or reaching[-margin:].any() else rest
+
+
+def _is_background(part: Part, labels: np.ndarray) -> bool:
+    """Whether it is a solid area along a whole side of the page: a desk, a thick shadow, the edge of a scanner."""
+    height, width = (int(side) for side in labels.shape)
+    left, top, right, bottom = part.box
+    across, down = width // 50 + 1, height // 50 + 1
+    upright = part.height > height - 2 * down and (left < across or right > width - across)
+    lying = part.width > width - 2 * across and (top < down or bottom > height - down)
+    solid = part.area > 0.8 * part.width * part.height
+    return (upright or lying) and solid and min(part.width, part.height) > 0.05 * min(height, width)
+
+
+def _frames(part: Part, parts: list[Part], labels: np.ndarray) -> bool:
+    """Whether a part goes all round the others, as a printed box or a circle does."""
+    left, top, right, bottom = part.box
+    high = [other for other in parts if other is not part and other.height >= 0.25 * part.height]
+    if not high or not all(
+        left < other.box[0] and top < other.box[1] and right > other.box[2] and bottom > other.box[3] for other in high
+    ):
+        return False
+    # Its own ink is all near its outline.
+    across, down = part.width // 7, part.height // 7
+    inner = labels[top + down : bottom - down, left + across : right - across]
+    return bool((inner == part.number).sum() < 0.15 * part.area)
 
 
 def _along_the_edge(part: Part, labels: np.ndarray) -> bool:

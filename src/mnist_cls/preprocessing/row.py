@@ -9,6 +9,8 @@ from .parts import Part, columns, find_parts
 
 # Smaller than this share of the tallest digit's height is no digit: a comma, a point; and lower than this, a dash.
 _SMALLEST, _LOWEST = 0.45, 0.25
+# A digit's largest piece is hardly smaller than this, in heights of the tallest; the two points of a colon are.
+_PIECE = 0.35
 # A digit is hardly wider than so many times the height of the tallest in its row.
 _WIDEST = 1.05
 # How wide a digit is where several touch, as a share of their height.
@@ -32,6 +34,7 @@ def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int, int, int]
         InputError: there are several rows.
     """
     labels, parts = find_parts(ink)
+    parts = _without_underlines(parts)
     groups = columns(parts)
     tall = max(part.height for part in parts)
     groups = [group for group in _with_bars(groups, tall) if _is_digit(group, tall)]
@@ -50,6 +53,18 @@ def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int, int, int]
                 box = left + start, top + int(rows[0]), left + stop, top + int(rows[-1]) + 1
                 digits.append((own[rows[0] : rows[-1] + 1, start:stop], box))
     return digits
+
+
+def _without_underlines(parts: list[Part]) -> list[Part]:
+    """Leave out long flat parts, and refuse what goes round several others: cells of forms look like ones."""
+    tall = max(part.height for part in parts)
+    usual = float(np.median([part.width for part in parts if part.height >= 0.5 * tall]))
+    rest = [part for part in parts if part.height > 0.15 * tall or part.width < 1.5 * usual]
+    for part in rest:
+        within = [other for other in rest if part.box[0] < other.box[0] and other.box[2] < part.box[2]]
+        if sum(other.height >= 0.4 * part.height for other in within) > 1:
+            raise InputError("lines around or through the digits; expected a row of digits on plain paper")
+    return rest
 
 
 def stacked(group: list[Part]) -> bool:
@@ -82,7 +97,9 @@ def _with_bars(groups: list[list[Part]], tall: int) -> list[list[Part]]:
 
 def _is_digit(group: list[Part], tall: int) -> bool:
     width, height = _extent(group, 0), _extent(group, 1)
-    return height >= _LOWEST * tall and max(width, height) >= _SMALLEST * tall
+    # A colon is high, but its parts are not.
+    largest = max(max(part.width, part.height) for part in group)
+    return height >= _LOWEST * tall and max(width, height) >= _SMALLEST * tall and largest >= _PIECE * tall
 
 
 def _extent(group: list[Part], axis: int) -> int:
