@@ -25,7 +25,7 @@ from .conftest import ROOT, Run, one_line
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> Path:
-    """A folder with ten digits, two images that are none, and one that is no image."""
+    """A folder with ten digits, two images that are none (and for `preprocess` show none), and one that is no image."""
     folder = tmp_path_factory.mktemp("mixed")
     for number in range(10):
         Image.fromarray(digits[number]).save(folder / f"digit_{number}.png")
@@ -58,7 +58,7 @@ def test_the_labels_stay_what_they_are(digits: np.ndarray) -> None:
 def test_every_sink_has_the_column(mixed: Path, tmp_path: Path) -> None:
     expected = [None] + [True] * 10 + [False, False]
     for kind in ("csv", "jsonl", "parquet"):
-        summary = predict_files(mixed, tmp_path / f"rows.{kind}", device="cpu", is_digit=True)
+        summary = predict_files(mixed, tmp_path / f"rows.{kind}", device="cpu", is_digit=True, preprocess="none")
         assert summary.errors == 1
     with (tmp_path / "rows.csv").open() as file:
         table = list(csv.reader(file))
@@ -70,7 +70,7 @@ def test_every_sink_has_the_column(mixed: Path, tmp_path: Path) -> None:
 
 
 def test_the_screen_has_it_too(run: Run, mixed: Path) -> None:
-    done = run("predict", f"input={mixed}", "is_digit=true", env={**os.environ, "COLUMNS": "200"})
+    done = run("predict", f"input={mixed}", "is_digit=true", "preprocess=none", env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stdout.splitlines() if ".png" in line]
     assert ["yes" in line.split() for line in lines] == [False] + [True] * 10 + [False] * 2
