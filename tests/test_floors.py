@@ -13,6 +13,7 @@ PACKAGE = Path(mnist_cls.__file__).parent
 FLOORS = {
     "errors": -1,  # the ground under all floors: one exception, which imports nothing
     "files": 0,
+    "random_state": 0,
     "settings": 0,
     "memory": 0,
     "startup": 0,
@@ -27,7 +28,8 @@ FLOORS = {
     "checkpoint": 1,
     "figures": 1,
     "tracing": 1,
-    "config": 1,
+    "runs": 1,
+    "config": 2,
     "module": 2,
     "trainer": 2,
     "callbacks": 2,
@@ -40,7 +42,7 @@ FLOORS = {
     "export": 3,
 }
 
-CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "interrupt", "outputs", "pictures")}
+CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "outputs", "pictures", "saving")}
 LIGHTNING = {"startup", "module", "trainer", "data.datamodule", "train", "eval", *CALLBACKS}
 HYDRA = {"config", "train", "eval", "predict", "forward", "export"}
 

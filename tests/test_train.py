@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import hydra
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -176,53 +177,64 @@ def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_pat
     assert later["lr_schedulers"][0]["last_epoch"] == later["global_step"]
 
 
-@pytest.mark.parametrize(("batches_a_step", "average"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(("batches_a_step", "average", "checks"), [(1, False, 1), (2, True, 1), (1, True, 2)])
 def test_a_resumed_training_ends_like_one_that_was_never_stopped(
-    tmp_path: Path, batches_a_step: int, average: bool
+    tmp_path: Path, batches_a_step: int, average: bool, checks: int
 ) -> None:
-    """Without dropout and distortions, whose random numbers a checkpoint does not hold."""
-    from mnist_cls.callbacks import StopOnInterrupt
+    """With dropout, distortions and averages; interrupted in an epoch, at an epoch's last step, before a validation."""
+    from mnist_cls.callbacks import BestCheckpoint, LastCheckpoint
     from mnist_cls.data.datamodule import MNISTDataModule
     from mnist_cls.module import MNISTModule
     from mnist_cls.settings import TrainerSettings
     from mnist_cls.trainer import make_trainer
 
     settings = TrainerSettings(
-        accelerator="cpu", max_epochs=3, enable_progress_bar=False, accumulate_grad_batches=batches_a_step
+        accelerator="cpu",
+        max_epochs=3,
+        enable_progress_bar=False,
+        accumulate_grad_batches=batches_a_step,
+        val_check_interval=1 / checks,
     )
-    config = {"name": "mlp", "widths": [784, 32, 10]}
-    torch.manual_seed(0)
-    start = MNISTModule(config).state_dict()
 
-    def fit(stop_at: int | None, resume: Path | None) -> MNISTModule:
-        module = MNISTModule(config)
-        module.load_state_dict(start)
-        stop = StopOnInterrupt(tmp_path / "last.ckpt")
+    class PressCtrlC(LastCheckpoint):
+        """Ctrl-C arrives in the middle of a step."""
 
-        class PressCtrlC(type(stop)):  # type: ignore[misc]
-            """Ctrl-C arrives in the middle of a step."""
+        stop_at: int | None = None
 
-            def on_before_backward(self, trainer: object, *args: object) -> None:
-                if trainer.global_step == stop_at and not self.interrupted:  # type: ignore[attr-defined]
-                    os.kill(os.getpid(), signal.SIGINT)
+        def on_before_backward(self, trainer: pl.Trainer, *args: object) -> None:
+            if trainer.global_step == self.stop_at and self.signal is None:
+                os.kill(os.getpid(), signal.SIGINT)
 
-        stop = PressCtrlC(tmp_path / "last.ckpt")
+    def fit(stop_at: int | None, resume: bool, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], float]:
+        torch.manual_seed(1 if resume else 0)
+        module = MNISTModule({"name": "image_classifier", "dropout": 0.3})
+        last = PressCtrlC(folder / "last.ckpt")
+        last.stop_at = stop_at
+        best = BestCheckpoint(folder, "val/accuracy", "max", folder if resume else None)
         averages = [EMAWeightAveraging(decay=0.9, update_every_n_steps=2)] if average else []
-        trainer = make_trainer(settings, tmp_path, [*averages, stop])
-        data = MNISTDataModule(train_size=640, validation_size=500, batch_size=64 // batches_a_step)
-        if stop_at is None:
-            trainer.fit(module, data, ckpt_path=resume)
-        else:
-            with pytest.raises(SystemExit):
-                trainer.fit(module, data, ckpt_path=resume)
-            assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == stop_at + 1
-        return module
+        trainer = make_trainer(settings, folder, [*averages, best, last])
+        distort = {"rotation": 10.0, "elastic": 0.5, "noise": 20.0}
+        size = 64 // batches_a_step
+        data = MNISTDataModule(train_size=640, validation_size=500, batch_size=size, augmentation=distort)
+        where = last.path if resume else None
+        with last.listening():
+            if stop_at is None:
+                trainer.fit(module, data, ckpt_path=where)
+            else:
+                with pytest.raises(SystemExit):
+                    trainer.fit(module, data, ckpt_path=where)
+        assert best.best_model_score is not None or stop_at == 4
+        score = -1.0 if best.best_model_score is None else best.best_model_score.item()
+        return module.state_dict(), module.train_metrics, score
 
-    undisturbed = fit(None, None).state_dict()
-    fit(14, None)
-    fit(22, tmp_path / "last.ckpt")
-    resumed = fit(None, tmp_path / "last.ckpt").state_dict()
-    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+    undisturbed = fit(None, False, tmp_path / "undisturbed")
+    disturbed = tmp_path / "disturbed"
+    for stop_at, saved in ((4, 6 if checks == 2 else 5), (14, 16 if checks == 2 else 15), (19, 20), (22, 23)):
+        fit(stop_at, stop_at != 4, disturbed)
+        assert torch.load(disturbed / "last.ckpt", weights_only=True)["global_step"] == saved
+    resumed = fit(None, True, disturbed)
+    assert all(torch.equal(undisturbed[0][name], resumed[0][name]) for name in undisturbed[0])
+    assert resumed[1:] == undisturbed[1:]
 
 
 class KeepLastWeights(Callback):
@@ -389,6 +401,21 @@ def test_two_runs_in_the_same_second_have_a_folder_each(tmp_path: Path) -> None:
     assert names == ["2026-11-22_20-00-00", "2026-11-22_20-00-00_2", "2026-11-22_20-00-00_3"]
 
 
+def test_a_run_finds_its_default_folder_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnist_cls.config import BeforeRun, config_folder
+
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = hydra.compose("train", return_hydra_config=True)
+    config.hydra.overrides.hydra = ["hydra.mode=RUN"]  # as Hydra itself puts it there
+    config.output_dir = "outputs/train/2026-11-22_20-00-00"
+    found = []
+    for _ in range(2):
+        BeforeRun().on_run_start(config, config_name="train")
+        found.append(config.output_dir)
+    assert found == ["outputs/train/2026-11-22_20-00-00", "outputs/train/2026-11-22_20-00-00_2"]
+
+
 @pytest.mark.parametrize("off", ["trainer.limit_val_batches=0", "data.validation_size=0"])
 def test_without_a_validation_and_a_logger_the_last_weights_count(run: Run, tmp_path: Path, off: str) -> None:
     done = run("train", "mode=fast_dev", "model=mlp", off, "logger=none", "output_dir=run")
@@ -429,10 +456,16 @@ class PressCtrlCInValidation(Callback):
 
 def test_ctrl_c_in_the_last_validation_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     press = "+callbacks.press._target_=tests.test_train.PressCtrlCInValidation"
-    train(compose("train", ["mode=fast_dev", "model=mlp", "trainer=cpu", press]), tmp_path)
-    assert "the training was at its end already" in capsys.readouterr().err
+    short = ["mode=fast_dev", "model=mlp", "trainer=cpu", "data.validation_size=500"]
+    with pytest.raises(SystemExit) as left:
+        train(compose("train", [*short, press]), tmp_path)
+    assert left.value.code == 130
+    assert "interrupted at step 1; go on" in capsys.readouterr().err
+    assert not (tmp_path / "metrics.json").exists()
+    train(compose("train", [*short, "checkpoint=last"]), tmp_path)  # only to be tested
     assert metrics_of(tmp_path)["steps"] == 1
-    assert (tmp_path / "model.safetensors").is_file()
+    train(compose("train", short), tmp_path / "undisturbed")
+    assert figures_of(tmp_path) == figures_of(tmp_path / "undisturbed")
 
 
 def test_the_printed_command_survives_a_folder_with_a_strange_name(tmp_path: Path) -> None:

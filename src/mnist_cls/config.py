@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import InputError
+from .runs import GO_ON, agreed, finished, folder_to_go_on_in, in_use
 from .settings import EvalSettings, ExportSettings, ForwardSettings, PredictSettings, TrainSettings
 
 SETTINGS: dict[str, type] = {
@@ -150,6 +151,33 @@ def new_folder(wanted: Path) -> Path:
         folder = wanted.with_name(f"{wanted.name}_{number}")
 
 
+def _folder(settings: Any, named: bool) -> Path:
+    """The folder of a run, which is there already if an earlier training is gone on with."""
+    wanted = Path(settings.output_dir)
+    if isinstance(settings, TrainSettings):
+        if named and in_use(wanted):
+            raise InputError(f"output_dir={wanted}: another process is training there; name another")
+        if settings.checkpoint in GO_ON:
+            if named and finished(wanted):
+                print(f"nothing to do: the training in {wanted} is finished")
+                sys.exit(0)
+            earlier = folder_to_go_on_in(settings, named, _settings_of_run)
+            if earlier is not None:
+                return earlier
+    return wanted if named else new_folder(wanted)
+
+
+def _settings_of_run(folder: Path) -> TrainSettings | None:
+    """The settings that a training was begun with; None if they cannot be read."""
+    try:
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        config.output_dir = str(folder)
+        settings: TrainSettings = to_settings(config, "train")  # type: ignore[arg-type]
+        return settings
+    except Exception:  # whatever is wrong with it, it is none of ours
+        return None
+
+
 class BeforeRun(Callback):
     """Checks the settings before Hydra makes the run's folder, so that a slip of the keyboard leaves nothing behind."""
 
@@ -157,9 +185,15 @@ class BeforeRun(Callback):
         """Leave with status 2 if the settings are wrong; else see that the run has a folder for itself alone."""
         entry = str(kwargs["config_name"])
         try:
-            to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
-            if not any(text.startswith(("output_dir=", "hydra.")) for text in _typed(config)):
-                config.output_dir = str(new_folder(Path(config.output_dir)))
+            settings = to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
+            if any(text.startswith("hydra.run.dir=") for text in _typed(config)):
+                return
+            named = any(text.startswith("output_dir=") for text in _typed(config))
+            # Of several processes the first chooses. The others have nothing to write, Hydra's records included.
+            folder = agreed(lambda: _folder(settings, named))
+            config.output_dir = folder.path
+            if not folder.is_ours:
+                config.hydra.output_subdir = None
         except (InputError, OSError) as error:
             # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
             _leave(error, entry)

@@ -55,6 +55,26 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def lock(descriptor: int) -> bool:
+    """Take an open, writable file for this process alone, until it is closed; where there are no locks, hope.
+
+    Returns:
+        Whether it was to be had: no other process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        # Not flock: its locks are inherited, and processes that we have started may outlive us by a moment.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # some network file systems
+        return True
+    return True
+
+
 def write_json(path: str | Path, values: Mapping[str, float]) -> None:
     """Write numbers to `path` as indented JSON, whole or not at all. NaN and Inf, which JSON lacks, become null.
 

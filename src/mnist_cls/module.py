@@ -19,6 +19,7 @@ from .errors import InputError
 from .images import CLASSES, SIZE, normalize
 from .memory import largest_batch
 from .models import create_model
+from .random_state import random_state, restore_random_state
 
 Batch = tuple[Tensor, Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -49,7 +50,7 @@ class EpochMeans:
             correct: bool (count,), which images were told right; None where nothing is told.
             count: its images.
         """
-        self.losses.append(loss)
+        self.losses.append(loss.reshape(1))
         self.counts.append(count)
         if correct is not None:
             self.correct.append(correct)
@@ -60,11 +61,33 @@ class EpochMeans:
         Args:
             reduce: adds a tensor up over all processes, as `Strategy.reduce(tensor, reduce_op="sum")` does.
         """
-        losses = torch.stack(self.losses).float()
+        losses = torch.cat(self.losses).float()
         counts = losses.new_tensor(self.counts)
         correct = [torch.cat(self.correct).sum()] if self.correct else []
         loss, count, *right = reduce(torch.stack([losses @ counts, counts.sum(), *correct]), reduce_op="sum")
         return loss / count, right[0] / count if right else None
+
+    def state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """What has been put down so far in all processes, for a checkpoint.
+
+        Args:
+            gather: puts the tensors of all processes, (n,), side by side: (processes, n).
+        """
+        if not self.losses:
+            return {}
+        losses = torch.cat(self.losses)
+        columns = {"losses": losses, "counts": torch.tensor(self.counts, device=losses.device)}
+        if self.correct:
+            columns["correct"] = torch.stack([correct.sum() for correct in self.correct])
+        return {name: gather(column).flatten().cpu() for name, column in columns.items()}
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on from a `state`; in only one of several processes, as it is of all."""
+        self.forget()
+        if state:
+            self.losses, self.counts = list(torch.split(state["losses"].to(device), 1)), state["counts"].tolist()
+        if "correct" in state:
+            self.correct = list(torch.split(state["correct"].to(device), 1))
 
 
 class MNISTModule(pl.LightningModule):
@@ -91,6 +114,9 @@ class MNISTModule(pl.LightningModule):
     Attributes:
         classifies: whether the network gives logits (B, 10) in evaluation.
         forward_options: further arguments of the network's `forward`, such as `early_exit`.
+        images_seen: how many images this process has trained on.
+        train_metrics: the last epoch's loss and accuracy in training.
+        may_be_complete: whether a checkpoint may be gone on with whose training is at its end.
     """
 
     def __init__(
@@ -118,6 +144,9 @@ class MNISTModule(pl.LightningModule):
         self.compiled: tuple[torch.Size, Pass] | None = None
         self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
+        self.train_metrics: dict[str, float] = {}
+        self.may_be_complete = False
+        self._random_state: dict[str, Any] | None = None
         self.means = {stage: EpochMeans() for stage in ("train", "val", "test")}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -150,10 +179,20 @@ class MNISTModule(pl.LightningModule):
         return self.model(x, **self.forward_options)
 
     def on_train_start(self) -> None:
-        """Compile the network, if that is wanted, for batches of the loader's size."""
-        if self.compile_mode is None:
+        """Compile the network, if that is wanted; then go on with a checkpoint's random numbers, if there is one."""
+        if self.compile_mode is not None:
+            self._compile(self.compile_mode)
+        if self._random_state is None:
             return
-        if self.compile_mode == "cuda_graph" and self.trainer.accumulate_grad_batches > 1:
+        if self.trainer.world_size == 1:
+            restore_random_state(self._random_state)
+        else:  # it is that of rank 0, and there may be more processes now: numbers of their own for all of them
+            mixed = torch.initial_seed() + 104_729 * self.trainer.global_step
+            pl.seed_everything(mixed % 2**32, workers=True, verbose=False)
+
+    def _compile(self, mode: str) -> None:
+        """Compile the network for batches of the loader's size."""
+        if mode == "cuda_graph" and self.trainer.accumulate_grad_batches > 1:
             # A replay writes its gradients where the last one's are: https://github.com/pytorch/pytorch/issues/181723
             raise InputError("compile=cuda_graph does not go with several batches a step; use compile=null")
         loader: Any = self.trainer.train_dataloader
@@ -161,7 +200,7 @@ class MNISTModule(pl.LightningModule):
         size = len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
         sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
         autocast = self.trainer.precision_plugin.forward_context
-        self.compiled = sample.shape, compiled(self.model, self.compile_mode, sample, autocast)
+        self.compiled = sample.shape, compiled(self.model, mode, sample, autocast)
 
     def on_train_end(self) -> None:
         """Validation and test, and whoever uses the network later, take it as it is."""
@@ -240,21 +279,34 @@ class MNISTModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write into the checkpoint which network it is of and how long its training is, as plain values."""
-        checkpoint[KEY] = {"model": self.model_config, "steps": self._total_steps()}
+        """Write into the checkpoint which network it is of, how long its training is, and what else it goes on from."""
+        gather: Callable[..., Any] = self.all_gather
+        checkpoint[KEY] = {
+            "model": self.model_config,
+            "steps": self._total_steps(),
+            "images_seen": self.images_seen * self.trainer.world_size,
+            "train_means": self.means["train"].state(gather),
+            "train_metrics": self.train_metrics,
+            "random_state": random_state(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See whether a training can go on from the checkpoint.
+        """See whether a training can go on from the checkpoint, and do so.
 
         Raises:
             InputError: it is at its end, or was planned for another number of steps than the schedule has now.
         """
-        planned, done, now = checkpoint[KEY]["steps"], checkpoint["global_step"], self._total_steps()
+        ours = checkpoint[KEY]
+        planned, done, now = ours["steps"], checkpoint["global_step"], self._total_steps()
         instead = "to train on from its weights alone, use checkpoint=RUN/model.safetensors"
-        if done >= now:
+        if done >= now and not (self.may_be_complete and planned == now):
             raise InputError(f"the checkpoint's training is complete, {done} of {now} steps; {instead}")
         if planned != now and self.scheduler_factory is not None:
             raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {now}; {instead}")
+        self.images_seen = ours["images_seen"] // self.trainer.world_size
+        self.train_metrics = ours["train_metrics"]
+        self._random_state = ours["random_state"]
+        self.means["train"].load(ours["train_means"] if self.trainer.is_global_zero else {}, self.device)
 
     def largest_batch(self, device: torch.device, most: int) -> int:
         """Find the largest batch with which a step of training fits into the memory of a device.
@@ -314,6 +366,10 @@ class MNISTModule(pl.LightningModule):
         self.log(f"{stage}/loss", loss, prog_bar=prog_bar)
         if accuracy is not None:
             self.log(accuracy_name, accuracy, prog_bar=prog_bar)
+        if stage == "train":
+            self.train_metrics = {"train/loss": loss.item()}
+            if accuracy is not None:
+                self.train_metrics["train/accuracy"] = accuracy.item()
 
     def _share(self, batch_idx: int, count: int) -> float:
         """What makes the mean over the batches of a step, which Lightning takes, the mean over its images.

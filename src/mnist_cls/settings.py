@@ -154,6 +154,8 @@ class TrainSettings:
     temperature: float | int | str | None
     compile: str | None
     checkpoint: str | None
+    save_every_seconds: float | None
+    save_every_steps: int | None
     model_file: str | None
     output_dir: str
 
@@ -167,6 +169,9 @@ class TrainSettings:
         _require(good, "temperature", heat, "auto, a number above 0, or null")
         ways = (None, "default", "reduce-overhead", "max-autotune", "cuda_graph")
         _require(self.compile in ways, "compile", self.compile, f"null, {', '.join(filter(None, ways))}")
+        seconds, steps = self.save_every_seconds, self.save_every_steps
+        _require(seconds is None or seconds >= 0, "save_every_seconds", seconds, "0 or more, or null")
+        _require(steps is None or steps >= 1, "save_every_steps", steps, "at least 1, or null")
         steps = self.trainer.accumulate_grad_batches
         sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
         other = "1 beside data.batch_size=auto or a data.effective_batch_size"

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import entry_point, override, overrides, program, shown
+from .config import entry_point, explain, override, overrides, program, shown
 from .errors import InputError
+from .runs import GO_ON, LAST, claimed, finished
 from .settings import STEP_SIZE_OF_AUTO, TrainSettings
 from .startup import import_lightning
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from .callbacks import StopOnInterrupt
+    from .callbacks import LastCheckpoint
     from .data.datamodule import MNISTDataModule
     from .data.loader import BatchLoader
     from .module import MNISTModule
@@ -42,21 +43,48 @@ def train(settings: TrainSettings, folder: Path) -> float:
         what a sweep should look at.
 
     Raises:
-        InputError: the settings name something that is not there, or does not fit.
-        SystemExit: Ctrl-C was pressed; a line on standard error has said how to go on.
+        InputError: the settings name something that is not there, or does not fit; another process trains there; or
+            a file could not be written.
+        SystemExit: Ctrl-C, SIGTERM or SIGUSR1 has come; a line on standard error has said how to go on. The status is
+            128 and the signal's number.
     """
     # Imported here, because `--help` must not wait for seconds of torch and Lightning.
+    from .callbacks import LastCheckpoint
+
+    last = LastCheckpoint(folder / LAST, settings.save_every_seconds, settings.save_every_steps)
+    with claimed(folder), last.listening():
+        try:
+            return _train(settings, folder, last)
+        except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
+            if last.signal is None:
+                raise
+            print(f"{last.ended} at step {last.step}; {_how_to_go_on(folder, last.path)}", file=sys.stderr)
+            sys.exit(128 + last.signal)
+        except OSError as error:
+            if not last.path.is_file():
+                raise
+            raise InputError(
+                f"{explain(error, 'train')}; when that is mended, {_how_to_go_on(folder, last.path)}"
+            ) from error
+
+
+def _how_to_go_on(folder: Path, last: Path) -> str:
+    if not last.is_file():
+        return "nothing was saved yet"
+    again = overrides(checkpoint="last", output_dir=shown(folder))
+    return f"go on with: {program('mnist_cls.train')} {again}" if again else f"go on from {last}"
+
+
+def _train(settings: TrainSettings, folder: Path, last: "LastCheckpoint") -> float:
     import lightning.pytorch as pl
     from hydra.utils import instantiate
-    from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import TensorBoardLogger
 
-    from .callbacks import StopOnInterrupt, StopOnNonFinite
+    from .callbacks import BestCheckpoint, StopOnNonFinite
     from .checkpoint import named_model
     from .data.datamodule import MNISTDataModule
     from .memory import keep_freed_memory
     from .module import MNISTModule
-    from .trainer import make_trainer
+    from .trainer import make_logger, make_trainer
 
     settings = dataclasses.replace(settings, model=named_model(settings.model, settings.model_file))
     pl.seed_everything(settings.seed, workers=True, verbose=False)
@@ -68,26 +96,19 @@ def train(settings: TrainSettings, folder: Path) -> float:
         settings.compile,
     )
     _check_temperature(settings, module)
-    resume = _start_from(settings.checkpoint, module)
+    resume = _start_from(settings.checkpoint, folder, module, last)
     monitor, mode = module.monitor
     judged = settings.data.validation_size != 0 and settings.trainer.limit_val_batches != 0
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        "best",
-        monitor=monitor if judged else None,  # with nothing to judge by, the last epoch's weights count
-        mode=mode,
-        save_last=True,
-        enable_version_counter=False,
-    )
-    stop = StopOnInterrupt(folder / "checkpoints" / "last.ckpt")
+    earlier = None if resume is None else resume.parent
+    best = BestCheckpoint(folder / LAST.parent, monitor if judged else None, mode, earlier)
     finite = StopOnNonFinite(folder / "nonfinite", _replay(settings, folder / "nonfinite"))
     chosen = [instantiate(callback) for callback in (settings.callbacks or {}).values()]
-    # What saves a step comes after what still does something with it, such as a moving average.
-    callbacks = [finite, *chosen, stop, best]
-    logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+    # What saves comes after all that does something with a step; and the last checkpoint knows of the best one.
+    callbacks = [finite, *chosen, best, last]
+    logger = make_logger(folder, last.step) if settings.tensorboard else None
     if settings.data.batch_size != "auto":  # who asks for that is short of memory
         keep_freed_memory()
-    trainer = make_trainer(settings.trainer, folder, callbacks, logger if settings.tensorboard else None)
+    trainer = make_trainer(settings.trainer, folder, callbacks, logger)
 
     if trainer.world_size > 1:
         # All processes start from the same weights, but their dropout and distortions must not be the same.
@@ -96,11 +117,11 @@ def train(settings: TrainSettings, folder: Path) -> float:
     data = MNISTDataModule(**settings.data.arguments() | {"batch_size": batch_size}, seed=settings.seed)
 
     began = time.perf_counter()
-    _fit(trainer, module, data, resume, stop, folder)
-    metrics = _training_metrics(trainer, module, time.perf_counter() - began)
+    _fit(trainer, module, data, resume)
+    metrics = _training_metrics(trainer, module, last.seconds_before + time.perf_counter() - began)
     if not best.best_model_path:  # no validation was ever due
-        best.best_model_path = str(folder / "checkpoints" / "best.ckpt")
-        trainer.save_checkpoint(best.best_model_path)
+        best.best_model_path = str(best.path)
+        trainer.save_checkpoint(best.path)
     metrics |= _evaluate(settings, trainer, module, data, Path(best.best_model_path))
     if trainer.is_global_zero:
         _write(settings, module, metrics, folder, logger)
@@ -108,27 +129,27 @@ def train(settings: TrainSettings, folder: Path) -> float:
     return metrics.get(monitor, math.nan)
 
 
-def _start_from(checkpoint: str | None, module: "MNISTModule") -> Path | None:
+def _start_from(checkpoint: str | None, folder: Path, module: "MNISTModule", last: "LastCheckpoint") -> Path | None:
     """Load the weights that `checkpoint=` means; return the file if the whole training is to go on from it."""
-    from .checkpoint import find_checkpoint, read_weights
+    from .checkpoint import find_checkpoint, read_ckpt, read_weights
 
+    if checkpoint == "auto" and not last.path.is_file():
+        return None
     if checkpoint is None:
         return None
-    path = find_checkpoint(checkpoint, prefer="checkpoints/last.ckpt")
+    path = last.path if checkpoint in GO_ON else find_checkpoint(checkpoint, prefer=str(LAST))
     weights = read_weights(path)
     module.load_weights(weights)
-    print(f"{'going on from' if weights.resumable else 'starting from the weights of'} {shown(path)}")
-    return path if weights.resumable else None
+    if not weights.resumable:
+        print(f"starting from the weights of {shown(path)}")
+        return None
+    last.step = read_ckpt(path)["global_step"]
+    print(f"going on from {shown(path)}, step {last.step}")
+    module.may_be_complete = not finished(path.parents[1])
+    return path
 
 
-def _fit(
-    trainer: "pl.Trainer",
-    module: "MNISTModule",
-    data: "MNISTDataModule",
-    resume: Path | None,
-    stop: "StopOnInterrupt",
-    folder: Path,
-) -> None:
+def _fit(trainer: "pl.Trainer", module: "MNISTModule", data: "MNISTDataModule", resume: Path | None) -> None:
     from .memory import out_of_memory
 
     # Python's collector would look through all that the imports have made, again and again: half of a step's overhead.
@@ -144,19 +165,8 @@ def _fit(
             f" {asked} could not be had; data.batch_size=auto finds what fits, and data.effective_batch_size="
             f"{data.batch_size * trainer.accumulate_grad_batches} keeps the steps of the optimizer as they are"
         ) from error
-    except SystemExit:  # Lightning's way to end after Ctrl-C
-        if not stop.interrupted:
-            raise
-        how = "nothing was saved yet"
-        if stop.path.is_file():
-            again = overrides(checkpoint=shown(stop.path), output_dir=shown(folder))
-            how = f"go on with: {program('mnist_cls.train')} {again}" if again else f"saved {stop.path}"
-        print(f"interrupted at step {trainer.global_step}; {how}", file=sys.stderr)
-        sys.exit(130)
     finally:
         gc.unfreeze()
-    if stop.interrupted:
-        print("the training was at its end already; testing it (Ctrl-C stops that, too)", file=sys.stderr)
 
 
 def _batches(settings: TrainSettings, module: "MNISTModule", trainer: "pl.Trainer") -> tuple[int, int]:
@@ -187,13 +197,10 @@ def _training_metrics(trainer: "pl.Trainer", module: "MNISTModule", seconds: flo
     metrics = {
         "train/seconds": seconds,
         "train/images_per_second": module.images_seen * trainer.world_size / seconds,
-        "train/loss": trainer.callback_metrics["train/loss"].item(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
     }
-    if module.classifies:
-        metrics["train/accuracy"] = trainer.callback_metrics["train/accuracy_epoch"].item()
-    return metrics
+    return metrics | module.train_metrics
 
 
 def _evaluate(
@@ -216,12 +223,7 @@ def _evaluate(
     callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
     stages = [trainer.validate] + [trainer.test] * (settings.trainer.limit_test_batches != 0)
     for evaluate in stages:
-        try:
-            evaluate(module, data, verbose=False)
-        except SystemExit:  # Lightning's way to end after Ctrl-C
-            there = f"{program('mnist_cls.eval')} {override('checkpoint', shown(checkpoint))}{_own(settings)}"
-            print(f"interrupted after the training, before its test; test it with: {there}", file=sys.stderr)
-            sys.exit(130)
+        evaluate(module, data, verbose=False)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
     return metrics
 
@@ -256,15 +258,19 @@ def _check_temperature(settings: TrainSettings, module: "MNISTModule") -> None:
 
 
 def _write(
-    settings: TrainSettings, module: "MNISTModule", metrics: dict[str, float], folder: Path, logger: "TensorBoardLogger"
+    settings: TrainSettings,
+    module: "MNISTModule",
+    metrics: dict[str, float],
+    folder: Path,
+    logger: "TensorBoardLogger | None",
 ) -> None:
     from .files import write_json
 
-    if settings.tensorboard:
+    if logger is not None:
         logger.log_hyperparams(_hyperparameters(settings), {f"final/{k}": v for k, v in metrics.items()})
         logger.save()
-    write_json(folder / "metrics.json", metrics)
     _save_model(settings, module, metrics, folder)
+    write_json(folder / "metrics.json", metrics)  # at the end: with it the training counts as finished
 
 
 _HYPERPARAMETERS: tuple[str, ...] = (

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
 from .errors import InputError
@@ -48,6 +48,17 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         """A context in which nothing is measured."""
         return self.nothing
+
+
+def make_logger(folder: Path, step: int) -> TensorBoardLogger:
+    """Make what writes TensorBoard's event files.
+
+    Args:
+        folder: the run's folder.
+        step: where the training goes on, if it does. What an interrupted run has logged after that is not shown.
+    """
+    purge: dict[str, Any] = {"purge_step": step} if step else {}
+    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False, **purge)
 
 
 def make_trainer(

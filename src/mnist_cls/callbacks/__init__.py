@@ -1,9 +1,16 @@
-"""What happens beside the training: pictures for TensorBoard, and an orderly end to one that goes astray."""
+"""What happens beside the training: checkpoints, pictures for TensorBoard, an orderly end to one that goes astray."""
 
 from .finite import StopOnNonFinite
 from .inspection import TensorBoardInspection
-from .interrupt import StopOnInterrupt
 from .outputs import KeepOutputs
 from .pictures import TensorBoardPictures
+from .saving import BestCheckpoint, LastCheckpoint
 
-__all__ = ["KeepOutputs", "StopOnInterrupt", "StopOnNonFinite", "TensorBoardInspection", "TensorBoardPictures"]
+__all__ = [
+    "BestCheckpoint",
+    "KeepOutputs",
+    "LastCheckpoint",
+    "StopOnNonFinite",
+    "TensorBoardInspection",
+    "TensorBoardPictures",
+]

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..files import sync_folder, whole_file
+from ..files import lock, sync_folder, whole_file
 from .formats import Format
 from .rows import Rows
 
@@ -71,11 +71,9 @@ class PartialFile:
             self.descriptor = os.open(self.rows_file, flags, 0o666)
         except OSError as error:
             raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(self.output)) from error
-        try:
-            _lock(self.descriptor)
-        except BlockingIOError as error:
+        if not lock(self.descriptor):
             os.close(self.descriptor)
-            raise InputError(f"output={self.output}: another run is writing it; choose another name") from error
+            raise InputError(f"output={self.output}: another run is writing it; choose another name")
         return self
 
     def resume(self, run: dict[str, Any]) -> Progress:
@@ -180,18 +178,3 @@ class PartialFile:
                 self._note()
             done = f"the rows of {self.progress.inputs:,} inputs are kept"
             print(f"{done}; the same command with resume=true (--resume) goes on", file=sys.stderr)
-
-
-def _lock(descriptor: int) -> None:
-    """Take the file for ourselves, or raise BlockingIOError; where there are no such locks, hope."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        # Not flock: its locks are inherited, and decoders may outlive us by an image.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise BlockingIOError(error.errno, error.strerror) from error
-    except OSError:  # some network file systems
-        return
