@@ -1,16 +1,21 @@
 """Weights come back as they were; a file that is no checkpoint of ours is refused in one line and runs nothing."""
 
+import io
 import json
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mnist_cls import create_model, list_weights, load_model
 from mnist_cls.checkpoint import find_checkpoint, read_ckpt, read_weights, save_weights
+from mnist_cls.digests import check_zip, seal_zip
 from mnist_cls.errors import InputError
 from mnist_cls.images import normalize
 
@@ -58,11 +63,47 @@ def test_checkpoints_hold_tensors_and_plain_values_only(trained: Path, name: str
     assert read_ckpt(trained / "checkpoints" / name)["global_step"] == content["global_step"]
 
 
+@pytest.mark.parametrize("name", ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors"])
+def test_one_changed_bit_is_noticed(tmp_path: Path, trained: Path, name: str) -> None:
+    content = bytearray((trained / name).read_bytes())
+    path = tmp_path / Path(name).name
+    content[len(content) // 2] ^= 1  # in the midst of the weights, where no format looks
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path}: is damaged: its SHA-256 is"):
+        read_weights(path)
+
+
+def test_every_checkpoint_of_a_training_has_a_digest_and_other_readers_still_read_it(trained: Path) -> None:
+    for path in sorted((trained / "checkpoints").iterdir()):
+        check_zip(path.read_bytes(), path)
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+        assert torch.load(path, weights_only=True, mmap=True)["global_step"] > 0
+
+
+def test_a_file_without_a_digest_is_refused(tmp_path: Path, trained: Path) -> None:
+    torch.save(torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True), tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"last\.ckpt: not a whole checkpoint: it does not end in its digest"):
+        read_ckpt(tmp_path / "last.ckpt")
+    with safe_open(trained / "model.safetensors", framework="pt") as file:
+        metadata = {name: value for name, value in file.metadata().items() if name != "sha256"}
+    save_file(load_file(trained / "model.safetensors"), tmp_path / "model.safetensors", metadata)
+    with pytest.raises(InputError, match=r"model\.safetensors: its metadata hold no digest"):
+        read_weights(tmp_path / "model.safetensors")
+
+
 def test_a_missing_one_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file or folder.*image_classifier"):
         load_model(tmp_path / "nothing.ckpt")
     with pytest.raises(InputError, match="is it the folder of a training run"):
         load_model(tmp_path)
+
+
+def seal(path: Path, content: object) -> None:
+    """Write a checkpoint as an attacker would, with the right digest."""
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    path.write_bytes(seal_zip(archive.getvalue()))
 
 
 class Bomb:
@@ -78,12 +119,12 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, trained: Path, ho
     mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
     if how == "pickle":
         path.write_bytes(pickle.dumps(Bomb(mark)))
-    elif how == "torch":
-        torch.save(Bomb(mark), path)
+        said = "does not end in its digest"
     else:
         content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-        torch.save({**content, "extra": Bomb(mark)}, path)
-    with pytest.raises(InputError, match="not loaded: it holds more than tensors and plain values") as caught:
+        seal(path, Bomb(mark) if how == "torch" else {**content, "extra": Bomb(mark)})
+        said = "not loaded: it holds more than tensors and plain values"
+    with pytest.raises(InputError, match=said) as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
     assert not mark.exists()
@@ -120,7 +161,7 @@ def test_a_file_that_is_something_else_is_refused(tmp_path: Path, content: bytes
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     foreign: list[object] = [{"state_dict": {}}, {"weight": torch.zeros(3)}, [1, 2], {"state_dict": {}, "mnist_cls": 3}]
     for content in foreign:
-        torch.save(content, tmp_path / "foreign.ckpt")
+        seal(tmp_path / "foreign.ckpt", content)
         with pytest.raises(InputError, match=r"expected a checkpoint|expected a file"):
             load_model(tmp_path / "foreign.ckpt")
 

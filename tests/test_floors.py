@@ -14,6 +14,7 @@ FLOORS = {
     "errors": -1,  # the ground under all floors: one exception, which imports nothing
     "files": 0,
     "random_state": 0,
+    "digests": 0,
     "settings": 0,
     "memory": 0,
     "startup": 0,
@@ -26,6 +27,7 @@ FLOORS = {
     "preprocessing": 1,
     "data": 1,
     "checkpoint": 1,
+    "checkpoint_io": 1.5,  # what Lightning needs of `checkpoint`, for `trainer`
     "figures": 1,
     "tracing": 1,
     "runs": 1,
@@ -43,7 +45,7 @@ FLOORS = {
 }
 
 CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "outputs", "pictures", "saving")}
-LIGHTNING = {"startup", "module", "trainer", "data.datamodule", "train", "eval", *CALLBACKS}
+LIGHTNING = {"startup", "module", "trainer", "checkpoint_io", "data.datamodule", "train", "eval", *CALLBACKS}
 HYDRA = {"config", "train", "eval", "predict", "forward", "export"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import io
 import json
 import pickle
 import struct
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .digests import UNSEALED, check_safetensors, check_zip, seal_safetensors, seal_zip
 from .errors import InputError
 from .files import expand, whole_file
 from .images import CLASSES, SIZE
@@ -247,13 +249,31 @@ def save_weights(
     Raises:
         OSError: the file cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     ours = json.dumps({"model": dict(config), "provenance": dict(provenance)})
-    metadata = {**(further or {}), "format": "pt", KEY: ours}
+    metadata = {**(further or {}), "format": "pt", KEY: ours, "sha256": UNSEALED}
+    content = seal_safetensors(save(state, metadata))
     with whole_file(path) as temporary:
-        save_file(state, temporary, metadata)
+        temporary.write_bytes(content)
+
+
+def save_ckpt(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a whole Lightning checkpoint with its digest, as `read_ckpt` reads it.
+
+    Args:
+        path: the file, written whole or not at all.
+        content: tensors and plain values.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    archive = io.BytesIO()
+    torch.save(dict(content), archive)
+    sealed = seal_zip(archive.getvalue())
+    with whole_file(path) as temporary:
+        temporary.write_bytes(sealed)
 
 
 def versions() -> dict[str, str]:
@@ -262,16 +282,19 @@ def versions() -> dict[str, str]:
 
 
 def _read_safetensors(path: Path) -> Weights:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
+    # Read once: what is checked is what is loaded, and a file that shrinks meanwhile ends no process by a signal.
+    content = path.read_bytes()
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError) as error:
+        state = load(content)
+    except SafetensorError as error:
         raise InputError(f"{path}: not a whole .safetensors file ({error})") from error
+    check_safetensors(content, path)
     try:
-        ours = json.loads(metadata[KEY])
+        header = content[8 : 8 + struct.unpack("<Q", content[:8])[0]]
+        ours = json.loads(json.loads(header)["__metadata__"][KEY])
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: its metadata name no network; expected a file that mnist_cls.train wrote") from error
     return _weights(ours, state, path)
@@ -292,10 +315,12 @@ def read_ckpt(path: str | Path) -> dict[str, Any]:
     """Read a whole Lightning checkpoint, tensors and plain values only.
 
     Raises:
-        InputError: it is no checkpoint, it is cut off, or it holds anything that could run code.
+        InputError: it is no checkpoint, it is cut off or damaged, or it holds anything that could run code.
     """
+    archive = Path(path).read_bytes()  # once: what is checked is what is loaded
+    check_zip(archive, Path(path))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own message runs over many lines, and ends in the advice to load the file unsafely.
         unsafe = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")

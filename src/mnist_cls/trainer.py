@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
+from .checkpoint_io import WholeCheckpoints
 from .errors import InputError
 from .settings import TrainerSettings
 
@@ -93,6 +94,7 @@ def make_trainer(
             default_root_dir=folder,
             callbacks=[*callbacks, *bar],
             logger=logger or False,
+            plugins=[WholeCheckpoints()],
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
