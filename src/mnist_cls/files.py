@@ -41,6 +41,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         sync_folder(target.parent)
+    except OSError as error:
+        # A write that fails names no file, and the temporary one would tell nobody anything.
+        if error.filename in (None, str(temporary)) and error.errno is not None:
+            raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

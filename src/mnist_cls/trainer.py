@@ -1,7 +1,9 @@
 """Lightning's Trainer as this package wants it: quiet, and with little to do beside the training itself."""
 
+import contextlib
 import dataclasses
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -51,6 +54,58 @@ class NoProfiler(PassThroughProfiler):
         return self.nothing
 
 
+class _UntilItFails:
+    """A file that is written to until that fails for the first time; from then on nothing is.
+
+    TensorBoard writes in a thread of its own, and what fails there would end the training at some later call.
+    """
+
+    def __init__(self, file: Any, name: str) -> None:
+        self.file, self.name = file, name
+
+    def write(self, content: bytes) -> None:
+        """Write, if that still works."""
+        self._try("write", content)
+
+    def flush(self) -> None:
+        """Flush, if that still works."""
+        self._try("flush")
+
+    def close(self) -> None:
+        """Close, if that still works."""
+        self._try("close")
+
+    def _try(self, method: str, *arguments: bytes) -> None:
+        if self.file is None:
+            return
+        try:
+            getattr(self.file, method)(*arguments)
+        except OSError as error:
+            self.file = None
+            reason = error.strerror or error
+            print(f"\n{self.name}: cannot be written ({reason}); the training goes on without it", file=sys.stderr)
+
+
+class _Logger(TensorBoardLogger):
+    """TensorBoard's logger, whose trouble with writing is not the training's."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The SummaryWriter."""
+        new = self._experiment is None
+        writer = super().experiment
+        if new:
+            records = writer.file_writer.event_writer._async_writer._writer
+            records._writer = _UntilItFails(records._writer, f"TensorBoard's file in {self.log_dir}")
+        return writer
+
+    def save(self) -> None:
+        """Write what is not yet written."""
+        with contextlib.suppress(OSError):
+            super().save()
+
+
 def make_logger(folder: Path, step: int) -> TensorBoardLogger:
     """Make what writes TensorBoard's event files.
 
@@ -59,7 +114,7 @@ def make_logger(folder: Path, step: int) -> TensorBoardLogger:
         step: where the training goes on, if it does. What an interrupted run has logged after that is not shown.
     """
     purge: dict[str, Any] = {"purge_step": step} if step else {}
-    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False, **purge)
+    return _Logger(folder, name="tensorboard", version="", default_hp_metric=False, **purge)
 
 
 def make_trainer(

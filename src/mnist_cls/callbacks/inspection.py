@@ -1,5 +1,6 @@
 """What TensorBoard shows of a network's inside and of its mistakes while it learns."""
 
+import sys
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -92,7 +93,10 @@ class TensorBoardInspection(Callback):
         _network(pl_module).train()
         if features is not None and len(features) == len(images):
             sprites = 1 - images.unsqueeze(1).cpu() / 255
-            writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag="fc1")
+            try:
+                writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag="fc1")
+            except OSError as error:  # the training has done its work; its files are yet to be written
+                print(f"the embedding projector's files cannot be written ({error.strerror})", file=sys.stderr)
 
     def _write_classes(self, writer: Any, labels: Tensor, logits: Tensor, step: int) -> None:
         probabilities = logits.softmax(1)
