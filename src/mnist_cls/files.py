@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -8,6 +9,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+_UNFINISHED = ".unfinished-"
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The extension stays last: some writers choose their format by it.
-        handle, name = tempfile.mkstemp(prefix=".unfinished-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{_UNFINISHED}{target.stem}-", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(target)) from error
     os.close(handle)
@@ -48,6 +51,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove what a killed process has left of files that it was writing, or of one of that name only."""
+    stem = glob.escape(Path(name).stem) + "-" if name else ""
+    for left in folder.glob(f"{_UNFINISHED}{stem}*"):
+        left.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

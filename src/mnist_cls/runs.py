@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import InputError
-from .files import lock
+from .files import lock, remove_unfinished
 from .settings import TrainSettings
 
 # `checkpoint=` of a training that goes on with an earlier one: it must be there, or it may.
@@ -144,6 +144,8 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         if not lock(descriptor):
             raise InputError(f"{folder}: another process is training there; name another output_dir=")
+        for place in (folder, folder / LAST.parent):
+            remove_unfinished(place)
         yield
     finally:
         os.close(descriptor)

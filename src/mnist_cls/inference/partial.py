@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..files import lock, sync_folder, whole_file
+from ..files import lock, remove_unfinished, sync_folder, whole_file
 from .formats import Format
 from .rows import Rows
 
@@ -74,6 +74,8 @@ class PartialFile:
         if not lock(self.descriptor):
             os.close(self.descriptor)
             raise InputError(f"output={self.output}: another run is writing it; choose another name")
+        for path in (self.journal, self.output):
+            remove_unfinished(path.parent, path.name)
         return self
 
     def resume(self, run: dict[str, Any]) -> Progress:
