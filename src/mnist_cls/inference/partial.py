@@ -72,7 +72,7 @@ class PartialFile:
         except OSError as error:
             raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(self.output)) from error
         try:
-            _lock(self.descriptor)
+            lock(self.descriptor)
         except BlockingIOError as error:
             os.close(self.descriptor)
             raise InputError(f"output={self.output}: another run is writing it; choose another name") from error
@@ -182,7 +182,7 @@ class PartialFile:
             print(f"{done}; the same command with resume=true (--resume) goes on", file=sys.stderr)
 
 
-def _lock(descriptor: int) -> None:
+def lock(descriptor: int) -> None:
     """Take the file for ourselves, or raise BlockingIOError; where there are no such locks, hope."""
     try:
         import fcntl
