@@ -173,10 +173,8 @@ def test_a_worker_is_killed_and_no_row_is_lost_or_doubled(tmp_path: Path) -> Non
     np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (40 * 2048 - 700, 28, 28), np.uint8))
     options = ["--checkpoint=slow.safetensors", "--model-file=slow.py", "--preprocess=none", "--batch-size=2048"]
     ray = ["--engine=ray", "--workers=2", "--part-size=4096"]
-    with (tmp_path / "said").open("w") as said:
-        run = subprocess.Popen(
-            [*SCRIPT, "many.npy", "rows", *options, *ray], cwd=tmp_path, stdout=said, stderr=subprocess.STDOUT
-        )
+    with (tmp_path / "said").open("w") as said, (tmp_path / "deaths").open("w") as deaths:
+        run = subprocess.Popen([*SCRIPT, "many.npy", "rows", *options, *ray], cwd=tmp_path, stdout=said, stderr=deaths)
     rows = tmp_path / "rows"
     for kill in range(2):
         while len(list(rows.glob("part-*"))) < 2 + 4 * kill and run.poll() is None:
@@ -185,7 +183,7 @@ def test_a_worker_is_killed_and_no_row_is_lost_or_doubled(tmp_path: Path) -> Non
         os.kill(int(newest.name.removeprefix("worker-")), signal.SIGKILL)
         newest.unlink()
         assert len(list(rows.glob("part-*"))) < 20, "the run ended before a worker could be killed"
-    assert run.wait(300) == 0, (tmp_path / "said").read_text()
+    assert run.wait(300) == 0, (tmp_path / "deaths").read_text()
     [summary] = (tmp_path / "said").read_text().splitlines()
     assert summary.startswith("81,220 images, ")
     assert len(list(rows.glob("part-*"))) == 20
@@ -193,6 +191,23 @@ def test_a_worker_is_killed_and_no_row_is_lost_or_doubled(tmp_path: Path) -> Non
     local = subprocess.run([*SCRIPT, "many.npy", "local.parquet", *options], cwd=tmp_path)
     assert local.returncode == 0
     check_same(rows, tmp_path / "local.parquet")
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_every_worker_ends_the_run(tmp_path: Path, digits: np.ndarray, cluster: str) -> None:
+    (tmp_path / "deadly.py").write_text(
+        SLOW.replace("slow", "deadly").replace("time.sleep(self.seconds)", "os._exit(1)")
+    )
+    register_file(tmp_path / "deadly.py")
+    save_weights(tmp_path / "deadly.safetensors", create_model("deadly"), {"name": "deadly"}, {})
+    np.save(tmp_path / "array.npy", digits)
+    options = ["--checkpoint=deadly.safetensors", "--model-file=deadly.py", "--engine=ray", "--workers=1"]
+    command = [*SCRIPT, "array.npy", "rows", f"--address={cluster}", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: part-00000000.parquet: 5 workers died with it")
+    assert len(list(tmp_path.glob("worker-*"))) == 5
+    assert not (tmp_path / "rows").exists()
 
 
 @pytest.mark.slow

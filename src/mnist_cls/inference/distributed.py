@@ -16,6 +16,7 @@ import pickle
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 PART = 8192
 # A part is full, too, with so many bytes of encoded images: it lies in memory as a whole.
 _PART_BYTES = 64_000_000
+# After so many deaths of workers with the same part in their hands the run is given up. Ray itself never gives up.
+_MOST_DEATHS = 5
 # The file that says that all parts are there. Readers of Parquet folders pass over names that begin so.
 COMPLETE = "_SUCCESS"
 # Under this key a part's metadata say what run it is of, and how many rows of which kind it has.
@@ -138,8 +141,6 @@ def predict_on_ray(
             found, seconds = _run(job, source, earlier, _worker_count(workers, work.device, cpus_and_gpus))
         _check_whole(folder, found)
         total = Progress(*(sum(column) for column in list(zip(*found.values(), strict=True))[:-1]))
-        for leftover in folder.glob(".unfinished-*"):  # of workers that were killed
-            leftover.unlink(missing_ok=True)
         write_json(folder / COMPLETE, {"parts": len(found), "inputs": total.inputs, "errors": total.errors})
     return summary_of(total, work, seconds, sum(progress.inputs for progress in earlier.values()))
 
@@ -181,7 +182,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            # And what workers that were killed have left.
+            for hidden in (path, *folder.glob(".unfinished-*"), *folder.glob(".part-*.tries")):
+                hidden.unlink(missing_ok=True)
             if is_new:
                 with contextlib.suppress(OSError):  # there are parts in it
                     folder.rmdir()
@@ -253,10 +256,13 @@ def _cluster(address: str | None) -> Iterator[dict[str, float]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         what = "Ray does not start here" if address is None else f"address={address}: no Ray cluster that can be used"
         raise InputError(f"{what} ({reason}); `ray start --head` starts one, and says its address") from error
-    try:
-        yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    finally:
-        ray.shutdown()
+    # Of workers that die Ray tells on standard output, which is for the summary.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of too few parts for all workers
+        try:
+            yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -346,7 +352,7 @@ def _read(batch: "pa.Table", job: _Job) -> Iterator["pa.Table"]:
     number = 0
     try:
         _stand_in(job)
-        for part in _parts(open_source(job.input, job.work.preprocess), job.part_size):
+        for part in parts_of(open_source(job.input, job.work.preprocess), job.part_size):
             if part.number not in job.done:
                 yield _message(part=part)
             elif job.done[part.number] != part.names:
@@ -360,7 +366,8 @@ def _read(batch: "pa.Table", job: _Job) -> Iterator["pa.Table"]:
         yield _message(said={"failed": str(error)})
 
 
-def _parts(source: Source, size: int) -> Iterator[_Part]:
+def parts_of(source: Source, size: int) -> Iterator[_Part]:
+    """Cut a source into parts of `size` inputs, rounded up to whole chunks; the same source always in the same way."""
     number, rows, held = 0, 0, 0
     pieces: list[Piece] = []
     names: list[str] = []
@@ -410,6 +417,15 @@ class _Worker:
             _stand_in(self.job)
             own_models(self.job.model_file)
             self.predictor = self.job.work.predictor()
+        name = _part_name(part.number)
+        tries = self.job.output / f".{name}.tries"
+        with tries.open("ab") as file:
+            file.write(b".")
+        if tries.stat().st_size > _MOST_DEATHS:
+            raise InputError(
+                f"{name}: {_MOST_DEATHS} workers died with it in their hands; if memory was short, try fewer workers,"
+                " a smaller --part-size or a smaller --batch-size"
+            )
         began = time.time()
         work, progress = self.job.work, Progress()
         schema = parquet_schema(self.job.columns)
@@ -421,8 +437,9 @@ class _Worker:
             batches.append(record_batch(rows, schema))
         about = {"part": part.number, "run": self.job.run, "progress": progress._asdict()}
         table = pa.Table.from_batches(batches, schema).replace_schema_metadata({_KEY: json.dumps(about)})
-        with whole_file(self.job.output / _part_name(part.number)) as temporary:
+        with whole_file(self.job.output / name) as temporary:
             pq.write_table(table, temporary)
+        tries.unlink(missing_ok=True)
         return {"part": part.number, "progress": progress._asdict(), "began": began, "ended": time.time()}
 
 
