@@ -12,12 +12,13 @@
     python scripts/benchmark.py growth        # a tenth, all and ten times the data, one and two threads
     python scripts/benchmark.py floor         # the share of the machine's rates that is reached
     python scripts/benchmark.py augmentation  # the share of a training step that distortions take
+    python scripts/benchmark.py ray           # prediction by one and two of Ray's workers, beside the local engine
     python scripts/benchmark.py robustness    # accuracy on spoilt digits, and on scikit-learn's
     python scripts/benchmark.py scans         # accuracy on anybody's digits: scans of many kinds, fonts, strokes
     python scripts/benchmark.py rows          # how many rows of five digits are read right
     python scripts/benchmark.py early_exit    # images/s and accuracy with and without leaving at the first head
     python scripts/benchmark.py is_digit      # how well the autoencoder tells digits from other images
-    python scripts/benchmark.py all           # all of them but the last five
+    python scripts/benchmark.py all           # all of them but the last six
 
 What is compared runs in turns, --rounds times, in processes of its own; of the times the medians are given. memory
 and the standard example run once, floor, latency and augmentation repeat within a process.
@@ -31,7 +32,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import growth, inference, prediction, quality, scans, training
+from benchmarks import distributed, growth, inference, prediction, quality, scans, training
 from benchmarks.measure import Row
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +56,7 @@ SPEED: dict[str, Benchmark] = {
     "augmentation": growth.augmentation,
 }
 BENCHMARKS = SPEED | {
+    "ray": distributed.ray,
     "robustness": quality.robustness,
     "scans": scans.scans,
     "rows": scans.rows,

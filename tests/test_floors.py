@@ -47,6 +47,7 @@ FLOORS = {
 CALLBACKS = {f"callbacks.{name}" for name in ("finite", "inspection", "outputs", "pictures", "saving")}
 LIGHTNING = {"startup", "module", "trainer", "checkpoint_io", "data.datamodule", "train", "eval", *CALLBACKS}
 HYDRA = {"config", "train", "eval", "predict", "forward", "export"}
+RAY = {"inference.distributed"}
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -80,10 +81,11 @@ def test_imports_only_from_floors_below(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_lightning_and_hydra_stay_where_they_are_needed(path: Path) -> None:
+def test_lightning_hydra_and_ray_stay_where_they_are_needed(path: Path) -> None:
     libraries = {imported.split(".")[0] for imported in imports(path)}
     assert "lightning" not in libraries or name_of(path) in LIGHTNING
     assert "hydra" not in libraries or name_of(path) in HYDRA
+    assert "ray" not in libraries or name_of(path) in RAY
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.stem)

@@ -70,8 +70,8 @@ def _skip(pieces: Iterator[Piece], size: int, earlier: Progress) -> tuple[list[P
         names += piece.names
         count += len(piece.names)
         if len(names) == size:
-            digest, names = _digest(names, digest), []
-    digest = _digest(names, digest) if names else digest
+            digest, names = names_digest(names, digest), []
+    digest = names_digest(names, digest) if names else digest
     if (count, digest) != (earlier.inputs, earlier.names):
         raise InputError(
             f"resume=true: the first {earlier.inputs:,} inputs are not those of the earlier run;"
@@ -92,8 +92,9 @@ def _joined(parts: list[Chunk], before: str) -> Chunk:
             [error for part in parts for error in part.decoded.errors],
         )
     targets = [target for part in parts for target in part.targets or []] or None
-    return Chunk(names, decoded, targets, _digest(names, before))
+    return Chunk(names, decoded, targets, names_digest(names, before))
 
 
-def _digest(names: list[str], before: str) -> str:
+def names_digest(names: list[str], before: str) -> str:
+    """The digest of all names up to these, given that of those before."""
     return hashlib.sha256("\0".join([before, *names]).encode()).hexdigest()

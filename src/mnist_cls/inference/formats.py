@@ -95,8 +95,8 @@ def npy_format(columns: list[str]) -> Format:
     return Format(bytes(_NPY_HEADER), encode, seal)
 
 
-def parquet_format(columns: list[str]) -> Format:
-    """Parquet. A Parquet file cannot be appended to: until the end, the rows are kept as Arrow's record batches."""
+def parquet_schema(columns: list[str]) -> "pa.Schema":
+    """The columns of a Parquet file with their types."""
     import pyarrow as pa  # only who writes Parquet pays for it
 
     types = {
@@ -111,11 +111,23 @@ def parquet_format(columns: list[str]) -> Format:
         "undecided": pa.bool_(),
         "target": pa.int8(),
     }
-    schema = pa.schema([(name, types[name]) for name in columns])
+    return pa.schema([(name, types[name]) for name in columns])
+
+
+def record_batch(rows: Rows, schema: "pa.Schema") -> "pa.RecordBatch":
+    """Rows as Arrow has them."""
+    import pyarrow as pa
+
+    arrays = [pa.array(rows.columns[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def parquet_format(columns: list[str]) -> Format:
+    """Parquet. A Parquet file cannot be appended to: until the end, the rows are kept as Arrow's record batches."""
+    schema = parquet_schema(columns)
 
     def encode(rows: Rows) -> bytes:
-        arrays = [pa.array(rows.columns[field.name], field.type) for field in schema]
-        content: bytes = pa.RecordBatch.from_arrays(arrays, schema=schema).serialize().to_pybytes()
+        content: bytes = record_batch(rows, schema).serialize().to_pybytes()
         return content
 
     return Format(b"", encode, convert=lambda written, target: _to_parquet(written, target, schema))

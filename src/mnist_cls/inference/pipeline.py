@@ -1,8 +1,6 @@
 """From a source through the decoders and a network into a sink."""
 
 import contextlib
-import hashlib
-import importlib.metadata
 import signal
 import sys
 import threading
@@ -12,16 +10,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ..checkpoint import DETECTOR, Checkpoint, each, find_checkpoint
+from ..checkpoint import Checkpoint
 from ..errors import InputError
 from ..files import expand
-from .chunks import Chunk, chunks_of
+from .chunks import chunks_of
 from .partial import Progress
-from .predictor import Predictor
-from .rows import Rows, prediction_rows, reading_rows
 from .saved import ImageFolder
 from .sinks import open_sink
 from .sources import open_source
+from .work import Work, progress_after
 from .workers import Decoders
 
 
@@ -94,53 +91,45 @@ def predict_files(
         InputError: one of them is not there, or not what it should be.
         OSError: the output cannot be written.
     """
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise InputError(f"min_confidence={min_confidence}: expected 0 to 1")
-    if preprocess not in ("auto", "none"):
-        raise InputError(f"preprocess={preprocess}: expected auto or none")
-    if split and is_digit is not False:
-        raise InputError("is_digit does not go with split=true; leave one of them out")
-    _check_apart(input, output, save_preprocessed)
+    work = Work(checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, min_confidence, preprocess, split)
+    check_apart(input, output, save_preprocessed)
     source = open_source(input, preprocess)
-    labelled = source.labelled and not split
-    further = ["is_digit"] * (is_digit is not False) + ["undecided"] * (min_confidence is not None)
-    run = {
-        "input": source.identity,
-        "weights": _digest(checkpoint, is_digit),
-        "version": importlib.metadata.version("mnist_cls"),
-        **{"batch_size": batch_size, "early_exit": early_exit, "shifts": shifts, "min_confidence": min_confidence},
-        **{"preprocess": preprocess, "split": split},
-    }
+    run = work.identity(source)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_stopped_by_sigterm())
+        stack.enter_context(stopped_by_sigterm())
         decoders = stack.enter_context(Decoders(preprocess, split))
         # The output is opened before the network is loaded: a folder that cannot be written is said at once.
-        sink = stack.enter_context(open_sink(output, further + ["target"] * labelled, split, resume))
+        sink = stack.enter_context(open_sink(output, work.further(source), split, resume))
         saved = None if save_preprocessed is None else ImageFolder(save_preprocessed, split)
         if not source.arrays:
             # Before the network is loaded, because there is less to be copied.
             decoders.start(source.count)
-        predictor = Predictor(checkpoint, device, batch_size, early_exit, is_digit, engine, shifts)
+        predictor = work.predictor()
         predictor.prepare(source.count or 0)
         earlier = progress = sink.resume({**run, "engine": predictor.engine, "device": str(predictor.device)})
         began = time.perf_counter()
-        with _progress_bar(source.count, earlier.inputs) as advance:
+        with progress_bar(source.count, earlier.inputs) as advance:
             for chunk in chunks_of(source, decoders, earlier):
-                answer = _answer(predictor, chunk, min_confidence, labelled, split)
+                rows = work.answer(predictor, chunk, source.labelled)
                 if saved is not None:
                     saved.write(progress.inputs, chunk)
-                progress = _further(progress, chunk, answer)
-                sink.write(answer, progress)
+                progress = progress_after(progress, chunk, rows)
+                sink.write(rows, progress)
                 advance(len(chunk.names))
         seconds = time.perf_counter() - began
         if progress.inputs == 0:
             raise InputError(f"input={input}: there is nothing in it; expected images")
-    undecided = None if min_confidence is None else progress.undecided
+    return summary_of(progress, work, seconds, earlier.inputs)
+
+
+def summary_of(progress: Progress, work: Work, seconds: float, earlier: int) -> Summary:
+    """The summary of a run that is at its end."""
+    undecided = None if work.min_confidence is None else progress.undecided
     accuracy = progress.right / progress.labelled if progress.labelled else None
-    return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier.inputs)
+    return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier)
 
 
-def _check_apart(input: str | Path, *written: str | Path | None) -> None:
+def check_apart(input: str | Path, *written: str | Path | None) -> None:
     """Refuse to write into the folder that is read: the next run would read it."""
     folder = expand(input)
     if not folder.is_dir():
@@ -152,51 +141,12 @@ def _check_apart(input: str | Path, *written: str | Path | None) -> None:
             )
 
 
-def _answer(predictor: Predictor, chunk: Chunk, min_confidence: float | None, labelled: bool, split: bool) -> Rows:
-    decoded = chunk.decoded
-    predictions = predictor.predict(decoded.images, None if split else decoded.errors)
-    if split:
-        rows = reading_rows(chunk.names, predictions, decoded.counts, decoded.boxes, decoded.errors)
-    else:
-        further = {} if predictions.is_digit is None else {"is_digit": predictions.is_digit.tolist()}
-        rows = prediction_rows(chunk.names, predictions, further)
-    if min_confidence is not None:
-        given = zip(rows.columns["confidence"], rows.errors, strict=True)
-        rows.columns["undecided"] = [None if error is not None else not sure >= min_confidence for sure, error in given]
-    if labelled:
-        known = zip(chunk.targets or [], rows.errors, strict=True)
-        rows.columns["target"] = [target if error is None else None for target, error in known]
-    return rows
-
-
-def _further(before: Progress, chunk: Chunk, rows: Rows) -> Progress:
-    """How far the run is after a chunk."""
-    labels, targets = rows.columns.get("label", []), rows.columns.get("target", [])
-    known = [(label, target) for label, target in zip(labels, targets, strict=False) if target is not None]
-    return Progress(
-        before.inputs + len(chunk.names),
-        before.errors + sum(error is not None for error in rows.errors),
-        before.undecided + sum(value is True for value in rows.columns.get("undecided", [])),
-        before.labelled + len(known),
-        before.right + sum(label == target for label, target in known),
-        chunk.names_digest,
-    )
-
-
-def _digest(checkpoint: Checkpoint, is_digit: bool | str | Path) -> str:
-    """A digest of all files with weights."""
-    files = [find_checkpoint(one) for one in each(checkpoint)]
-    if is_digit is not False:
-        files.append(find_checkpoint(DETECTOR if is_digit is True else is_digit))
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: somebody shuts the machine down, or the job's time is over."""
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that what is done is kept."""
     if threading.current_thread() is not threading.main_thread():  # only it may say what signals do
         yield
@@ -213,7 +163,7 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress_bar(total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int | None, done: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes how many more are done; it moves a bar, if somebody looks and there is time to."""
     if (total is not None and total - done <= 1000) or not sys.stderr.isatty():
         yield lambda more: None

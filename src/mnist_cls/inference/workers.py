@@ -42,10 +42,11 @@ class Decoders:
     Args:
         preprocess: see `prepare`.
         split: see `prepare`.
+        most: no more processes than this; None: as many as there are cores.
     """
 
-    def __init__(self, preprocess: str, split: bool) -> None:
-        self.preprocess, self.split = preprocess, split
+    def __init__(self, preprocess: str, split: bool, most: int | None = None) -> None:
+        self.preprocess, self.split, self.most = preprocess, split, most
         self.workers: list[_Worker] = []
         self.forks = sys.platform == "linux"
         self.context: Any = multiprocessing.get_context("fork" if self.forks else "spawn")
@@ -56,6 +57,7 @@ class Decoders:
         if self.workers or may_not or not (self.forks or count is None or count >= _WORTH_SPAWNING):
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = min(cores, self.most or cores)
         for _ in range(cores if count is None else min(cores, math.ceil(count / _INPUTS_EACH))):
             self.workers.append(self._worker())
 
