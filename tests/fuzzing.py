@@ -2,6 +2,7 @@
 
 `python -m tests.fuzzing LOADER SEED COUNT FOLDER` prints one line of JSON. An audit hook sees what no loader may do:
 start a process, speak to a network, or change a file. A signal ends the process; then FOLDER holds the last input.
+SIGTERM alone only ends the work early: what was done until then is said.
 """
 
 import contextlib
@@ -400,7 +401,15 @@ def main(loader: str, seed: int, count: int, folder: Path) -> dict[str, object]:
     resource.setrlimit(resource.RLIMIT_AS, (used * page + (MEGABYTES << 20),) * 2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, slowest = time.monotonic(), 0.0
-    for _ in range(count):
+    stopped, done = False, 0
+
+    def stop(*arguments: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    while done < count and not stopped:
+        done += 1
         content, must_fail = mutate(chance)
         path.write_bytes(content)
         signal.alarm(SECONDS)
@@ -425,7 +434,7 @@ def main(loader: str, seed: int, count: int, folder: Path) -> dict[str, object]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "loader": loader,
-        "inputs": count,
+        "inputs": done,
         **outcomes,
         "seconds": round(time.monotonic() - began, 1),
         "slowest": round(slowest, 2),

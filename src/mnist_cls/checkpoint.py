@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -358,7 +359,9 @@ def read_ckpt(path: str | Path) -> dict[str, Any]:
     check_zip(archive, path)
     check_archive(archive, path)
     try:
-        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a pickle: here it is an error, or does not matter
+            content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     # Torch reports broken zip archives and broken pickles with many types of exception.
     except Exception as error:
         reason = shortened((str(error).splitlines() or [type(error).__name__])[0], 200)
