@@ -4,8 +4,9 @@ import importlib.metadata
 import inspect
 import io
 import json
-import pickle
 import struct
+import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from .archive import check_archive, check_values
 from .digests import UNSEALED, check_safetensors, check_zip, seal_safetensors, seal_zip
-from .errors import InputError
+from .errors import InputError, shortened
 from .files import expand, whole_file
 from .images import CLASSES, SIZE
 from .models import Average, create_model, list_models
@@ -31,6 +34,8 @@ DETECTOR = "autoencoder"
 
 # One key holds all that is ours, in a .ckpt as a dict and in a .safetensors as JSON in its metadata.
 KEY = "mnist_cls"
+# Of a network's options as JSON: each of them may become a layer.
+_LONGEST_OPTIONS = 100_000
 # The LightningModule keeps its network under this name.
 NETWORK_PREFIX = "model."
 
@@ -102,7 +107,7 @@ def read_weights(checkpoint: str | Path | None = None) -> Weights:
     # A .safetensors starts with its header's length and a brace; what a file is called proves nothing.
     if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
         return _read_safetensors(path)
-    return _read_ckpt(path)
+    return weights_of(read_ckpt(path), path)
 
 
 def load_model(checkpoint: Checkpoint = None, shifts: int = 0) -> nn.Module:
@@ -173,17 +178,39 @@ def named_model(model: Mapping[str, Any], file: str | Path | None) -> dict[str, 
 
 def build(weights: Weights) -> nn.Module:
     """Build the network that `weights` are of, see `load_model`."""
-    check_known(weights)
-    try:
-        # On the meta device a network costs no memory, whatever sizes the file asks for.
-        with torch.device("meta"):
-            planned = create_model(**weights.model).state_dict()
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{weights.path}: {error}") from error
-    check_fit(weights, planned)
+    check_fit(weights, planned(weights).state_dict())
     model = create_model(**weights.model)
     model.load_state_dict(weights.state)
     return model.eval()
+
+
+class _TooManyError(Exception):
+    """No ValueError, to which `create_model` would add all the options."""
+
+
+def planned(weights: Weights) -> nn.Module:
+    """The network that `weights` are of, on the meta device: it costs no memory, whatever sizes the file asks for.
+
+    Raises:
+        InputError: there is no such network, it does not take these options, or it has far more layers than the file.
+    """
+    check_known(weights)
+    builder, most, count = threading.get_ident(), 10 * len(weights.state) + 100, 0
+
+    def limit(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += threading.get_ident() == builder
+        if count > most:
+            raise _TooManyError(f"its options make more than {most} parameters, the file has {len(weights.state)}")
+
+    watching = register_module_parameter_registration_hook(limit)
+    try:
+        with torch.device("meta"):
+            return create_model(**weights.model)
+    except Exception as error:  # whatever a network does with options that nobody checked
+        raise InputError(f"{weights.path}: {shortened(error, 500)}") from error
+    finally:
+        watching.remove()
 
 
 def forward_options(network: nn.Module, early_exit: bool) -> dict[str, bool]:
@@ -204,10 +231,11 @@ def check_known(weights: Weights) -> None:
     Raises:
         InputError: it has not.
     """
-    if weights.model.get("name") not in list_models():
+    name = weights.model.get("name")
+    if name not in list_models():
         raise InputError(
-            f"{weights.path}: no model is called {weights.model.get('name')!r}; if it is a network of your own, name"
-            f" the file that registers it: model_file=FILE.py; known models: {', '.join(list_models())}"
+            f"{weights.path}: no model is called {shortened(repr(name))}; if it is a network of your own, name the file"
+            f" that registers it: model_file=FILE.py; known models: {', '.join(list_models())}"
         )
 
 
@@ -227,7 +255,7 @@ def check_fit(weights: Weights, wanted: Mapping[str, Tensor]) -> None:
                 f"{weights.path}: does not fit the network {name!r}: {key} is {found}, expected {expected}"
             )
     if extra := sorted(set(weights.state) - set(wanted)):
-        raise InputError(f"{weights.path}: does not fit the network {name!r}, which has no {extra[0]}")
+        raise InputError(f"{weights.path}: does not fit the network {name!r}, which has no {shortened(extra[0])}")
 
 
 def save_weights(
@@ -282,31 +310,40 @@ def versions() -> dict[str, str]:
 
 
 def _read_safetensors(path: Path) -> Weights:
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
     # Read once: what is checked is what is loaded, and a file that shrinks meanwhile ends no process by a signal.
     content = path.read_bytes()
-    try:
-        state = load(content)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a whole .safetensors file ({error})") from error
     check_safetensors(content, path)
     try:
-        header = content[8 : 8 + struct.unpack("<Q", content[:8])[0]]
-        ours = json.loads(json.loads(header)["__metadata__"][KEY])
-    except (KeyError, ValueError) as error:
+        state = load(content)
+        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    except Exception as error:  # its own exception, and Python's where it knows a dtype that PyTorch does not
+        raise InputError(f"{path}: not a whole .safetensors file ({shortened(error, 200)})") from error
+    try:
+        ours = json.loads(header["__metadata__"][KEY])
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its metadata name no network; expected a file that mnist_cls.train wrote") from error
     return _weights(ours, state, path)
 
 
-def _read_ckpt(path: Path) -> Weights:
-    content = read_ckpt(path)
+def weights_of(content: Mapping[str, Any], path: Path) -> Weights:
+    """The weights that a whole checkpoint holds.
+
+    Args:
+        content: as `read_ckpt` gives it.
+        path: where it comes from.
+
+    Raises:
+        InputError: it holds none, or does not say of which network they are.
+    """
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no state_dict; expected a checkpoint that mnist_cls.train wrote")
     network = {
-        name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)
+        name.removeprefix(NETWORK_PREFIX): tensor
+        for name, tensor in state.items()
+        if isinstance(name, str) and name.startswith(NETWORK_PREFIX)
     }
     return _weights(content.get(KEY), network, path, resumable="loops" in content)
 
@@ -317,21 +354,21 @@ def read_ckpt(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: it is no checkpoint, it is cut off or damaged, or it holds anything that could run code.
     """
-    archive = Path(path).read_bytes()  # once: what is checked is what is loaded
-    check_zip(archive, Path(path))
+    path = Path(path)
+    archive = path.read_bytes()  # once: what is checked is what is loaded
+    check_zip(archive, path)
+    check_archive(archive, path)
     try:
-        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message runs over many lines, and ends in the advice to load the file unsafely.
-        unsafe = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
-        reason = f"it holds more than tensors and plain values ({unsafe.strip()})" if unsafe else "it is damaged"
-        raise InputError(f"{path}: not loaded: {reason}; expected a checkpoint that mnist_cls.train wrote") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a pickle: here it is an error, or does not matter
+            content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
     # Torch reports broken zip archives and broken pickles with many types of exception.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = shortened((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise InputError(f"{path}: not a whole checkpoint ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; expected a checkpoint that mnist_cls.train wrote")
+    check_values(content, len(archive), path)
     return content
 
 
@@ -340,4 +377,13 @@ def _weights(ours: object, state: Mapping[str, object], path: Path, resumable: b
         raise InputError(f"{path}: does not say which network it is of; expected a file that mnist_cls.train wrote")
     tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     model = {str(name): value for name, value in ours["model"].items()}
-    return Weights(model, tensors, dict(ours.get("provenance") or {}), path, resumable)
+    try:
+        length = len(json.dumps(model))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its network's options are no plain values ({shortened(error)})") from error
+    if length > _LONGEST_OPTIONS:
+        raise InputError(f"{path}: its network's options have {length:,} characters, more than {_LONGEST_OPTIONS:,}")
+    provenance = ours.get("provenance") or {}
+    if not isinstance(provenance, dict):
+        raise InputError(f"{path}: its provenance is a {type(provenance).__name__}; expected names with values")
+    return Weights(model, tensors, provenance, path, resumable)

@@ -11,7 +11,7 @@ import re
 import struct
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, shortened
 
 _COMMENT = b"sha256="
 _HEX = 64
@@ -98,6 +98,5 @@ def _without(content: bytes, found: re.Match[bytes]) -> str:
 def _compare(found: str, stated: bytes, path: Path) -> None:
     if found.encode() != stated:
         raise InputError(
-            f"{path}: is damaged: its SHA-256 is {found}, expected {stated.decode('ascii', 'backslashreplace')};"
-            " copy it again"
+            f"{path}: is damaged: its SHA-256 is {found}, expected {shortened(stated.decode('latin-1'))}; copy it again"
         )

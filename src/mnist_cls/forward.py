@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .config import entry_point, program, shown
-from .errors import InputError
+from .errors import InputError, shortened
 from .settings import ForwardSettings
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _input(settings: ForwardSettings) -> Input:
         chosen = slice(index, index + 1)
         return Input(data.images[chosen], data.labels[chosen], f"test image {index}")
     if path.suffix == ".safetensors":
-        return _batch(path)
+        return read_batch(path)
     source = open_source(text)
     with Decoders("auto", split=False) as decoders:
         chunk = next(chunks_of(source, decoders), None)
@@ -182,16 +182,32 @@ def _input(settings: ForwardSettings) -> Input:
     return Input(torch.from_numpy(chunk.decoded.images[good]), None, name)
 
 
-def _batch(path: Path) -> Input:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_batch(path: Path) -> Input:
+    """Read the `batch.safetensors` that a training left when it stopped.
+
+    Raises:
+        InputError: it is none, or it is damaged.
+    """
+    import torch
+    from safetensors.torch import load
+
+    from .images import CLASSES, SIZE
 
     try:
-        batch = load_file(path)
-        name = f"{len(batch['labels'])} images of {shown(path)}"
-        return Input(batch["images"], batch["labels"], name, batch["random_state"])
-    except (SafetensorError, KeyError) as error:
-        raise InputError(f"input={path}: not the batch.safetensors of a training that stopped ({error})") from error
+        batch = load(path.read_bytes())
+        images, labels, random_state = (batch[name] for name in ("images", "labels", "random_state"))
+        torch.Generator().set_state(random_state)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the library's own, Python's where it knows a dtype that PyTorch does not, PyTorch's
+        reason = shortened(error, 200)
+        raise InputError(f"input={path}: not the batch.safetensors of a training that stopped ({reason})") from error
+    good = images.shape[1:] == (SIZE, SIZE) and (images.dtype == torch.uint8 or images.is_floating_point())
+    numbered = labels.shape == (len(images),) and labels.dtype == torch.int64
+    if not good or not numbered or len(labels) == 0 or not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
+        found = f"{images.dtype} {tuple(images.shape)} with labels {labels.dtype} {tuple(labels.shape)}"
+        raise InputError(f"input={path}: {found}; expected images (N, 28, 28) with labels (N,) from 0 to 9")
+    return Input(images, labels, f"{len(labels)} images of {shown(path)}", random_state)
 
 
 main = entry_point("forward", look)

@@ -224,8 +224,13 @@ def _images_of(model: nn.Module | Checkpoint) -> Tensor | None:
     """The training images of the dataset that a checkpoint was trained on; None: MNIST's."""
     if isinstance(model, nn.Module):
         return None
-    data = read_weights(each(model)[0]).provenance.get("config", {}).get("data", {})
-    return load_dataset(data.get("name", "mnist"), "train", data.get("dir")).images
+    weights = read_weights(each(model)[0])
+    config = weights.provenance.get("config", {})
+    data = config.get("data", {}) if isinstance(config, dict) else None
+    name, folder = (data.get("name", "mnist"), data.get("dir")) if isinstance(data, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(folder, str | None):
+        raise InputError(f"{weights.path}: its provenance names no dataset to set engine=int8 by; use engine=eager")
+    return load_dataset(name, "train", folder).images
 
 
 def _load_detector(checkpoint: bool | str | Path) -> nn.Module:

@@ -1,0 +1,450 @@
+"""A process that gives one loader mutated files, in bounded memory and time, and says what became of them.
+
+`python -m tests.fuzzing LOADER SEED COUNT FOLDER` prints one line of JSON. An audit hook sees what no loader may do:
+start a process, speak to a network, or change a file. A signal ends the process; then FOLDER holds the last input.
+SIGTERM alone only ends the work early: what was done until then is said.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import random
+import re
+import resource
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mnist_cls.checkpoint import build, read_ckpt, read_weights, save_weights, weights_of
+from mnist_cls.config import compose
+from mnist_cls.data.datasets import load_dataset
+from mnist_cls.digests import UNSEALED, seal_safetensors, seal_zip
+from mnist_cls.errors import InputError
+from mnist_cls.forward import read_batch
+from mnist_cls.idx import read_idx
+from mnist_cls.inference.chunks import chunks_of
+from mnist_cls.inference.decoding import decode
+from mnist_cls.inference.sources import open_source
+from mnist_cls.inference.workers import Decoders
+from mnist_cls.models import create_model
+from mnist_cls.settings import TrainSettings
+
+from .forged import MODEL, archive_of, checkpoint_with, entries_of, header_of, training
+
+# What one input may cost at most, and all of them together beyond what the process had when it began.
+SECONDS, MEGABYTES = 20, 1500
+NUMBERS = [
+    0,
+    1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**64 - 1,
+]
+FORBIDDEN = re.compile(
+    r"os\.(system|exec|fork|forkpty|posix_spawn|spawn|startfile|remove|rename|mkdir|rmdir|link|symlink|chmod|putenv)"
+    r"|subprocess\.Popen|socket\..*|shutil\..*|pty\..*|urllib\..*|ftplib\..*|webbrowser\..*"
+)
+
+Load = Callable[[Path], object]
+# Makes the content of the file of the given number, and says whether it must be refused.
+Mutate = Callable[[random.Random], tuple[bytes, bool]]
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Bits flipped, bytes changed, left out, put in or doubled, numbers made extreme, all behind a place gone."""
+    data = bytearray(content)
+    for _ in range(chance.choice([1, 1, 1, 2, 4, 16])):
+        place = chance.randrange(len(data)) if data else 0
+        what = chance.random()
+        if what < 0.3 and data:
+            data[place] ^= 1 << chance.randrange(8)
+        elif what < 0.5 and data:
+            data[place] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        elif what < 0.65:
+            kind, number = chance.choice(["<H", ">H", "<I", ">I", "<Q", ">Q"]), chance.choice(NUMBERS)
+            size = struct.calcsize(kind)
+            data[place : place + size] = struct.pack(kind, number % 2 ** (8 * size))
+        elif what < 0.75:
+            del data[place : place + chance.randrange(1, 30)]
+        elif what < 0.85:
+            data[place:place] = chance.randbytes(chance.randrange(1, 30))
+        elif what < 0.95 and data:
+            other = chance.randrange(len(data))
+            data[place:place] = data[other : other + chance.randrange(1, 200)]
+        else:
+            del data[place:]
+    return bytes(data)
+
+
+def start_of(content: bytes, chance: random.Random, header: int) -> bytes:
+    """As `mutated`, but half of the time within the first bytes only."""
+    if chance.random() < 0.5:
+        return mutated(content, chance)
+    return mutated(content[:header], chance) + content[header:]
+
+
+def damaged(content: bytes) -> Mutate:
+    """Whatever is changed in a file with a digest, it must be refused."""
+
+    def mutate(chance: random.Random) -> tuple[bytes, bool]:
+        new = mutated(content, chance)
+        return new, new != content
+
+    return mutate
+
+
+def forged_ckpt(chance: random.Random) -> tuple[bytes, bool]:
+    """A checkpoint with the right digest, and something wrong with its archive, its pickle or its values."""
+    what = chance.random()
+    whole = archive_of(_altered(training(), chance) if what < 0.4 else training())
+    if what < 0.4:
+        return whole, False
+    if what < 0.6:
+        return seal_zip(mutated(whole[:-71], chance)), False
+    entries = entries_of(whole)
+    pickled = entries.pop("archive/data.pkl")
+    storages = {f"_{name.rpartition('/')[2]}": part for name, part in entries.items() if "/data/" in name}
+    if chance.random() < 0.2:
+        name = chance.choice(list(storages))
+        storages[name] = mutated(storages[name], chance)
+    return checkpoint_with(_spliced(pickled, chance) if what < 0.8 else mutated(pickled, chance), **storages), False
+
+
+def _spliced(pickled: bytes, chance: random.Random) -> bytes:
+    """Instructions of a pickle put where others were."""
+    parts = [
+        b"cos\nsystem\n",
+        b"cbuiltins\neval\n",
+        b"ctorch\nTensor\n",
+        b"cbuiltins\nbytearray\n",
+        b"R",
+        b"b",
+        b"\x81",
+    ]
+    parts += [b"(", b"t", b"\x85", b"Q", b"h\0", b"h\1", b"0", b"2", b"}", b"s", b"u", b"e", b"J\xff\xff\xff\x7f"]
+    parts += [
+        b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
+        b"\x94",
+        b"\x93",
+        b"ios\nsystem\n",
+        b"\x82\1",
+        b".",
+        b"X\xff\xff\xff\xff",
+    ]
+    data = pickled
+    for _ in range(chance.choice([1, 1, 2, 5])):
+        place = chance.randrange(2, len(data))
+        data = data[:place] + chance.choice(parts) + data[place + chance.choice([0, 0, 1, 2]) :]
+    return data
+
+
+def _values(chance: random.Random) -> object:
+    expanded = torch.zeros(1).expand(chance.choice([1, 10, 10**9, 10**12]))
+    odd: list[object] = [
+        None,
+        True,
+        -1,
+        10**9,
+        10**30,
+        1e308,
+        float("nan"),
+        "",
+        "x" * 1000,
+        "../../x",
+        "file://x",
+        "\n",
+    ]
+    odd += [[], {}, [[[[]]]], {"_target_": "os.system"}, torch.zeros(0), torch.zeros(3, 3), expanded, [0] * 1000, ()]
+    return chance.choice(odd)
+
+
+def _altered(content: Any, chance: random.Random) -> Any:
+    """One value somewhere in nested containers, or its key, replaced or left out."""
+    keys = list(content) if isinstance(content, dict) else list(range(len(content)))
+    key = chance.choice(keys)
+    part = content[key]
+    if isinstance(part, (dict, list)) and part and chance.random() < 0.85:
+        content[key] = _altered(part, chance)
+    elif chance.random() < 0.7:
+        content[key] = _values(chance)
+    elif isinstance(content, dict):
+        content[chance.choice(["_target_", "name", 0, "widths", "x" * 99])] = content.pop(key)
+    else:
+        del content[key]
+    return content
+
+
+def forged_safetensors(content: bytes) -> Mutate:
+    """A `.safetensors` with the right digest, and something wrong with its header, its sizes or its values."""
+
+    def mutate(chance: random.Random) -> tuple[bytes, bool]:
+        header, values = header_of(content)
+        what = chance.random()
+        if what < 0.5:
+            if chance.random() < 0.5 and "mnist_cls" in header["__metadata__"]:
+                ours = json.loads(header["__metadata__"]["mnist_cls"])
+                header["__metadata__"]["mnist_cls"] = json.dumps(_altered(ours, chance), default=str)
+            else:
+                header = _altered(header, chance)
+            text = json.dumps(header, separators=(",", ":"), default=str).encode()
+        else:
+            text = mutated(json.dumps(header, separators=(",", ":")).encode(), chance)
+            text = re.sub(
+                rb"\d+", lambda n: str(chance.choice(NUMBERS)).encode() if chance.random() < 0.02 else n[0], text
+            )
+        values = mutated(values, chance) if chance.random() < 0.2 else values
+        length = chance.choice([*NUMBERS, len(text) + 1]) if chance.random() < 0.05 else len(text)
+        new = struct.pack("<Q", length) + text + values
+        try:
+            return seal_safetensors(new), False
+        except ValueError:
+            return new, True
+
+    return mutate
+
+
+def resumed(path: Path) -> None:
+    """All that is read of a checkpoint before a training goes on from it, and the first step after that."""
+    from mnist_cls.checkpoint_io import WholeCheckpoints
+
+    content = WholeCheckpoints().load_checkpoint(path)
+    network = build(weights_of(content, path)).train()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    try:
+        optimizer.load_state_dict(content["optimizer_states"][0])
+        network(torch.zeros(2, 784)).sum().backward()
+        optimizer.step()
+    except Exception as error:  # PyTorch says in its own words what it does not take; what counts is that it lives
+        raise InputError((str(error).splitlines() or [""])[0]) from error
+
+
+def decoded(path: Path) -> None:
+    """An image, through Pillow and the preprocessing, in this process."""
+    content = path.read_bytes()
+    for split in (False, True):
+        decode([content], "auto", split)
+
+
+def arrays(path: Path) -> None:
+    """All rows of an array."""
+    with Decoders("auto", split=False) as decoders:
+        for chunk in chunks_of(open_source(path), decoders):
+            for error in chunk.decoded.errors:
+                assert error is None or "its decoder died" not in error, error
+
+
+def composed(path: Path) -> None:
+    """The settings of an entry point from one override a line."""
+    entry, *overrides = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    try:
+        compose(entry, overrides)
+    except ValueError as error:
+        if type(error) is ValueError:  # Hydra's own, of which an entry point makes one line, too
+            raise InputError((str(error).splitlines() or [""])[0]) from error
+        raise
+
+
+def override(chance: random.Random) -> tuple[bytes, bool]:
+    """Overrides of all kinds: known keys with odd values, odd keys, choices that are paths, broken syntax."""
+    entry = chance.choice(["train", "eval", "predict", "forward", "export"])
+    keys = ["model", "model.name", "model.widths", "data", "data.dir", "data.batch_size", "seed", "trainer.max_epochs"]
+    keys += ["checkpoint", "input", "output", "output_dir", "optimizer._target_", "optimizer.lr", "callbacks", "mode"]
+    keys += [
+        "experiment",
+        "hydra/launcher",
+        "hydra.run.dir",
+        "hydra.searchpath",
+        "sweep",
+        *TrainSettings.__dataclass_fields__,
+    ]
+    values = [
+        "1",
+        "-1",
+        "0",
+        "1e999",
+        "nan",
+        "null",
+        "true",
+        "''",
+        "[]",
+        "{}",
+        "[1,2",
+        "{a:",
+        "../../etc/passwd",
+        "/etc",
+    ]
+    values += [
+        "os.system",
+        "${seed}",
+        "${model}",
+        "${oc.env:HOME}",
+        "${a:${b:${c:",
+        "${choices:..}",
+        "x" * 5000,
+        "'\"",
+        "\\",
+    ]
+    values += [
+        "[" * 50 + "]" * 50,
+        "{_target_:os.system}",
+        "1,2",
+        "choice(1,2)",
+        "range(10**9)",
+        "\x00",
+        "\u202e",
+        "é",
+        "a=b",
+    ]
+    values += ["[784,1000000000,10]", "9" * 400, "mlp", "cpu", "fast", "accurate", "none"]
+    lines = []
+    for _ in range(chance.choice([1, 1, 2, 4])):
+        text = f"{chance.choice(['', '', '', '+', '++', '~'])}{chance.choice(keys)}={chance.choice(values)}"
+        if chance.random() < 0.4:
+            place = chance.randrange(len(text) + 1)
+            text = text[:place] + chance.choice("=+~[]{}'\"\\$:,.@ \t()") + text[place + chance.randrange(3) :]
+        lines.append(text.replace("\n", " "))
+    return "\n".join([entry, *lines]).encode("utf-8", "surrogateescape"), False
+
+
+def loaders(folder: Path) -> dict[str, tuple[Load, Mutate]]:
+    """What is fuzzed, by its name."""
+    digits = load_dataset("mnist", "test").images[:20].numpy()
+    save_weights(folder / "whole", create_model(**MODEL), MODEL, {"seed": 1, "config": {"data": {"name": "mnist"}}})
+    weights, ckpt = (folder / "whole").read_bytes(), archive_of(training())
+    rng = {"images": torch.from_numpy(digits), "labels": torch.zeros(20).long(), "random_state": torch.get_rng_state()}
+    from safetensors.torch import save
+
+    batch = save(rng, {"sha256": UNSEALED})
+
+    def pictures(chance: random.Random) -> tuple[bytes, bool]:
+        kind, content = chance.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA"]), io.BytesIO()
+        size = chance.choice([1, 3])
+        Image.fromarray(np.kron(chance.choice(digits), np.ones((size, size), np.uint8))).save(content, kind)
+        return start_of(content.getvalue(), chance, 60), False
+
+    def npy(chance: random.Random) -> tuple[bytes, bool]:
+        content = io.BytesIO()
+        array = digits if chance.random() < 0.5 else digits[:4].astype(chance.choice(["f4", "f8", "i8", "?", "u2"]))
+        if chance.random() < 0.5:
+            np.save(content, array)
+            return start_of(content.getvalue(), chance, 128), False
+        chance.choice([np.savez, np.savez_compressed])(content, images=array, labels=np.arange(len(array)))
+        return mutated(content.getvalue(), chance), False
+
+    def idx(chance: random.Random) -> tuple[bytes, bool]:
+        content = start_of(struct.pack(">4B3I", 0, 0, 8, 3, 20, 28, 28) + digits.tobytes(), chance, 16)
+        what = chance.random()
+        return content if what < 0.4 else gzip.compress(content) if what < 0.7 else mutated(
+            gzip.compress(content), chance
+        ), False
+
+    def batches(chance: random.Random) -> tuple[bytes, bool]:
+        return forged_safetensors(batch)(chance)[0] if chance.random() < 0.7 else mutated(batch, chance), False
+
+    return {
+        "ckpt-damaged": (lambda path: build(weights_of(read_ckpt(path), path)), damaged(ckpt)),
+        "ckpt-forged": (lambda path: build(read_weights(path)), forged_ckpt),
+        "ckpt-resumed": (resumed, forged_ckpt),
+        "safetensors-damaged": (lambda path: build(read_weights(path)), damaged(weights)),
+        "safetensors-forged": (lambda path: build(read_weights(path)), forged_safetensors(weights)),
+        "batch": (read_batch, batches),
+        "idx": (read_idx, idx),
+        "images": (decoded, pictures),
+        "arrays": (arrays, npy),
+        "configs": (composed, override),
+    }
+
+
+def main(loader: str, seed: int, count: int, folder: Path) -> dict[str, object]:
+    """Give a loader so many files; what became of them, by kind."""
+    chance, outcomes = random.Random(seed), Counter[str]()
+    load, mutate = loaders(folder)[loader]
+    path = folder / f"input{'.safetensors' if loader == 'batch' else ''}"
+    unexpected: list[str] = []
+    seen: set[str] = set()
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if watching and (writes or FORBIDDEN.fullmatch(event)) and arguments[0] != str(path):
+            seen.add(f"{event} {arguments!r:.200}")
+
+    watching = False
+    sys.addaudithook(watch)
+    for number in range(50):  # what is imported and reserved on the way belongs to the process, not to an input
+        content, _ = mutate(random.Random(number))
+        path.write_bytes(content)
+        with contextlib.suppress(Exception):
+            load(path)
+    page, used = resource.getpagesize(), int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (used * page + (MEGABYTES << 20),) * 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, slowest = time.monotonic(), 0.0
+    stopped, done = False, 0
+
+    def stop(*arguments: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    while done < count and not stopped:
+        done += 1
+        content, must_fail = mutate(chance)
+        path.write_bytes(content)
+        signal.alarm(SECONDS)
+        start, watching = time.monotonic(), loader != "arrays"  # those start decoders of their own
+        try:
+            load(path)
+            outcomes["loaded"] += 1
+            assert not must_fail, "a damaged file was loaded"
+        except InputError as error:
+            watching = False
+            outcomes["refused"] += 1
+            if len(str(error)) > 2000 + len(content) or "\n" in str(error):
+                unexpected.append(f"not one line: {str(error)[:300]!r}")
+        except Exception:
+            watching = False
+            unexpected.append(traceback.format_exc(limit=-4))
+            (folder / f"unexpected-{len(unexpected)}").write_bytes(content)
+        finally:
+            watching = False
+            signal.alarm(0)
+        slowest = max(slowest, time.monotonic() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "loader": loader,
+        "inputs": done,
+        **outcomes,
+        "seconds": round(time.monotonic() - began, 1),
+        "slowest": round(slowest, 2),
+        "megabytes": round(peak / 1024),
+        "more": round((peak - before) / 1024),
+        "forbidden": sorted(seen)[:20],
+        "failures": len(unexpected),
+        "unexpected": unexpected[:20],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

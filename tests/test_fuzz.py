@@ -1,0 +1,54 @@
+"""No mutated file, array, image, checkpoint or config crashes its loader, runs code, or costs much memory or time.
+
+Each loader runs in a process of its own, see fuzzing.py. MNIST_CLS_FUZZ=10000 in the environment makes it 10,000 inputs
+each, MNIST_CLS_FUZZ_SEED=1 others than usual; with `-rP` pytest prints what became of them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+INPUTS = int(os.environ.get("MNIST_CLS_FUZZ", "0"))
+SEED = os.environ.get("MNIST_CLS_FUZZ_SEED", "0")
+# What a run without that variable gives each: some cost more than others.
+USUALLY = {
+    "ckpt-damaged": 200,
+    "ckpt-forged": 100,
+    "ckpt-resumed": 100,
+    "safetensors-damaged": 200,
+    "safetensors-forged": 200,
+    "batch": 200,
+    "idx": 200,
+    "images": 100,
+    "arrays": 30,
+    "configs": 20,
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and looks at processes as Linux does")
+@pytest.mark.parametrize("loader", list(USUALLY))
+@pytest.mark.timeout(0 if INPUTS else 300)
+def test_mutated(tmp_path: Path, loader: str) -> None:
+    count = INPUTS or USUALLY[loader]
+    command = [sys.executable, "-X", "faulthandler=0", "-m", "tests.fuzzing", loader, SEED, str(count), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    # A signal's number is negative: SIGSEGV, or SIGALRM of an input that took too long. `input` is still there.
+    assert done.returncode == 0, f"{loader} ended with {done.returncode}: {done.stderr[-2000:]}"
+    result = json.loads(done.stdout)
+    unexpected = result.pop("unexpected")
+    print(result)
+    assert not unexpected, "\n".join(unexpected)
+    assert result["inputs"] == count
+    assert result["forbidden"] == []
+    assert result["more"] < 500, result
+    if loader.endswith("damaged"):
+        assert result.get("loaded", 0) <= count / 20, result  # mutations that cancelled each other
+    elif loader != "images":  # which are rows, whatever is in them
+        assert result["refused"] > count / 10, result
