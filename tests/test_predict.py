@@ -150,6 +150,22 @@ def test_no_input_and_bad_options(run: Run, png: Path) -> None:
     one_line(run("predict", "input=my scan (1).png"), "quotes")
 
 
+@pytest.mark.parametrize("inside", ["output=scans/rows.csv", "output=scans/deeper/rows.csv"])
+def test_an_output_in_the_input_is_refused(run: Run, tmp_path: Path, folder: Path, inside: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    one_line(run("predict", "input=scans", inside), inside.removeprefix("output="), "lies in the input scans")
+    assert sorted(path for path in tmp_path.rglob("*") if "outputs" not in path.parts) == before
+
+
+@pytest.mark.parametrize("seen", ["scans", "scans/seen", "scans/deeper/../seen"])
+def test_pictures_in_the_input_are_refused(tmp_path: Path, folder: Path, seen: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="lies in the input"):
+        predict_files(folder, tmp_path / "rows.csv", device="cpu", save_preprocessed=tmp_path / seen)
+    assert sorted(tmp_path.rglob("*")) == before
+    predict_files(folder, tmp_path / "rows.csv", device="cpu", save_preprocessed=tmp_path / "scans of before")
+
+
 def test_an_output_that_cannot_be_written(run: Run, tmp_path: Path, png: Path) -> None:
     (tmp_path / "file").write_text("mine")
     one_line(run("predict", f"input={png}", "output=file/rows.csv"), "file")

@@ -121,6 +121,17 @@ def test_a_row_comes_digit_by_digit(mnist_test: LabelledImages) -> None:
     assert (boxes[:, 2] > boxes[:, 0]).all()
 
 
+# Some of the training images where the pen skipped, or was so light that it seems to have.
+@pytest.mark.parametrize("number", [48881, 44644, 32272, 16635])
+def test_a_digit_in_pieces_is_one(digits: np.ndarray, labels: list[int], number: int) -> None:
+    train = load_dataset("mnist", "train")
+    row = np.stack([digits[0], train.images[number].numpy(), digits[2]])
+    expected = [labels[0], int(train.labels[number]), labels[2]]
+    for gap in (2, 4):
+        found = prepare(scan_row(row, gap), split=True).images
+        assert Predictor("accurate", device="cpu")(found).labels.tolist() == expected
+
+
 def test_touching_digits_are_cut(digits: np.ndarray) -> None:
     page = np.zeros((60, 90), np.uint8)
     page[16:44, 16:44], page[16:44, 34:62] = digits[3], np.maximum(digits[10], page[16:44, 34:62])  # 0 and 0

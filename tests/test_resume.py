@@ -109,6 +109,28 @@ def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None
     assert not list(place.glob(f".{output}*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere decoders are not forked, and inherit no lock")
+def test_decoders_that_outlive_a_killed_run_do_not_hold_its_output(place: Path, png: Path) -> None:
+    with tarfile.open(place / "many.tar", "w") as archive:
+        for _ in range(10_000):
+            archive.add(png)
+    process = start(place, "orphans.csv", "input=many.tar")
+    wait_for_journal(process, journal_of(place, "orphans.csv"))
+    decoders = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    try:
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGSTOP)  # as if it looked at its image for long
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert "of them by an earlier run" in finished(place, "orphans.csv", "input=many.tar", "resume=true")
+        assert decoders
+        assert all(Path(f"/proc/{decoder}").exists() for decoder in decoders)
+    finally:
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGKILL)
+        process.communicate()
+
+
 @pytest.mark.slow
 def test_stopped_it_says_how_to_go_on_and_does(place: Path) -> None:
     output = "stopped.csv"

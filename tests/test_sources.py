@@ -179,6 +179,14 @@ def test_arrays_of_other_sizes_are_brought_into_mnists_form(tmp_path: Path, digi
             open_source(tmp_path / name, "none")
 
 
+@pytest.mark.parametrize("shape", [(40, 30, 3), (28, 28, 3), (40, 30, 4), (40, 30, 1)])
+@pytest.mark.parametrize("preprocess", ["auto", "none"])
+def test_an_array_that_is_one_coloured_image_is_told(tmp_path: Path, shape: tuple[int, ...], preprocess: str) -> None:
+    np.save(tmp_path / "photo.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(InputError, match=r"photo\.npy: .* looks like one coloured image; .* save it as image\[None\]"):
+        open_source(tmp_path / "photo.npy", preprocess)
+
+
 def _zip(path: Path, members: dict[str, bytes]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():

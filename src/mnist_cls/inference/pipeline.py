@@ -135,7 +135,10 @@ def check_apart(input: str | Path, *written: str | Path | None) -> None:
     if not folder.is_dir():
         return
     for path in written:
-        if path is not None and not str(path).startswith("-") and folder.resolve() in expand(path).resolve().parents:
+        if path is None or str(path).startswith("-"):
+            continue
+        place = expand(path).resolve()
+        if folder.resolve() in (place, *place.parents):
             raise InputError(
                 f"{path}: lies in the input {folder}, and would be read by the next run; choose another place"
             )

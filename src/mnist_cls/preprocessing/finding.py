@@ -10,15 +10,13 @@ from ..images import SIZE, in_mnist_form
 from .decode import Page, enlarge
 from .form import centre, place
 from .paper import find_ink
-from .parts import INKED, clean, columns, find_parts, ink_box
+from .parts import INKED, clean, columns, cut_out, find_parts, ink_box
 from .row import cut_row, stacked
 
 # Pages are looked at with a longer side of this many pixels at least, if they have as many; a row has several digits.
 SIDE, ROW_SIDE = 240, 960
 # A digit that is smaller there is looked at again with more pixels, if there are any.
 _SMALL = 32
-# What is inked by less belongs to no edge.
-_SOFT = 0.3
 
 
 class Digits(NamedTuple):
@@ -62,18 +60,9 @@ def _one(page: Page) -> Digits:
     grey, zoom = enlarge(page.grey)
     ink = clean(find_ink(grey))
     _check_one(ink)
-    left, top, right, bottom = box = _with_soft_edge(ink, ink_box(ink >= INKED))
+    digit, box = cut_out(ink, ink >= INKED)
     boxes = np.multiply([box], page.scale / zoom)
-    return Digits(place(ink[top:bottom, left:right])[None], boxes.round().astype(np.int32))
-
-
-def _with_soft_edge(ink: np.ndarray, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """The box with what lies close around it and is inked a little: the edge of strokes in blurred pictures."""
-    left, top, right, bottom = box
-    margin = max(1, max(right - left, bottom - top) // 12)
-    left, top = max(left - margin, 0), max(top - margin, 0)
-    inner = ink_box(ink[top : bottom + margin, left : right + margin] >= _SOFT)
-    return left + inner[0], top + inner[1], left + inner[2], top + inner[3]
+    return Digits(place(digit)[None], boxes.round().astype(np.int32))
 
 
 def _moved(grey: np.ndarray) -> Digits | None:

@@ -10,6 +10,8 @@ from ..errors import InputError
 _CONNECTED = np.ones((3, 3), bool)  # diagonal neighbours touch
 # Ink is what is inked by half or more.
 INKED = 0.5
+# What is inked by less belongs to no edge of a stroke, and by less than the second it connects nothing.
+SOFT, _FAINT = 0.3, 0.15
 # Strokes of a thin pen break; gaps below this share of the longest piece are none.
 BROKEN = 0.03
 # Next to the largest part, dirt is smaller than this share of its pixels.
@@ -68,6 +70,8 @@ def clean(ink: np.ndarray) -> np.ndarray:
         inside = within
     largest = max(part.area for part in inside)
     kept = [part for part in inside if part.area >= _SPECK * largest]
+    if len(kept) < len(inside):
+        kept = _with_connected(kept, inside, labels, ink)
     kept = [part for part in kept if not _stray(part, kept, largest)]
     if len(kept) == len(parts):
         return ink
@@ -105,6 +109,38 @@ def ink_box(inked: np.ndarray) -> tuple[int, int, int, int]:
     """The box around what is inked, bool (H, W): left, top, right, bottom; the last two exclusive."""
     rows, columns = (np.flatnonzero(inked.any(axis)) for axis in (1, 0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def cut_out(
+    ink: np.ndarray, own: np.ndarray, others: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Cut a digit out, with what lies close around it and is inked a little: the edge of strokes in blurred pictures.
+
+    Args:
+        ink: float32 (H, W), 0 to 1.
+        own: bool (H, W), the digit's ink.
+        others: the same of its neighbours; what is nearer to them is theirs.
+
+    Returns:
+        The digit's ink, cropped, and its box.
+    """
+    left, top, right, bottom = ink_box(own)
+    margin = max(1, max(right - left, bottom - top) // 12)
+    if others is not None:
+        # A neighbour's edge reaches as far as ours.
+        wide = (
+            slice(max(top - 2 * margin, 0), bottom + 2 * margin),
+            slice(max(left - 2 * margin, 0), right + 2 * margin),
+        )
+        if others[wide].any():
+            ours, theirs = (ndimage.distance_transform_edt(~inked[wide]) for inked in (own, others))
+            ink = ink.copy()
+            ink[wide][theirs < ours] = 0
+    left, top = max(left - margin, 0), max(top - margin, 0)
+    digit = ink[top : bottom + margin, left : right + margin]
+    inner = ink_box(digit >= SOFT)
+    box = left + inner[0], top + inner[1], left + inner[2], top + inner[3]
+    return digit[inner[1] : inner[3], inner[0] : inner[2]], box
 
 
 def columns(parts: list[Part]) -> list[list[Part]]:
@@ -164,6 +200,14 @@ def _is_background(part: Part, labels: np.ndarray) -> bool:
     lying = part.width > width - 2 * across and (top < down or bottom > height - down)
     solid = part.area > 0.8 * part.width * part.height
     return (upright or lying) and solid and min(part.width, part.height) > 0.05 * min(height, width)
+
+
+def _with_connected(kept: list[Part], parts: list[Part], labels: np.ndarray, ink: np.ndarray) -> list[Part]:
+    """Those kept, and those that faint ink connects with them: there the pen was light, and it is no dirt."""
+    connected, _ = ndimage.label(ink >= _FAINT, _CONNECTED)
+    numbers = [np.unique(connected[labels == part.number]) for part in parts]
+    reached = np.unique(np.concatenate([found for part, found in zip(parts, numbers, strict=True) if part in kept]))
+    return [part for part, found in zip(parts, numbers, strict=True) if np.isin(found, reached).any()]
 
 
 def _frames(part: Part, parts: list[Part], labels: np.ndarray) -> bool:

@@ -1,16 +1,20 @@
 """A row of digits, such as a postcode or an amount, cut into its digits."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
+from scipy import ndimage
 
 from ..errors import InputError
-from .parts import Part, columns, find_parts
+from .parts import SOFT, Part, columns, cut_out, find_parts
 
 # Smaller than this share of the tallest digit's height is no digit: a comma, a point; and lower than this, a dash.
 _SMALLEST, _LOWEST = 0.45, 0.25
 # A digit's largest piece is hardly smaller than this, in heights of the tallest; the two points of a colon are.
 _PIECE = 0.35
+# What is lower than this is a piece of a digit that has ink within the second, both in heights of the tallest.
+_LOW, _REACH = 0.6, 0.15
 # A digit is hardly wider than so many times the height of the tallest in its row.
 _WIDEST = 1.05
 # How wide a digit is where several touch, as a share of their height.
@@ -37,18 +41,15 @@ def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, tuple[int, int, int, int]
     parts = _without_underlines(parts)
     groups = columns(parts)
     tall = max(part.height for part in parts)
-    groups = [group for group in _with_bars(groups, tall) if _is_digit(group, tall)]
+    groups = [group for group in _joined(groups, labels, tall) if _is_digit(group, tall)]
     if sum(stacked(group) for group in groups) > len(groups) / 2 or _apart(groups, tall):
         raise InputError("several rows of digits; expected one")
     digits = []
     for group in groups:
-        left, top = (min(part.box[side] for part in group) for side in (0, 1))
-        right, bottom = (max(part.box[side] for part in group) for side in (2, 3))
-        # The soft edge around its own ink belongs to no part; another's ink does.
-        strange = ~np.isin(labels[top:bottom, left:right], [0, *(part.number for part in group)])
-        own = np.where(strange, 0, ink[top:bottom, left:right]).astype(np.float32)
+        inked = _inked(labels, group)
+        own, (left, top, *_) = cut_out(ink, inked, (labels > 0) & ~inked)
         for start, stop in _cuts(own, tall):
-            rows = np.flatnonzero((own[:, start:stop] >= 0.5).any(1))
+            rows = np.flatnonzero((own[:, start:stop] >= SOFT).any(1))
             if len(rows):
                 box = left + start, top + int(rows[0]), left + stop, top + int(rows[-1]) + 1
                 digits.append((own[rows[0] : rows[-1] + 1, start:stop], box))
@@ -62,7 +63,7 @@ def _without_underlines(parts: list[Part]) -> list[Part]:
     rest = [part for part in parts if part.height > 0.15 * tall or part.width < 1.5 * usual]
     for part in rest:
         within = [other for other in rest if part.box[0] < other.box[0] and other.box[2] < part.box[2]]
-        if sum(other.height >= 0.4 * part.height for other in within) > 1:
+        if sum(other.height >= 0.4 * tall for other in within) > 1:
             raise InputError("lines around or through the digits; expected a row of digits on plain paper")
     return rest
 
@@ -82,17 +83,36 @@ def _apart(groups: list[list[Part]], tall: int) -> bool:
     return any(max(one.box[1], other.box[1]) > min(one.box[3], other.box[3]) for one, other in pairs)
 
 
-def _with_bars(groups: list[list[Part]], tall: int) -> list[list[Part]]:
-    """Put low pieces to the digit close to their left: the bar of a 5 often stands apart."""
-    joined: list[list[Part]] = []
-    for group in groups:
-        left = min(part.box[0] for part in group)
-        gap = left - max(part.box[2] for part in joined[-1]) if joined else tall
-        if _extent(group, 1) < 0.45 * tall and gap < 0.12 * tall:
-            joined[-1] = joined[-1] + group
-        else:
-            joined.append(group)
-    return joined
+def _joined(groups: list[list[Part]], labels: np.ndarray, tall: int) -> list[list[Part]]:
+    """Put pieces that are too low for a digit to the nearest one that they may belong to.
+
+    Pens skip, and the bar of a 5 often stands apart.
+    """
+    low = sorted((group for group in groups if _extent(group, 1) < _LOW * tall), key=lambda group: _extent(group, 1))
+    for part, *_ in low:
+        piece = next(group for group in groups if part in group)  # lower ones may have come to it
+        for group in _near(piece, groups, labels, _REACH * tall):
+            both = group + piece
+            if max(_extent(both, 0), _extent(both, 1)) <= _WIDEST * tall:
+                groups = [both if one is group else one for one in groups if one is not piece]
+                break
+    return groups
+
+
+def _near(piece: list[Part], groups: list[list[Part]], labels: np.ndarray, reach: float) -> list[list[Part]]:
+    """The groups whose ink is no further from the piece's than that, the nearest first."""
+    left, top, right, bottom = _box(piece)
+    margin = math.ceil(reach)
+    around = labels[max(top - margin, 0) : bottom + margin, max(left - margin, 0) : right + margin]
+    away = ndimage.distance_transform_edt(~_inked(around, piece))
+    distances = [away[_inked(around, group)].min(initial=math.inf) for group in groups]
+    order = np.argsort(distances, kind="stable")
+    return [groups[place] for place in order if groups[place] is not piece and distances[place] <= reach]
+
+
+def _inked(labels: np.ndarray, group: list[Part]) -> np.ndarray:
+    inked: np.ndarray = np.isin(labels, [part.number for part in group])
+    return inked
 
 
 def _is_digit(group: list[Part], tall: int) -> bool:
@@ -103,7 +123,13 @@ def _is_digit(group: list[Part], tall: int) -> bool:
 
 
 def _extent(group: list[Part], axis: int) -> int:
-    return max(part.box[axis + 2] for part in group) - min(part.box[axis] for part in group)
+    box = _box(group)
+    return box[axis + 2] - box[axis]
+
+
+def _box(group: list[Part]) -> tuple[int, int, int, int]:
+    lefts, tops, rights, bottoms = zip(*(part.box for part in group), strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 def _cuts(ink: np.ndarray, tall: int) -> list[tuple[int, int]]:
