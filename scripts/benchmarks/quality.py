@@ -16,7 +16,7 @@ from mnist_cls.checkpoint import DETECTOR
 from mnist_cls.data.corruptions import corrupt, list_corruptions
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.images import normalize
-from mnist_cls.preprocessing import to_mnist_form
+from mnist_cls.preprocessing import Digits, prepare_all, to_mnist_form
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -77,13 +77,17 @@ def robustness(arguments: argparse.Namespace) -> list[Row]:
 
 
 def scikit_learns_digits() -> tuple[np.ndarray, np.ndarray]:
-    """1,797 digits by other writers, 8x8, brought into MNIST's form: uint8 (N, 28, 28), and their labels (N,)."""
+    """1,797 digits by other writers, 8x8, brought into MNIST's form: uint8 (N, 28, 28), and their labels (N,).
+
+    What is refused is black, and counts as wrong.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pages = np.pad((digits.images * (255 / 16)).astype(np.uint8), [(0, 0), (2, 2), (2, 2)])
-    large = [Image.fromarray(page).resize((48, 48), Image.Resampling.BICUBIC) for page in pages]
-    return np.stack([to_mnist_form(page) for page in large]), digits.target
+    found = prepare_all(list(pages))
+    blank = np.zeros((28, 28), np.uint8)
+    return np.stack([one.images[0] if isinstance(one, Digits) else blank for one in found]), digits.target
 
 
 def is_digit(arguments: argparse.Namespace) -> list[Row]:

@@ -44,7 +44,8 @@ def scans(arguments: argparse.Namespace) -> list[Row]:
     if pages:
         rows.append(row(f"{len(page_labels) // 10} fonts like handwriting", _seen(pages), page_labels))
     others, other_labels = scikit_learns_digits()
-    rows.append(row("scikit-learn's load_digits", list(others), other_labels))
+    seen = [one if one.any() else None for one in others]
+    rows.append(row("scikit-learn's load_digits", seen, other_labels))
     return rows
 
 

@@ -10,13 +10,16 @@ from ..images import SIZE, in_mnist_form
 from .decode import Page, enlarge
 from .form import centre, place
 from .paper import find_ink
-from .parts import INKED, clean, columns, cut_out, find_parts, ink_box
+from .parts import INKED, SOFT, clean, columns, cut_out, find_parts, ink_box
 from .row import cut_row, stacked
 
 # Pages are looked at with a longer side of this many pixels at least, if they have as many; a row has several digits.
 SIDE, ROW_SIDE = 240, 960
 # A digit that is smaller there is looked at again with more pixels, if there are any.
 _SMALL = 32
+# Pages that have to be enlarged so many times, with 21 pixels or fewer, have pixels as wide as strokes. What is inked
+# less than the second is not taken for the digit's edge there.
+_COARSE, _COARSE_SOFT = 4, 0.2
 
 
 class Digits(NamedTuple):
@@ -58,11 +61,16 @@ def _one(page: Page) -> Digits:
     if page.scale == 1 and (moved := _moved(page.grey)):
         return moved
     grey, zoom = enlarge(page.grey)
-    ink = clean(find_ink(grey))
+    found = find_ink(grey)
+    ink = clean(found)
     _check_one(ink)
-    digit, box = cut_out(ink, ink >= INKED)
+    own, coarse = ink >= INKED, zoom >= _COARSE
+    if coarse:
+        ink = np.where((ink > 0) | (found == 0), find_ink(grey, coarse), 0).astype(np.float32)
+    digit, box = cut_out(ink, own, soft=_COARSE_SOFT if coarse else SOFT)
     boxes = np.multiply([box], page.scale / zoom)
-    return Digits(place(digit)[None], boxes.round().astype(np.int32))
+    # How thick strokes are cannot be told where a pixel is as wide as they.
+    return Digits(place(digit, usual_strokes=not coarse)[None], boxes.round().astype(np.int32))
 
 
 def _moved(grey: np.ndarray) -> Digits | None:

@@ -14,19 +14,19 @@ THINNEST, THICKEST = 2.1, 5.2
 _FINE = 4  # Strokes are measured, and made thinner or thicker, in a picture so many times finer.
 
 
-def place(ink: np.ndarray) -> np.ndarray:
+def place(ink: np.ndarray, usual_strokes: bool = True) -> np.ndarray:
     """Scale a digit's ink into 20x20 with its aspect kept, and place it in 28x28 by its centre of mass.
 
-    That is what MNIST's makers did (LeCun et al. 1998). Strokes much thinner or thicker than MNIST's are brought near
-    to its.
+    That is what MNIST's makers did (LeCun et al. 1998).
 
     Args:
         ink: float32 (H, W), 0 to 1, cropped to the digit.
+        usual_strokes: bring strokes much thinner or thicker than MNIST's near to its.
 
     Returns:
         uint8 (28, 28), bright ink on black.
     """
-    return centre(_scale(_with_usual_strokes(ink)))
+    return centre(_scale(_with_usual_strokes(ink) if usual_strokes else ink))
 
 
 def stroke_width(inked: np.ndarray) -> float:

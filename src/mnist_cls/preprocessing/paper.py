@@ -15,7 +15,7 @@ _ROUNDS = 9
 _SAMPLES = 5000
 
 
-def find_ink(grey: np.ndarray) -> np.ndarray:
+def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
     """Say for each pixel of a page how much of it is ink.
 
     The paper's brightness is fitted by a surface of second degree, so that light may fall from one side. What differs
@@ -23,6 +23,8 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
 
     Args:
         grey: uint8 (H, W).
+        coarse: the picture was enlarged from pixels as wide as strokes: a pixel's grey says how much of it is ink, as
+            in MNIST's own images. Else grey is mostly the blurred edge of strokes, and what is nearly ink is ink.
 
     Returns:
         float32 (H, W): 0 is paper, 1 is ink.
@@ -46,8 +48,9 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
             f"no digit to see: the brightness (of colours nothing else counts) differs by {max(contrast, 0):.0f} of 255"
             f" levels, the paper's own by {grain:.0f}"
         )
-    floor = min(max(3 * grain, 0.15 * contrast), 0.4 * contrast)
-    strength: np.ndarray = np.clip((ink - floor) / (0.92 * contrast - floor), 0, 1).astype(np.float32)
+    full = 0.96 * _level(ink[ink > least], 90) if coarse else 0.92 * contrast
+    floor = min(3 * grain if coarse else max(3 * grain, 0.15 * contrast), 0.4 * contrast)
+    strength: np.ndarray = np.clip((ink - floor) / (full - floor), 0, 1).astype(np.float32)
     return strength
 
 
@@ -119,8 +122,8 @@ def _noise(difference: np.ndarray) -> float:
     return float(1.4826 * np.median(sizes[sizes <= 48])) if (sizes <= 48).any() else 0.0
 
 
-def _level(values: np.ndarray) -> float:
-    """How strong full ink is: what one in seven of the pixels that are ink at all exceeds."""
+def _level(values: np.ndarray, percentile: float = 85) -> float:
+    """How strong full ink is: what so many per cent of the pixels that are ink at all stay below."""
     if not len(values):
         return 0.0
-    return float(np.percentile(values[:: len(values) // _SAMPLES * 2 + 1], 85))
+    return float(np.percentile(values[:: len(values) // _SAMPLES * 2 + 1], percentile))

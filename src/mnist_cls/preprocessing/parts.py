@@ -112,7 +112,7 @@ def ink_box(inked: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def cut_out(
-    ink: np.ndarray, own: np.ndarray, others: np.ndarray | None = None
+    ink: np.ndarray, own: np.ndarray, others: np.ndarray | None = None, soft: float = SOFT
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Cut a digit out, with what lies close around it and is inked a little: the edge of strokes in blurred pictures.
 
@@ -120,6 +120,7 @@ def cut_out(
         ink: float32 (H, W), 0 to 1.
         own: bool (H, W), the digit's ink.
         others: the same of its neighbours; what is nearer to them is theirs.
+        soft: what is inked by less is no edge.
 
     Returns:
         The digit's ink, cropped, and its box.
@@ -138,7 +139,7 @@ def cut_out(
             ink[wide][theirs < ours] = 0
     left, top = max(left - margin, 0), max(top - margin, 0)
     digit = ink[top : bottom + margin, left : right + margin]
-    inner = ink_box(digit >= SOFT)
+    inner = ink_box(digit >= soft)
     box = left + inner[0], top + inner[1], left + inner[2], top + inner[3]
     return digit[inner[1] : inner[3], inner[0] : inner[2]], box
 
