@@ -90,8 +90,8 @@ def new_place(root: Path, images: Path) -> Path:
 
 def leftovers(place: Path) -> list[str]:
     """What a finished round should not have left: temporary files, journals, shared memory."""
-    hidden = [path for path in place.rglob(".*") if path.is_file()]
-    return [str(path.relative_to(place)) for path in [*hidden, *(place / "tmp").iterdir()]]
+    suspects = [*place.rglob(".*"), *(place / "tmp").rglob("*")]
+    return [str(path.relative_to(place)) for path in suspects if path.is_file()]
 
 
 def ours() -> dict[str, float]:
