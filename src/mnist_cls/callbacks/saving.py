@@ -115,7 +115,8 @@ class LastCheckpoint(Checkpoint):
         self._take_signals()
         trainer.should_stop = self._stopped_early
         folder = self.path.parents[1]
-        for found in (trainer.global_step, folder.is_dir()):
+        # Hydra's record is written by the first process alone.
+        for found in (trainer.global_step, (folder / ".hydra" / "config.yaml").is_file()):
             if max_of_all(trainer, found, -found) != [found, -found]:
                 raise InputError(
                     f"{folder}: not all processes that train together see it as it is; name an output_dir= in a file"
