@@ -10,6 +10,7 @@
     python scripts/benchmark.py latency       # one image at a time
     python scripts/benchmark.py memory        # peak memory of training and prediction
     python scripts/benchmark.py growth        # a tenth, all and ten times the data, one and two threads
+    python scripts/benchmark.py scaling       # one process and two that train together, and more of them reckoned
     python scripts/benchmark.py floor         # the share of the machine's rates that is reached
     python scripts/benchmark.py augmentation  # the share of a training step that distortions take
     python scripts/benchmark.py ray           # prediction by one and two of Ray's workers, beside the local engine
@@ -32,7 +33,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import distributed, growth, inference, prediction, quality, scans, training
+from benchmarks import distributed, growth, inference, prediction, quality, scaling, scans, training
 from benchmarks.measure import Row
 from rich.console import Console
 from rich.table import Table
@@ -52,6 +53,7 @@ SPEED: dict[str, Benchmark] = {
     "latency": inference.latency,
     "memory": growth.memory,
     "growth": growth.growth,
+    "scaling": scaling.scaling,
     "floor": growth.floor,
     "augmentation": growth.augmentation,
 }

@@ -139,6 +139,7 @@ def test_trainings_are_put_side_by_side(trained: Path, run: Run, tmp_path: Path)
         ("early_exit", "early exit"),
         ("is_digit", "noise"),
         ("floor", "matrix product"),
+        ("scaling", "2 processes together"),
         ("latency", "engine=int8"),
         ("robustness --checkpoint=conditional", "load_digits"),
         ("augmentation", "experiment=accurate"),

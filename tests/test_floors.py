@@ -13,6 +13,7 @@ PACKAGE = Path(mnist_cls.__file__).parent
 FLOORS = {
     "errors": -1,  # the ground under all floors: one exception, and how it quotes
     "files": 0,
+    "processes": 0,
     "random_state": 0,
     "digests": 0,
     "archive": 0,

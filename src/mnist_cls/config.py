@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import InputError
-from .runs import GO_ON, agreed, finished, folder_to_go_on_in, in_use
+from .processes import agreed, is_first, may_speak
+from .runs import GO_ON, finished, folder_to_go_on_in, in_use
 from .settings import EvalSettings, ExportSettings, ForwardSettings, PredictSettings, TrainSettings
 
 SETTINGS: dict[str, type] = {
@@ -119,7 +120,8 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
         try:
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            if is_first():
+                print("interrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
             # Some of what is wrong with a command line, Hydra says with Python's own exceptions.
@@ -184,15 +186,20 @@ class BeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave with status 2 if the settings are wrong; else see that the run has a folder for itself alone."""
         entry = str(kwargs["config_name"])
+
+        def settings() -> Any:
+            return to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
+
         try:
-            settings = to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
             if any(text.startswith("hydra.run.dir=") for text in _typed(config)):
+                settings()
                 return
             named = any(text.startswith("output_dir=") for text in _typed(config))
             # Of several processes the first chooses. The others have nothing to write, Hydra's records included.
-            folder = agreed(lambda: _folder(settings, named))
+            folder = agreed(lambda: str(_folder(settings(), named)))
             config.output_dir = folder.path
             if not folder.is_ours:
+                settings()  # the first has found no fault, but another host may have another version of the package
                 config.hydra.output_subdir = None
         except (InputError, OSError) as error:
             # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
@@ -243,6 +250,8 @@ def shown(path: Path) -> Path:
 
 
 def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
+    if not may_speak():
+        sys.exit(2)
     if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
         # A defect of ours. Python's own status for it, 1, means here that the work was done.
         traceback.print_exception(error)

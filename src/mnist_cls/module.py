@@ -79,15 +79,24 @@ class EpochMeans:
         columns = {"losses": losses, "counts": torch.tensor(self.counts, device=losses.device)}
         if self.correct:
             columns["correct"] = torch.stack([correct.sum() for correct in self.correct])
-        return {name: gather(column).flatten().cpu() for name, column in columns.items()}
+        gathered = {name: gather(column).flatten().cpu() for name, column in columns.items()}
+        counted = gathered["counts"] > 0
+        return {name: column[counted] for name, column in gathered.items()}
 
-    def load(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Go on from a `state`; in only one of several processes, as it is of all."""
+    def load(self, state: Mapping[str, Tensor], device: torch.device, counts: bool = True) -> None:
+        """Go on from a `state`, which is that of all processes.
+
+        Args:
+            state: as `state()` gave it.
+            device: of the training.
+            counts: False in all processes but one. It is as long there, as gathering wants it, but of no images.
+        """
         self.forget()
         if state:
-            self.losses, self.counts = list(torch.split(state["losses"].to(device), 1)), state["counts"].tolist()
+            self.losses = list(torch.split(state["losses"].to(device), 1))
+            self.counts = (state["counts"] * counts).tolist()
         if "correct" in state:
-            self.correct = list(torch.split(state["correct"].to(device), 1))
+            self.correct = list(torch.split(state["correct"].to(device) * counts, 1))
 
 
 class MNISTModule(pl.LightningModule):
@@ -114,7 +123,7 @@ class MNISTModule(pl.LightningModule):
     Attributes:
         classifies: whether the network gives logits (B, 10) in evaluation.
         forward_options: further arguments of the network's `forward`, such as `early_exit`.
-        images_seen: how many images this process has trained on.
+        images_seen: how many images this process has trained on; the first also counts those before a restart.
         train_metrics: the last epoch's loss and accuracy in training.
         may_be_complete: whether a checkpoint may be gone on with whose training is at its end.
     """
@@ -284,7 +293,7 @@ class MNISTModule(pl.LightningModule):
         checkpoint[KEY] = {
             "model": self.model_config,
             "steps": self._total_steps(),
-            "images_seen": self.images_seen * self.trainer.world_size,
+            "images_seen": self.images_seen_by_all(),
             "train_means": self.means["train"].state(gather),
             "train_metrics": self.train_metrics,
             "random_state": random_state(),
@@ -303,10 +312,15 @@ class MNISTModule(pl.LightningModule):
             raise InputError(f"the checkpoint's training is complete, {done} of {now} steps; {instead}")
         if planned != now and self.scheduler_factory is not None:
             raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {now}; {instead}")
-        self.images_seen = ours["images_seen"] // self.trainer.world_size
+        first = self.trainer.is_global_zero
+        self.images_seen = ours["images_seen"] if first else 0
         self.train_metrics = ours["train_metrics"]
         self._random_state = ours["random_state"]
-        self.means["train"].load(ours["train_means"] if self.trainer.is_global_zero else {}, self.device)
+        self.means["train"].load(ours["train_means"], self.device, counts=first)
+
+    def images_seen_by_all(self) -> int:
+        """How many images all processes together have trained on; all of them must ask."""
+        return int(self.trainer.strategy.reduce(torch.tensor(self.images_seen, device=self.device), reduce_op="sum"))
 
     def largest_batch(self, device: torch.device, most: int) -> int:
         """Find the largest batch with which a step of training fits into the memory of a device.
@@ -374,10 +388,11 @@ class MNISTModule(pl.LightningModule):
     def _share(self, batch_idx: int, count: int) -> float:
         """What makes the mean over the batches of a step, which Lightning takes, the mean over its images.
 
-        The last step of an epoch may have fewer batches than the others, and its last batch fewer images.
+        The last step of an epoch may have fewer batches than the others, its last batch fewer images, and one process
+        of several an image more of a batch than the next.
         """
         parts = self.trainer.accumulate_grad_batches
-        if parts == 1:
+        if parts == 1 and self.trainer.world_size == 1:
             return 1.0
         loader: Any = self.trainer.train_dataloader
         size: int = loader.batch_size

@@ -2,14 +2,14 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .errors import InputError
 from .files import lock, remove_unfinished
+from .processes import is_first
 from .settings import TrainSettings
 
 # `checkpoint=` of a training that goes on with an earlier one: it must be there, or it may.
@@ -84,48 +84,6 @@ def in_use(folder: Path) -> bool:
             return False
     except InputError:
         return True
-
-
-class Agreed(NamedTuple):
-    """A run's folder, and whether this process is the one of several that makes it."""
-
-    path: str
-    is_ours: bool
-
-
-def is_first() -> bool:
-    """Whether this process is the first of those that train together, or the only one."""
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
-
-
-def agreed(choose: Callable[[], Path]) -> Agreed:
-    """Let the first of the processes that torchrun has started choose the folder for all of them.
-
-    Args:
-        choose: called in one process only. If it leaves with an exception, all leave.
-
-    Raises:
-        SystemExit: in the other processes, if the first has left.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return Agreed(str(choose()), True)
-    from torch import distributed
-
-    store = distributed.TCPStore(  # type: ignore[attr-defined]
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
-    )
-    key = f"mnist_cls/folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-    if is_first():
-        folder = ""
-        try:
-            folder = str(choose())
-        finally:
-            store.set(key, folder)
-        return Agreed(folder, True)
-    folder = store.get(key).decode()
-    if not folder:
-        sys.exit(0)  # the first has said why, and leaves with its status
-    return Agreed(folder, False)
 
 
 @contextmanager

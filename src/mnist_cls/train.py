@@ -13,10 +13,11 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from .config import entry_point, explain, override, overrides, program, shown
 from .errors import InputError
+from .processes import hosts, is_first, lost, world_size
 from .runs import GO_ON, LAST, claimed, finished
 from .settings import STEP_SIZE_OF_AUTO, TrainSettings
 from .startup import import_lightning
@@ -58,8 +59,16 @@ def train(settings: TrainSettings, folder: Path) -> float:
         except (KeyboardInterrupt, SystemExit):  # Lightning makes the second of the first
             if last.signal is None:
                 raise
-            print(f"{last.ended} at step {last.step}; {_how_to_go_on(folder, last.path)}", file=sys.stderr)
-            sys.exit(128 + last.signal)
+            _leave_on_signal(folder, last, last.signal)
+        except RuntimeError as error:
+            if not lost(error):
+                raise
+            if last.signal is not None:  # the others have had it, too
+                _leave_on_signal(folder, last, last.signal)
+            raise InputError(
+                "lost another of the processes that train together, or the network between them;"
+                f" {_how_to_go_on(folder, last.path)}"
+            ) from error
         except OSError as error:
             if not last.path.is_file():
                 raise
@@ -68,11 +77,27 @@ def train(settings: TrainSettings, folder: Path) -> float:
             ) from error
 
 
+def _leave_on_signal(folder: Path, last: "LastCheckpoint", number: int) -> NoReturn:
+    _say(f"{last.ended} at step {last.step}; {_how_to_go_on(folder, last.path)}", sys.stderr)
+    sys.exit(128 + number)
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line, in the first of the processes that train together."""
+    if is_first():
+        print(line, file=stream)
+
+
 def _how_to_go_on(folder: Path, last: Path) -> str:
     if not last.is_file():
         return "nothing was saved yet"
     again = overrides(checkpoint="last", output_dir=shown(folder))
-    return f"go on with: {program('mnist_cls.train')} {again}" if again else f"go on from {last}"
+    if not again:
+        return f"go on from {last}"
+    if hosts() > 1:
+        return f"go on with the same torchrun, on as many hosts as you like, and: -m mnist_cls.train {again}"
+    many = f"torch.distributed.run --nproc-per-node {world_size()} -m " if world_size() > 1 else ""
+    return f"go on with: {program(f'{many}mnist_cls.train')} {again}"
 
 
 def _train(settings: TrainSettings, folder: Path, last: "LastCheckpoint") -> float:
@@ -141,10 +166,10 @@ def _start_from(checkpoint: str | None, folder: Path, module: "MNISTModule", las
     weights = read_weights(path)
     module.load_weights(weights)
     if not weights.resumable:
-        print(f"starting from the weights of {shown(path)}")
+        _say(f"starting from the weights of {shown(path)}")
         return None
     last.step = read_ckpt(path)["global_step"]
-    print(f"going on from {shown(path)}, step {last.step}")
+    _say(f"going on from {shown(path)}, step {last.step}")
     module.may_be_complete = not finished(path.parents[1])
     return path
 
@@ -196,7 +221,7 @@ def _replay(settings: TrainSettings, folder: Path) -> str:
 def _training_metrics(trainer: "pl.Trainer", module: "MNISTModule", seconds: float) -> dict[str, float]:
     metrics = {
         "train/seconds": seconds,
-        "train/images_per_second": module.images_seen * trainer.world_size / seconds,
+        "train/images_per_second": module.images_seen_by_all() / seconds,
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
     }
@@ -240,7 +265,7 @@ def _temper(settings: TrainSettings, module: "MNISTModule", held_out: "BatchLoad
     try:
         temper(module.model, float(temperature))
     except ValueError as error:  # of a number this was said before the training
-        print(f"not calibrated: {error}")
+        _say(f"not calibrated: {error}")
         return {}
     return {"temperature": float(temperature)}
 

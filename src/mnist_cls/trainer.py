@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import time
 import warnings
@@ -21,6 +22,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, P
 
 from .checkpoint_io import WholeCheckpoints
 from .errors import InputError
+from .processes import hosts, launched, world_size
 from .settings import TrainerSettings
 
 
@@ -137,14 +139,15 @@ def make_trainer(
             " machine; use trainer=cpu, or trainer=auto to take what there is"
         )
     # What Lightning says by itself is advice to its own developers' users; ours get a progress bar and a summary.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     profiler = profilers[settings.profiler](dirpath=folder, filename="profile") if settings.profiler else NoProfiler()
-    arguments = dataclasses.asdict(settings) | {"profiler": profiler}
+    arguments = dataclasses.asdict(as_launched(settings)) | {"profiler": profiler}
     bar = [ProgressBar()] if settings.enable_progress_bar else []
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **arguments,
             default_root_dir=folder,
             callbacks=[*callbacks, *bar],
@@ -155,3 +158,41 @@ def make_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+    if launched() and trainer.world_size != world_size():
+        raise InputError(
+            f"trainer.strategy={settings.strategy}: each of the {world_size()} processes that torchrun has started"
+            " would train alone; leave trainer.strategy out"
+        )
+    return trainer
+
+
+def as_launched(settings: TrainerSettings) -> TrainerSettings:
+    """The settings with the processes that torchrun has started, as far as they name no others.
+
+    Raises:
+        InputError: they name other numbers than torchrun.
+    """
+    if world_size() == 1:
+        return settings
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    if here * hosts() != world_size():
+        raise InputError(
+            f"torchrun has started {world_size()} processes on {hosts()} hosts, and {here} of them on this one;"
+            " give each host the same --nproc-per-node"
+        )
+    listed = isinstance(settings.devices, list)
+    if (len(settings.devices) != here) if listed else (settings.devices not in (1, "auto", here)):
+        raise InputError(
+            f"trainer.devices={settings.devices}, but torchrun runs {here} processes on each host;"
+            " leave trainer.devices out"
+        )
+    if settings.num_nodes not in (1, hosts()):
+        raise InputError(
+            f"trainer.num_nodes={settings.num_nodes}, but torchrun runs {hosts()} hosts; leave trainer.num_nodes out"
+        )
+    return dataclasses.replace(
+        settings,
+        devices=settings.devices if listed else here,
+        num_nodes=hosts(),
+        strategy="ddp" if settings.strategy == "auto" else settings.strategy,
+    )

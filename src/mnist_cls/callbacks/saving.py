@@ -16,7 +16,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
+from ..errors import InputError
 from ..files import whole_file
+from ..processes import is_first
 
 # The share of the time that saving may take.
 _SHARE = 0.02
@@ -58,7 +60,10 @@ class LastCheckpoint(Checkpoint):
 
     A checkpoint is only written where a training can go on from to the bit: between two steps of the optimizer, and
     neither before a validation that is due nor in it. An exception in the middle of a step could leave one with half of
-    the weights updated. A second signal stops at once; what was saved before stands.
+    the weights updated. A second signal stops at once; what was saved before stands. One within a second is the same
+    signal: who starts processes passes it on to them, and the machine may have sent it to all already.
+
+    Processes that train together save and stop together, whichever of them has the signal.
 
     Args:
         path: the checkpoint.
@@ -77,7 +82,8 @@ class LastCheckpoint(Checkpoint):
         self.signal: int | None = None
         self.step = 0
         self.seconds_before = 0.0
-        self._in_steps = self._stopped_early = False
+        self._in_steps = self._stopped_early = self._leaving = False
+        self._signalled = 0.0
         self._began = self._saved = time.monotonic()
         self._cost = 0.0
 
@@ -99,13 +105,31 @@ class LastCheckpoint(Checkpoint):
                 signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count, and take back the signals that Lightning has taken."""
+        """Begin to count, and take back the signals that Lightning has taken.
+
+        Raises:
+            InputError: the processes that train together do not see the same files.
+        """
         self._in_steps = True
         self._began = self._saved = time.monotonic()
-        if signal.getsignal(signal.SIGINT) == self._on_signal:
-            for number in _SIGNALS:
-                signal.signal(number, self._on_signal)
+        self._take_signals()
         trainer.should_stop = self._stopped_early
+        folder = self.path.parents[1]
+        # Hydra's record is written by the first process alone.
+        for found in (trainer.global_step, (folder / ".hydra" / "config.yaml").is_file()):
+            if max_of_all(trainer, found, -found) != [found, -found]:
+                raise InputError(
+                    f"{folder}: not all processes that train together see it as it is; name an output_dir= in a file"
+                    " system that all hosts share"
+                )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take back the signals."""
+        self._take_signals()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take back the signals."""
+        self._take_signals()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -148,8 +172,7 @@ class LastCheckpoint(Checkpoint):
         stop = self.signal is not None
         if trainer.world_size > 1:
             # All processes must save together. Rank 0 has the clock; a signal may have reached only one of them yet.
-            mine = torch.tensor([self.signal or 0, due and trainer.is_global_zero], device=trainer.strategy.root_device)
-            number, due_there = trainer.strategy.reduce(mine, reduce_op="max").tolist()
+            number, due_there = max_of_all(trainer, self.signal or 0, due and trainer.is_global_zero)
             stop, due = number > 0, due_there > 0
             self.signal = number or None
         if due or stop:
@@ -159,11 +182,34 @@ class LastCheckpoint(Checkpoint):
             self._cost = self._saved - began
             self.step = trainer.global_step
         if stop:
+            # torchrun ends the processes that are left as soon as one has gone.
+            self._leaving = True
             raise KeyboardInterrupt
 
+    def _take_signals(self) -> None:
+        # Lightning's own way would let processes wait for each other in the middle of whatever they do.
+        if signal.getsignal(signal.SIGINT) == self._on_signal:
+            for number in _SIGNALS:
+                signal.signal(number, self._on_signal)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        first, self.signal = self.signal is None, number
+        now, first = time.monotonic(), self.signal is None
+        if self._leaving or (not first and now - self._signalled < 1):
+            return
+        self.signal, self._signalled = number, now
         if not first or not self._in_steps:
             raise KeyboardInterrupt
         with contextlib.suppress(OSError, RuntimeError):  # the terminal may be gone, or just being written to
-            print(f"\n{self.ended}: saving after this step (once more to stop at once)", file=sys.stderr)
+            if is_first():
+                print(f"\n{self.ended}: saving after this step (once more to stop at once)", file=sys.stderr)
+
+
+def max_of_all(trainer: pl.Trainer, *mine: int) -> list[int]:
+    """The largest of each number over all processes that train together."""
+    if trainer.world_size == 1:
+        return list(mine)
+    theirs = torch.tensor(mine, device=trainer.strategy.root_device)
+    # Not Strategy.reduce: it lets them wait for each other first, which takes as long again, at each step.
+    torch.distributed.all_reduce(theirs, op=torch.distributed.ReduceOp.MAX)
+    found: list[int] = theirs.tolist()
+    return found

@@ -123,4 +123,10 @@ class MNISTDataModule(pl.LightningDataModule):
         place: dict[str, Any] = {}
         if self.trainer is not None:
             place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+            fewest = min(self.batch_size, len(data.labels) or self.batch_size)
+            if fewest < self.trainer.world_size:
+                raise InputError(
+                    f"batches of {fewest} images for {self.trainer.world_size} processes: expected at least one image"
+                    " for each; raise data.batch_size, or train with fewer processes"
+                )
         return BatchLoader(data, self.batch_size, seed=self.seed, **options, **place)
