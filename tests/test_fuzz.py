@@ -33,13 +33,13 @@ USUALLY = {
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and looks at processes as Linux does")
 @pytest.mark.parametrize("loader", list(USUALLY))
-@pytest.mark.timeout(0 if INPUTS else 300)
+@pytest.mark.timeout(0 if INPUTS else 600)
 def test_mutated(tmp_path: Path, loader: str) -> None:
     count = INPUTS or USUALLY[loader]
     command = [sys.executable, "-X", "faulthandler=0", "-m", "tests.fuzzing", loader, SEED, str(count), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    # A signal's number is negative: SIGSEGV, or SIGALRM of an input that took too long. `input` is still there.
+    # A signal's number is negative: SIGSEGV, or SIGPROF of an input that took too long. `input` is still there.
     assert done.returncode == 0, f"{loader} ended with {done.returncode}: {done.stderr[-2000:]}"
     result = json.loads(done.stdout)
     unexpected = result.pop("unexpected")
@@ -47,7 +47,7 @@ def test_mutated(tmp_path: Path, loader: str) -> None:
     assert not unexpected, "\n".join(unexpected)
     assert result["inputs"] == count
     assert result["forbidden"] == []
-    assert result["more"] < 500, result
+    assert result["more"] < 1000, result
     if loader.endswith("damaged"):
         assert result.get("loaded", 0) <= count / 20, result  # mutations that cancelled each other
     elif loader != "images":  # which are rows, whatever is in them
