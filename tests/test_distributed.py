@@ -114,6 +114,7 @@ def write_inputs(place: Path, digits: np.ndarray) -> list[str]:
     return ["array.npy", "folder", "table.parquet"]
 
 
+@pytest.mark.slow
 def test_the_script_writes_the_rows_of_the_local_engine(tmp_path: Path, digits: np.ndarray) -> None:
     """On a cluster that the script starts for itself."""
     write_inputs(tmp_path, digits)

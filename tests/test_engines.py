@@ -157,6 +157,7 @@ def test_is_digit_goes_with_every_engine(digits: np.ndarray) -> None:
     assert all((answer == told[0]).all() for answer in told)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_the_engine_can_be_chosen_everywhere(run: Run, tmp_path: Path, png: Path) -> None:
     done = run("predict", f"input={png}", "engine=int8")
     assert done.returncode == 0, done.stderr

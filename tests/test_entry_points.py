@@ -110,6 +110,7 @@ def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None
     assert "conv2d conv1 (2, 32, 28, 28) 903168" in done.stdout
 
 
+@pytest.mark.slow
 def test_trainings_are_put_side_by_side(trained: Path, run: Run, tmp_path: Path) -> None:
     from .conftest import SMALL
 

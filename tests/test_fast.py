@@ -34,6 +34,7 @@ from .conftest import Run, one_line
 SMALL = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=False, log_every_n_steps=4)
 
 
+@pytest.mark.slow
 def test_the_recipe_reaches_its_accuracy_and_imports_nothing_for_nothing(tmp_path: Path) -> None:
     """The mean over ten seeds is 99.1 % and the worst 98.9 % (docs/benchmarks.md)."""
     program = (

@@ -171,6 +171,7 @@ def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stands(tmp_path: Path)
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
 
 
+@pytest.mark.slow
 def test_last_and_auto_find_the_run_to_go_on_with(tmp_path: Path) -> None:
     one_line(run(tmp_path, "checkpoint=last"), "no interrupted training in outputs/train", "checkpoint=auto")
     kill = "+callbacks.kill._target_=tests.test_faults.Kill"
@@ -184,6 +185,7 @@ def test_last_and_auto_find_the_run_to_go_on_with(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs" / "train").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
     process = start(tmp_path, "output_dir=run", "trainer.max_epochs=1000")
     while process.poll() is None and not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
@@ -245,12 +247,14 @@ class Interfere(Callback):
 INTERFERE = "+callbacks.interfere._target_=tests.test_faults.Interfere"
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_removed_on_the_way_is_made_again(tmp_path: Path, undisturbed: Path) -> None:
     done = run(tmp_path, "output_dir=run", INTERFERE, INTERFERE=".")
     assert done.returncode == 0, done.stderr
     assert_the_same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_without_file_handles_it_says_so(tmp_path: Path) -> None:
     done = run(tmp_path, "output_dir=run", INTERFERE, INTERFERE="handles")
     one_line(done, "last.ckpt: cannot be written (Too many open files)", "go on with")

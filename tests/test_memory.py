@@ -48,6 +48,7 @@ def test_what_was_asked_for_and_what_helps(tmp_path: Path) -> None:
         assert words in line
 
 
+@pytest.mark.slow
 def test_the_largest_batch_that_fits_is_found_and_accumulated(tmp_path: Path) -> None:
     options = ["data.batch_size=auto", "data.effective_batch_size=8192", "data.train_size=8192", "trainer.max_epochs=2"]
     done = train_in(1800, tmp_path, *options)

@@ -154,6 +154,7 @@ def test_an_autoencoder_has_a_loss_and_no_report(run: Run, tmp_path: Path) -> No
     assert not (tmp_path / "e" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_early_exit_is_evaluated_where_there_is_one(run: Run, tmp_path: Path) -> None:
     accuracy = {}
     for early in ("true", "false"):

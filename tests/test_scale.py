@@ -153,6 +153,7 @@ def test_torchrun_trains_like_one_process(tmp_path: Path, alone: Path, processes
     assert len(list(folder.glob("tensorboard/events*"))) == len(one_of_each)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_training_goes_on(tmp_path: Path, alone: Path) -> None:
     """From a checkpoint in the middle of an epoch, and another one is saved in the same epoch."""
     options = ["--standalone", "--max-restarts=2"]

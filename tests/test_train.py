@@ -81,6 +81,7 @@ def test_the_weights_say_where_they_come_from(trained: Path) -> None:
     assert provenance["command"] == shlex.join(["python", "-m", "mnist_cls.train", *SMALL])
 
 
+@pytest.mark.slow
 def test_eval_finds_what_the_training_found(run: Run, trained: Path, tmp_path: Path) -> None:
     done = run("eval", f"checkpoint={trained}", "output_dir=e", "data.batch_size=1000")
     assert done.returncode == 0, done.stderr
@@ -349,6 +350,7 @@ def test_train_returns_the_validation_accuracy(tmp_path: Path) -> None:
     assert train(settings, tmp_path) == metrics_of(tmp_path)["val/accuracy"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(run: Run, tmp_path: Path) -> None:
     """Each takes half of every batch; the sum of the gradients is the same but for rounding."""
     same = ["model=mlp", *SMALL, "data.augmentation=null", "trainer.accelerator=cpu"]
@@ -363,12 +365,14 @@ def test_two_processes_train_like_one(run: Run, tmp_path: Path) -> None:
     ] == pytest.approx(2 * 1280)
 
 
+@pytest.mark.slow
 def test_overfitting_learns_its_images_by_heart(run: Run, tmp_path: Path) -> None:
     done = run("train", "mode=overfit", "model=mlp", "output_dir=run", "trainer.enable_progress_bar=false")
     assert done.returncode == 0, done.stderr
     assert metrics_of(tmp_path / "run")["train/accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_profiling_writes_where_the_time_went(run: Run, tmp_path: Path) -> None:
     done = run("train", "mode=profile", "model=mlp", "trainer.max_steps=5", "output_dir=run")
     assert done.returncode == 0, done.stderr
@@ -383,6 +387,7 @@ def test_settings_from_python_are_checked_too() -> None:
         DataSettings(batch_size=-3)
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_the_best_that_it_found(run: Run, tmp_path: Path) -> None:
     few = ["mode=fast_dev", "model=mlp", "callbacks=none", "logger=none", "hydra.sweeper.n_trials=2"]
     done = run("train", "-m", "sweep=optuna", *few, "hydra.sweep.dir=s")
