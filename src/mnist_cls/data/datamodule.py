@@ -13,6 +13,8 @@ from .datasets import LabelledImages, load_dataset
 from .loader import BatchLoader
 from .splits import train_validation_indices
 
+_HELD_OUT_BATCH = 1000
+
 
 class MNISTDataModule(pl.LightningDataModule):
     """MNIST, or a dataset of the same form, as uint8 batches that never leave the device of the training.
@@ -20,7 +22,7 @@ class MNISTDataModule(pl.LightningDataModule):
     Args:
         name: the dataset, see `load_dataset`.
         dir: a folder with IDX files of the user's own, see `load_dataset`.
-        batch_size: images a step, over all processes together.
+        batch_size: images a step, over all processes together; at most 1,000 of them in validation and test.
         shuffle: whether each training epoch has an order of its own.
         train_size: train on the first so many of the training images only; None: on all.
         validation_size: how many training images are held out for choosing; None: one in twelve.
@@ -129,4 +131,6 @@ class MNISTDataModule(pl.LightningDataModule):
                     f"batches of {fewest} images for {self.trainer.world_size} processes: expected at least one image"
                     " for each; raise data.batch_size, or train with fewer processes"
                 )
-        return BatchLoader(data, self.batch_size, seed=self.seed, **options, **place)
+        # Held-out images are no faster in larger batches, and where those of the training just fit, memory is short.
+        size = self.batch_size if data is self.train_data else min(self.batch_size, _HELD_OUT_BATCH)
+        return BatchLoader(data, size, seed=self.seed, **options, **place)
