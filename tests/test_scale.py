@@ -28,7 +28,7 @@ from mnist_cls.trainer import as_launched
 from .conftest import ROOT, SMALL, Completed
 
 # Without random numbers in the steps, so that only rounding tells trainings of one and of several processes apart.
-PLAIN = [*SMALL, "model=mlp", "trainer=cpu", "data.augmentation=null", "save_every_steps=4"]
+PLAIN = [*SMALL, "model=mlp", "trainer=cpu", "data.augmentation=null", "save_every_steps=4", "save_every_seconds=null"]
 WATCHED = ["+callbacks.record._target_=tests.test_scale.Record", "+callbacks.trouble._target_=tests.test_scale.Trouble"]
 STEPS, BATCH, TROUBLE_AT = 20, 128, 13
 
@@ -83,7 +83,7 @@ def train(
         env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
 
 
@@ -318,7 +318,7 @@ def two_hosts(tmp_path: Path) -> Iterator[Hosts]:
         try:
             return [
                 subprocess.CompletedProcess(one.args, one.returncode, *said)
-                for one, said in [(one, one.communicate(timeout=240)) for one in processes]
+                for one, said in [(one, one.communicate(timeout=500)) for one in processes]
             ]
         finally:
             for one in processes:

@@ -63,8 +63,6 @@ def train(settings: TrainSettings, folder: Path) -> float:
         except RuntimeError as error:
             if not lost(error):
                 raise
-            if last.signal is not None:  # the others have had it, too
-                _leave_on_signal(folder, last, last.signal)
             raise InputError(
                 "lost another of the processes that train together, or the network between them;"
                 f" {_how_to_go_on(folder, last.path)}"

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from ..errors import InputError
 from ..files import whole_file
-from ..processes import is_first
+from ..processes import is_first, launched
 
 # The share of the time that saving may take.
 _SHARE = 0.02
@@ -100,6 +100,10 @@ class LastCheckpoint(Checkpoint):
             previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             yield
+        except BaseException:
+            if launched() and previous:  # torchrun ends all as soon as it misses one; they are to say first what it was
+                previous[signal.SIGTERM] = signal.SIG_IGN
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -148,6 +152,10 @@ class LastCheckpoint(Checkpoint):
         steps, epochs = trainer.max_steps, trainer.max_epochs
         over = trainer.should_stop or trainer.current_epoch + 1 == epochs or trainer.global_step == steps
         self._save_and_stop(trainer, over or self._cheap())
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """From here on a signal changes nothing: it is leaving."""
+        self._leaving = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a signal stops at once: all is saved."""
