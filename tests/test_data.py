@@ -102,7 +102,10 @@ def test_a_folder_with_the_wrong_things_in_it(tmp_path: Path) -> None:
         load_dataset("mnist", "test", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "kmnist", "qmnist", "emnist_digits"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("kmnist", "qmnist", "emnist_digits")]
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", *_SLOW])
 def test_other_datasets_without_a_network_say_where_to_put_which_files(run: Run, tmp_path: Path, name: str) -> None:
     # No proxy listens there: wherever the tests run, torchvision finds no network.
     import os

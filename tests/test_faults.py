@@ -135,7 +135,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(undisturbed: Pat
     assert_the_same(folder, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_told_to_leave_it_saves_and_says_how_to_go_on(
     undisturbed: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
