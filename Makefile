@@ -16,11 +16,11 @@ install: $(READY)  ## make .venv and install the package with all that the comma
 train: $(READY)  ## train the default network, test it, and say where everything lies
 	@$(BIN)/python -m mnist_cls.train $(ARGS)
 
-test: $(READY)  ## run the tests but those marked slow, two at a time
-	@$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+test: $(READY)  ## run the tests but those marked slow, two at a time with a thread each
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: $(READY)  ## run those marked slow
-	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 lint: $(READY)  ## check style and types
 	@$(BIN)/ruff check .

@@ -43,7 +43,7 @@ def test_without_shifts_one_member_is_itself(digits: np.ndarray) -> None:
     assert type(load_model(["image_classifier"])) is type(model)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "int8"])
+@pytest.mark.parametrize("engine", [pytest.param("onnx", marks=pytest.mark.slow), "int8"])
 def test_other_engines_average_too(engine: str, digits: np.ndarray) -> None:
     if engine == "int8" and "x86" not in torch.backends.quantized.supported_engines:
         pytest.skip("8 bits want an x86 processor")

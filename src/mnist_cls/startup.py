@@ -7,12 +7,12 @@ from importlib.metadata import PackageNotFoundError
 
 
 def import_lightning() -> None:
-    """Import Lightning without what torchmetrics brings along for metrics of images and for plots: 0.5 of 4 seconds.
+    """Import Lightning without what torchmetrics brings along for metrics of images and for plots: 1.5 of 7 seconds.
 
-    For a process of our own only: in it torchmetrics then takes torchvision and matplotlib for not installed.
+    For a process of our own only: in it torchmetrics then takes torchvision, matplotlib and scipy for not installed.
     """
     if "torchmetrics" not in sys.modules:
-        with _as_if_not_installed("torchvision", "matplotlib"):
+        with _as_if_not_installed("torchvision", "matplotlib", "scipy"):
             import lightning.pytorch  # noqa: F401
 
 

@@ -1,0 +1,15 @@
+"""What entry points import, for the process that the tests fork theirs from: it takes seconds.
+
+No entry point itself: each is run as `python -m` would.
+"""
+
+import lightning.pytorch  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import torch._dynamo  # noqa: F401
+
+import mnist_cls.callbacks
+import mnist_cls.data.datamodule
+import mnist_cls.inference.predictor
+import mnist_cls.inference.report
+import mnist_cls.module
+import mnist_cls.trainer  # noqa: F401
