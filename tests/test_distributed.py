@@ -22,7 +22,8 @@ from PIL import Image
 from mnist_cls.checkpoint import save_weights
 from mnist_cls.errors import InputError
 from mnist_cls.inference import Summary, predict_files
-from mnist_cls.inference.distributed import COMPLETE, predict_on_ray
+from mnist_cls.inference.distributed import predict_on_ray
+from mnist_cls.inference.parts import COMPLETE
 from mnist_cls.inference.work import Work
 from mnist_cls.models import create_model
 from mnist_cls.models.registry import register_file

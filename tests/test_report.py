@@ -164,6 +164,7 @@ def test_early_exit_is_evaluated_where_there_is_one(run: Run, tmp_path: Path) ->
     assert accuracy["true"] != accuracy["false"]
     assert accuracy["false"] - accuracy["true"] <= 0.001
     one_line(run("eval", "early_exit=true"), "ImageClassifier has no early exit")
+    one_line(run("eval", "trainer.limit_test_batches=0"), "trainer.limit_test_batches=0 leaves no image")
 
 
 def test_weights_that_are_not_finite_are_said(run: Run, tmp_path: Path) -> None:

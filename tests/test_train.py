@@ -288,6 +288,7 @@ def test_a_finished_training_is_not_gone_on_with(run: Run, trained: Path) -> Non
         ("trainer.devices=many", ["many"]),
         ("output_dir=/proc/nowhere", ["/proc/nowhere"]),
         ("model=3", ["Got int"]),
+        ("sweep=optuna", ["sweep=optuna without -m"]),
     ],
 )
 def test_bad_settings_are_said_in_one_line(run: Run, override: str, words: list[str]) -> None:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from benchmarks.measure import Row, fresh, in_turns, median
 from benchmarks.prediction import write_inputs
 from mnist_cls.inference import predict_files
-from mnist_cls.inference.distributed import PART, parts_of, predict_on_ray
+from mnist_cls.inference.distributed import predict_on_ray
+from mnist_cls.inference.parts import PART, parts_of
 from mnist_cls.inference.sources import open_source
 from mnist_cls.inference.work import Work
 

@@ -191,6 +191,8 @@ class BeforeRun(Callback):
             return to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
 
         try:
+            if sweep := config.hydra.runtime.choices.get("sweep"):
+                raise InputError(f"sweep={sweep} without -m would train once: put -m before the settings")
             if any(text.startswith("hydra.run.dir=") for text in _typed(config)):
                 settings()
                 return

@@ -49,6 +49,9 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     trainer = make_trainer(settings.trainer, folder, [keep] if report else [])
     (trainer.test if settings.split == "test" else trainer.validate)(module, data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    if not metrics:
+        limit = f"trainer.limit_{settings.split}_batches={getattr(settings.trainer, f'limit_{settings.split}_batches')}"
+        raise InputError(f"{limit} leaves no image to evaluate: expected more")
     figure = metrics[f"{settings.split}/{'accuracy' if module.classifies else 'loss'}"]
     if not trainer.is_global_zero:
         return figure

@@ -22,15 +22,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..checkpoint import own_models
 from ..errors import InputError
-from ..files import expand, lock, remove_unfinished, whole_file, write_json
-from .chunks import chunks_of, names_digest
-from .contents import Content, Piece, Source, size_of
+from ..files import expand, write_json
+from .chunks import chunks_of
+from .contents import Source
 from .formats import FORMATS, parquet_schema, record_batch
 from .partial import Progress
+from .parts import (
+    COMPLETE,
+    PART,
+    Part,
+    begin,
+    check_whole,
+    earlier_parts,
+    keeping,
+    locked,
+    part_name,
+    parts_of,
+    write_part,
+)
 from .pipeline import Summary, check_apart, progress_bar, stopped_by_sigterm, summary_of
 from .predictor import Predictor
 from .sources import open_source
@@ -40,16 +51,8 @@ from .workers import Decoders
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Inputs of a part: at most some seconds of work, so that little has to be done again when a worker dies.
-PART = 8192
-# A part is full, too, with so many bytes of encoded images: it lies in memory as a whole.
-_PART_BYTES = 64_000_000
 # After so many deaths of workers with the same part in their hands the run is given up. Ray itself never gives up.
 _MOST_DEATHS = 5
-# The file that says that all parts are there. Readers of Parquet folders pass over names that begin so.
-COMPLETE = "_SUCCESS"
-# Under this key a part's metadata say what run it is of, and how many rows of which kind it has.
-_KEY = b"mnist_cls"
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,6 @@ class _Job:
     model_file: str | None
     folder: str
     done: dict[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Inputs whose rows make one file; `chunk` and `arrays` are those of their source."""
-
-    number: int
-    pieces: list[Piece]
-    chunk: int
-    arrays: bool
-    names: str
 
 
 def predict_on_ray(
@@ -129,17 +121,17 @@ def predict_on_ray(
     source = open_source(input, work.preprocess)
     run = {**work.identity(source), "engine": work.engine, "device": work.device, "part_size": part_size}
     run = json.loads(json.dumps(run))
-    with _locked(folder):
-        earlier = _earlier_parts(folder, run, resume)
+    with locked(folder):
+        earlier = earlier_parts(folder, run, resume)
         done = {number: progress.names for number, progress in earlier.items()}
         columns = work.columns(source)
         job = _Job(
             str(input), folder, work, run, columns, source.labelled, part_size, model_file, str(Path.cwd()), done
         )
         (folder / COMPLETE).unlink(missing_ok=True)
-        with _cluster(address) as cpus_and_gpus, stopped_by_sigterm(), _kept(folder):
+        with _cluster(address) as cpus_and_gpus, stopped_by_sigterm(), keeping(folder):
             found, seconds = _run(job, source, earlier, _worker_count(workers, work.device, cpus_and_gpus))
-        _check_whole(folder, found)
+        check_whole(folder, found)
         total = Progress(*(sum(column) for column in list(zip(*found.values(), strict=True))[:-1]))
         write_json(folder / COMPLETE, {"parts": len(found), "inputs": total.inputs, "errors": total.errors})
     return summary_of(total, work, seconds, sum(progress.inputs for progress in earlier.values()))
@@ -158,73 +150,6 @@ def _check(input: str | Path, folder: Path, workers: int | None, part_size: int)
         raise InputError(f"workers={workers}: expected at least 1")
     if part_size < 1:
         raise InputError(f"part_size={part_size}: expected at least 1")
-
-
-def _part_name(number: int) -> str:
-    return f"part-{number:08}.parquet"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder; if the block leaves nothing in it that was not there, neither do we."""
-    is_new = not folder.exists()
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(folder)) from error
-    try:
-        if not lock(descriptor):
-            raise InputError(f"output={folder}: another run is writing it; choose another name")
-        try:
-            yield
-        finally:
-            # And what workers that were killed have left.
-            remove_unfinished(folder)
-            for hidden in (path, *folder.glob(".part-*.tries")):
-                hidden.unlink(missing_ok=True)
-            if is_new:
-                with contextlib.suppress(OSError):  # there are parts in it
-                    folder.rmdir()
-    finally:
-        os.close(descriptor)
-
-
-def _earlier_parts(folder: Path, run: dict[str, Any], resume: bool) -> dict[int, Progress]:
-    """The parts that are there already."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if there and not resume:
-        raise InputError(f"output={folder}: holds {there[0].name}; choose another folder, or go on with --resume")
-    found = {}
-    for path in folder.glob("part-*.parquet"):
-        try:
-            ours = json.loads((pq.read_schema(path).metadata or {})[_KEY])
-            number, begun, progress = ours["part"], ours["run"], Progress(**ours["progress"])
-        except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not written by engine=ray; choose another folder") from error
-        for key, value in run.items():
-            if begun.get(key) != value:
-                raise InputError(
-                    f"resume=true: {folder} was begun with {key}={begun.get(key)}, this is {key}={value};"
-                    " use what it was begun with, or choose another folder"
-                )
-        found[number] = progress
-    return found
-
-
-@contextlib.contextmanager
-def _kept(folder: Path) -> Iterator[None]:
-    """Say what there is to go on with if the block is interrupted or fails."""
-    try:
-        yield
-    except BaseException:
-        if parts := len(list(folder.glob("part-*.parquet"))):
-            print(f"{parts:,} parts are kept; the same command with --resume goes on", file=sys.stderr)
-        raise
 
 
 @contextlib.contextmanager
@@ -335,17 +260,6 @@ def _run(job: _Job, source: Source, earlier: dict[int, Progress], workers: int) 
     return found, max(times, default=0) - min(times, default=0)
 
 
-def _check_whole(folder: Path, found: dict[int, Progress]) -> None:
-    """See that all parts are here: a machine that does not share the storage has kept its own to itself."""
-    there = set(os.listdir(folder))  # noqa: PTH208 (names are all we need)
-    missing = sorted(number for number in found if _part_name(number) not in there)
-    if missing:
-        raise InputError(
-            f"{folder}: {len(missing)} parts were written but are not here, {_part_name(missing[0])} first;"
-            " expected a folder that all machines of the cluster share"
-        )
-
-
 def _read(batch: "pa.Table", job: _Job) -> Iterator["pa.Table"]:
     """Go through the source; yield its parts one by one, at last how many they are, or what went wrong."""
     number = 0
@@ -356,37 +270,13 @@ def _read(batch: "pa.Table", job: _Job) -> Iterator["pa.Table"]:
                 yield _message(part=part)
             elif job.done[part.number] != part.names:
                 raise InputError(
-                    f"resume=true: the inputs of {_part_name(part.number)} are not those of the earlier run;"
+                    f"resume=true: the inputs of {part_name(part.number)} are not those of the earlier run;"
                     " choose another folder to begin anew"
                 )
             number += 1
         yield _message(said={"parts": number})
     except (InputError, OSError) as error:
         yield _message(said={"failed": str(error)})
-
-
-def parts_of(source: Source, size: int) -> Iterator[_Part]:
-    """Cut a source into parts of `size` inputs, rounded up to whole chunks; the same source always in the same way."""
-    number, rows, held = 0, 0, 0
-    pieces: list[Piece] = []
-    names: list[str] = []
-    digest = ""
-    for piece in source.pieces(0):
-        pieces.append(piece)
-        names += piece.names
-        held += _bytes_of(piece.contents)
-        if len(names) == source.chunk:  # no piece crosses the end of a chunk
-            digest, rows, names = names_digest(names, digest), rows + len(names), []
-            if rows >= size or held >= _PART_BYTES:
-                yield _Part(number, pieces, source.chunk, source.arrays, digest)
-                number, rows, held, pieces, digest = number + 1, 0, 0, [], ""
-    if pieces:
-        digest = names_digest(names, digest) if names else digest
-        yield _Part(number, pieces, source.chunk, source.arrays, digest)
-
-
-def _bytes_of(contents: np.ndarray | list[Content] | None) -> int:
-    return sum(map(size_of, [contents] if isinstance(contents, np.ndarray) else contents or []))
 
 
 class _Worker:
@@ -408,22 +298,17 @@ class _Worker:
         except (InputError, OSError) as error:
             return _message(said={"failed": str(error)})
 
-    def _predict(self, part: _Part) -> dict[str, Any]:
+    def _predict(self, part: Part) -> dict[str, Any]:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if self.predictor is None:
             _stand_in(self.job)
             own_models(self.job.model_file)
             self.predictor = self.job.work.predictor()
-        name = _part_name(part.number)
-        tries = self.job.output / f".{name}.tries"
-        with tries.open("ab") as file:
-            file.write(b".")
-        if tries.stat().st_size > _MOST_DEATHS:
+        if begin(self.job.output, part.number) > _MOST_DEATHS:
             raise InputError(
-                f"{name}: {_MOST_DEATHS} workers died with it in their hands; if memory was short, try fewer workers,"
-                " a smaller --part-size or a smaller --batch-size"
+                f"{part_name(part.number)}: {_MOST_DEATHS} workers died with it in their hands; if memory was short,"
+                " try fewer workers, a smaller --part-size or a smaller --batch-size"
             )
         began = time.time()
         work, progress = self.job.work, Progress()
@@ -434,11 +319,8 @@ class _Worker:
             rows = work.answer(self.predictor, chunk, self.job.labelled)
             progress = progress_after(progress, chunk, rows)
             batches.append(record_batch(rows, schema))
-        about = {"part": part.number, "run": self.job.run, "progress": progress._asdict()}
-        table = pa.Table.from_batches(batches, schema).replace_schema_metadata({_KEY: json.dumps(about)})
-        with whole_file(self.job.output / name) as temporary:
-            pq.write_table(table, temporary)
-        tries.unlink(missing_ok=True)
+        table = pa.Table.from_batches(batches, schema)
+        write_part(self.job.output, part.number, self.job.run, progress, table)
         return {"part": part.number, "progress": progress._asdict(), "began": began, "ended": time.time()}
 
 
@@ -460,7 +342,7 @@ def _stand_in(job: _Job) -> None:
         raise InputError(f"mnist_cls {here} on {socket.gethostname()}; expected {wanted}, as here: install it there")
 
 
-def _message(part: _Part | None = None, said: dict[str, Any] | None = None) -> "pa.Table":
+def _message(part: Part | None = None, said: dict[str, Any] | None = None) -> "pa.Table":
     import pyarrow as pa
 
     content = {
