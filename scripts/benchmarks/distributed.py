@@ -22,8 +22,8 @@ from mnist_cls.inference.parts import PART, parts_of
 from mnist_cls.inference.sources import open_source
 from mnist_cls.inference.work import Work
 
-# So many times the array of `write_inputs`.
-ARRAYS = 2
+# Images of the array.
+ARRAY = 40_000
 # Inputs of a part: few, so that two workers have as many parts each of what is a small input for a cluster.
 PART_SIZES = {"array.npy": 2048, "small": 1024, "table.parquet": 1024}
 
@@ -41,7 +41,7 @@ def ray(arguments: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_inputs(place)
-        np.save(place / "array.npy", np.concatenate([np.load(place / "array.npy")] * ARRAYS))
+        np.save(place / "array.npy", np.load(place / "array.npy")[:ARRAY])
         images = [path.read_bytes() for path in sorted((place / "small").rglob("*.png"))]
         pq.write_table(pa.table({"image": images}), place / "table.parquet")
         for input, engines in {

@@ -22,7 +22,7 @@ from mnist_cls.inference.sources import open_source
 from mnist_cls.inference.workers import Decoders
 
 # How many of each: enough that starting costs little beside.
-ARRAY, SMALL, PHOTOS = 20_000, 10_000, 200
+ARRAY, SMALL, PHOTOS = 100_000, 10_000, 200
 KINDS = ("csv", "jsonl", "parquet", "npy")
 
 
