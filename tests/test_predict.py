@@ -299,6 +299,27 @@ print(predictor.batch_size, float(predictions.probabilities.sum()))
 """
 
 
+def test_memory_does_not_grow_with_the_number_of_sizes() -> None:
+    """Whoever predicts few images at a time for days meets every size up to a batch's."""
+    program = """
+import numpy as np
+from mnist_cls import Predictor
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+images, predictor = np.zeros((256, 28, 28), np.uint8), Predictor(device="cpu", engine="eager")
+predictor(images)
+before = resident()
+for count in range(100, 256, 5):
+    predictor(images[:count])
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100
+
+
 def test_out_of_memory_halves_the_batch_until_it_fits() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -289,6 +289,7 @@ def test_a_finished_training_is_not_gone_on_with(run: Run, trained: Path) -> Non
         ("output_dir=/proc/nowhere", ["/proc/nowhere"]),
         ("model=3", ["Got int"]),
         ("sweep=optuna", ["sweep=optuna without -m"]),
+        ("model=[3]", ["neither a name nor a list of names"]),
     ],
 )
 def test_bad_settings_are_said_in_one_line(run: Run, override: str, words: list[str]) -> None:
@@ -315,6 +316,8 @@ def test_bad_settings_are_said_in_one_line(run: Run, override: str, words: list[
         ("optimizer._target_=torch.optim.Nothing", ["torch.optim.Nothing"]),
         ("+callbacks.mine._target_=nowhere.Mine", ["nowhere.Mine"]),
         ("trainer.precision=7", ["7"]),
+        ("model=[[mlp]]", ["neither a name nor a list of names"]),
+        ("model=${sweep}", ["neither a name nor a list of names"]),
     ],
 )
 def test_more_bad_settings(tmp_path: Path, override: str, words: list[str]) -> None:

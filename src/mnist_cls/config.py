@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
@@ -35,6 +36,10 @@ SETTINGS: dict[str, type] = {
 
 # `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the entry point.
 _RENAMED = {"forward": {"mode": "network_mode"}}
+
+
+# Some of what is wrong with settings, Hydra says with Python's own exceptions.
+_HYDRAS_OWN = (AssertionError, TypeError, ValueError)
 
 
 def config_folder() -> Path:
@@ -85,7 +90,7 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = hydra.compose(entry, _renamed(entry, overrides))
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, OSError, *_HYDRAS_OWN) as error:
             raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
 
@@ -124,8 +129,7 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
                 print("interrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            # Some of what is wrong with a command line, Hydra says with Python's own exceptions.
-            _leave(InputError(str(error)) if type(error) is ValueError else error, entry, tracebacks)
+            _leave(InputError(explain(error, entry)) if type(error) in _HYDRAS_OWN else error, entry, tracebacks)
 
     return main
 
@@ -253,6 +257,8 @@ def shown(path: Path) -> Path:
 
 def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
     if not may_speak():
+        # As soon as one has left, torchrun ends all, and the one that is to speak may not have come so far yet.
+        time.sleep(10)
         sys.exit(2)
     if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
         # A defect of ours. Python's own status for it, 1, means here that the work was done.
@@ -275,6 +281,8 @@ def explain(error: Exception, entry: str) -> str:
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
     text = str(error)
+    if type(error) in (AssertionError, TypeError):
+        return "what was chosen for a group is neither a name nor a list of names; --help shows the choices"
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}; a comma separates the values of a sweep (-m), or quote it: 'key=\"a,b\"'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
