@@ -6,7 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -66,12 +66,16 @@ def _forkserver() -> None:
     """A process that has imported what entry points import; theirs are forked from it, which saves seconds each."""
     FORKING.set_forkserver_preload(["tests.preloaded"])
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         multiprocessing.forkserver.ensure_running()
 
 
-def _main(module: str, arguments: list[str], cwd: Path, streams: dict[int, Path]) -> None:
+def _main(
+    module: str, arguments: list[str], cwd: Path, streams: dict[int, Path], environment: Mapping[str, str]
+) -> None:
     os.chdir(cwd)
+    os.environ.update(environment)
     for number, path in streams.items():
         with path.open("wb") as file:
             os.dup2(file.fileno(), number)
@@ -79,10 +83,13 @@ def _main(module: str, arguments: list[str], cwd: Path, streams: dict[int, Path]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def run_module(module: str, *arguments: object, cwd: Path, **kwargs: object) -> Completed:
+def run_module(
+    module: str, *arguments: object, cwd: Path, besides: Mapping[str, str] | None = None, **kwargs: object
+) -> Completed:
     """Run an entry point as a process, with a folder of its own to stand in.
 
-    With an environment or an input of its own, it starts from nothing, as for a user.
+    `besides` is added to its environment. With an environment or an input of its own, it starts from nothing, as for
+    a user.
     """
     module, words = f"mnist_cls.{module}", [*map(str, arguments)]
     if kwargs:
@@ -90,7 +97,7 @@ def run_module(module: str, *arguments: object, cwd: Path, **kwargs: object) -> 
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)  # type: ignore[call-overload,no-any-return]
     with TemporaryDirectory() as place:
         streams = {number: Path(place, name) for number, name in ((1, "stdout"), (2, "stderr"))}
-        process = FORKING.Process(target=_main, args=(module, words, cwd, streams))
+        process = FORKING.Process(target=_main, args=(module, words, cwd, streams, besides or {}))
         process.start()
         process.join(300)
         if process.exitcode is None:

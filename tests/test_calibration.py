@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from pathlib import Path
 
@@ -163,9 +162,9 @@ def test_the_screen_shows_it(run: Run, tmp_path: Path, mnist_test: LabelledImage
     both = mnist_test.images[:2].float().mean(0).byte()  # a seven and a two at once
     png = tmp_path / "both.png"
     Image.fromarray(both.numpy()).save(png)
-    wide = {**os.environ, "COLUMNS": "200"}
+    wide = {"COLUMNS": "200"}
     for least, word in (("0", "no"), ("1", "yes")):
-        done = run("predict", f"input={png}", f"min_confidence={least}", env=wide)
+        done = run("predict", f"input={png}", f"min_confidence={least}", besides=wide)
         assert done.returncode == 0, done.stderr
         assert "undecided" in done.stdout.splitlines()[0]
         assert done.stdout.splitlines()[1].split()[-1] == word

@@ -50,6 +50,7 @@ def test_the_recipe_reaches_its_accuracy_and_imports_nothing_for_nothing(tmp_pat
     assert metrics["steps"] == 108  # three quarters of 144 batches of 384
 
 
+@pytest.mark.slow
 def test_a_process_of_somebody_elses_keeps_its_torchmetrics(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from mnist_cls.train import train; from mnist_cls.config import compose;"

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
-from .conftest import ROOT, Completed, one_line
+from .conftest import ROOT, Completed, one_line, run_module
 from .test_train import figures_of
 
 # A training with all that has a state: distortions, dropout, the moving average, a schedule, the best epoch.
@@ -31,16 +31,14 @@ RECIPE = [
 OURS = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
 
 
-def start(place: Path, *further: str, **environment: str) -> "subprocess.Popen[str]":
+def start(place: Path, *further: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "mnist_cls.train", *RECIPE, *further]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=place, stdout=pipe, stderr=pipe, text=True, env=OURS | environment)
+    return subprocess.Popen(command, cwd=place, stdout=pipe, stderr=pipe, text=True, env=OURS)
 
 
 def run(place: Path, *further: str, **environment: str) -> Completed:
-    process = start(place, *further, **environment)
-    out, err = process.communicate(timeout=300)
-    return Completed(process.args, process.returncode, out, err)
+    return run_module("train", *RECIPE, *further, cwd=place, besides=environment)
 
 
 def assert_the_same(one: Path, other: Path) -> None:

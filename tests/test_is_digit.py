@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ def test_every_sink_has_the_column(mixed: Path, tmp_path: Path) -> None:
 
 
 def test_the_screen_has_it_too(run: Run, mixed: Path) -> None:
-    done = run("predict", f"input={mixed}", "is_digit=true", "preprocess=none", env={**os.environ, "COLUMNS": "200"})
+    done = run("predict", f"input={mixed}", "is_digit=true", "preprocess=none", besides={"COLUMNS": "200"})
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stdout.splitlines() if ".png" in line]
     assert ["yes" in line.split() for line in lines] == [False] + [True] * 10 + [False] * 2

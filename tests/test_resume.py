@@ -110,6 +110,7 @@ def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere decoders are not forked, and inherit no lock")
+@pytest.mark.slow
 def test_decoders_that_outlive_a_killed_run_do_not_hold_its_output(place: Path, png: Path) -> None:
     with tarfile.open(place / "many.tar", "w") as archive:
         for _ in range(10_000):

@@ -25,7 +25,7 @@ from mnist_cls.errors import InputError
 from mnist_cls.eval import evaluate
 from mnist_cls.train import train
 
-from .conftest import ROOT, SMALL, Run, one_line
+from .conftest import SMALL, Run, one_line
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
@@ -148,6 +148,7 @@ def interrupt(process: subprocess.Popen[str], ready: Path) -> None:
     process.send_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mnist_cls.train", *LONG]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -178,7 +179,10 @@ def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_pat
     assert later["lr_schedulers"][0]["last_epoch"] == later["global_step"]
 
 
-@pytest.mark.parametrize(("batches_a_step", "average", "checks"), [(1, False, 1), (2, True, 1), (1, True, 2)])
+@pytest.mark.parametrize(
+    ("batches_a_step", "average", "checks"),
+    [pytest.param(1, False, 1, marks=pytest.mark.slow), (2, True, 1), (1, True, 2)],
+)
 def test_a_resumed_training_ends_like_one_that_was_never_stopped(
     tmp_path: Path, batches_a_step: int, average: bool, checks: int
 ) -> None:
@@ -445,9 +449,7 @@ class Die(Callback):
 
 def test_without_a_validation_each_epoch_is_saved(run: Run, tmp_path: Path) -> None:
     plain = [*SMALL[:2], SMALL[3], "model=mlp", "trainer=cpu", "data.validation_size=0", "output_dir=run"]
-    killed = run(
-        "train", *plain, "+callbacks.die._target_=tests.test_train.Die", env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    killed = run("train", *plain, "+callbacks.die._target_=tests.test_train.Die")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = run("train", *plain, "checkpoint=run")
     assert again.returncode == 0, again.stderr
