@@ -129,9 +129,16 @@ def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], No
                 print("interrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            _leave(InputError(explain(error, entry)) if type(error) in _HYDRAS_OWN else error, entry, tracebacks)
+            ours = not tracebacks and (type(error) is ValueError or _in_composing(error))
+            _leave(InputError(explain(error, entry)) if ours else error, entry, tracebacks)
 
     return main
+
+
+def _in_composing(error: Exception) -> bool:
+    """Whether an exception is one of `_HYDRAS_OWN` about the settings, not a defect of a sweeper's, say."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return type(error) in _HYDRAS_OWN and any(Path(frame.filename).stem == "config_loader_impl" for frame in frames)
 
 
 def _renamed(entry: str, overrides: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 
 def import_lightning() -> None:
-    """Import Lightning without what torchmetrics brings along for metrics of images and for plots: 1.5 of 7 seconds.
+    """Import Lightning without what torchmetrics brings along for metrics of images and for plots: more than a second.
 
     For a process of our own only: in it torchmetrics then takes torchvision, matplotlib and scipy for not installed.
     """

@@ -33,8 +33,8 @@ from .parts import (
     COMPLETE,
     PART,
     Part,
-    begin,
     check_whole,
+    count_try,
     earlier_parts,
     keeping,
     locked,
@@ -305,7 +305,7 @@ class _Worker:
             _stand_in(self.job)
             own_models(self.job.model_file)
             self.predictor = self.job.work.predictor()
-        if begin(self.job.output, part.number) > _MOST_DEATHS:
+        if count_try(self.job.output, part.number) > _MOST_DEATHS:
             raise InputError(
                 f"{part_name(part.number)}: {_MOST_DEATHS} workers died with it in their hands; if memory was short,"
                 " try fewer workers, a smaller --part-size or a smaller --batch-size"

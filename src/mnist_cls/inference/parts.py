@@ -144,7 +144,7 @@ def check_whole(folder: Path, found: dict[int, Progress]) -> None:
         )
 
 
-def begin(folder: Path, number: int) -> int:
+def count_try(folder: Path, number: int) -> int:
     """Note in the folder that a worker begins with a part.
 
     Returns:

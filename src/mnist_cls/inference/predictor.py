@@ -181,7 +181,7 @@ class Predictor:
         while start < len(images):
             left = len(images) - start
             # The rest is cut into powers of two. Of each size that it has met a process keeps memory for good (small
-            # blocks of oneDNN's between large ones of glibc's, which then cannot be joined): of 256 sizes 3 GB.
+            # blocks of oneDNN's between large ones of glibc's, which then cannot be joined): of hundreds, gigabytes.
             size = self.batch_size if left >= self.batch_size else 1 << (left.bit_length() - 1)
             batch = images[start : start + size]
             try:
