@@ -22,10 +22,11 @@ test: $(READY)  ## run the tests but those marked slow, two at a time with a thr
 test-slow: $(READY)  ## run those marked slow
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
-lint: $(READY)  ## check style and types
+lint: $(READY)  ## check style, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 format: $(READY)  ## bring the code into its form
 	@$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_cls.inference import Summary
+    from mnist_cls.inference.pipeline import Summary
 
 
 def main() -> int:
@@ -75,13 +75,13 @@ def main() -> int:
         parser.error("--save-preprocessed does not go with --engine ray; leave one of them out")
 
     # Imported here, because --help must not wait for torch.
-    from mnist_cls.checkpoint import own_models
+    from mnist_cls.checkpoints.build import load_user_models
     from mnist_cls.errors import InputError
-    from mnist_cls.inference import predict_files
+    from mnist_cls.inference.pipeline import predict_files
 
     try:
         options = dict(vars(arguments))
-        own_models(options.get("model_file"))
+        load_user_models(options.get("model_file"))
         if arguments.engine == "ray":
             summary = _predict_on_ray(options, {name: value for name, value in for_ray.items() if value is not None})
         else:
@@ -108,12 +108,12 @@ def main() -> int:
 
 def _predict_on_ray(options: dict[str, Any], for_ray: dict[str, Any]) -> "Summary":
     """Predict by Ray, with the script's options, and those of them that are only for it."""
-    from mnist_cls.inference.distributed import predict_on_ray
-    from mnist_cls.inference.work import Work
+    from mnist_cls.inference.options import PredictOptions
+    from mnist_cls.inference.ray import predict_on_ray
 
     for_all = {name: options.pop(name) for name in ("input", "output", "model_file", "resume")}
     options.pop("save_preprocessed")
-    work = Work(**{**options, "engine": for_ray.pop("worker_engine", "eager")})
+    work = PredictOptions(**{**options, "engine": for_ray.pop("worker_engine", "eager")})
     return predict_on_ray(work=work, **for_all, **for_ray)
 
 

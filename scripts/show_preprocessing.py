@@ -14,11 +14,11 @@ import numpy as np
 
 from mnist_cls.errors import InputError
 from mnist_cls.files import whole_file
-from mnist_cls.preprocessing import prepare
+from mnist_cls.preprocessing.components import INKED, clean, ink_box
 from mnist_cls.preprocessing.decode import decode, enlarge
-from mnist_cls.preprocessing.finding import SIDE
+from mnist_cls.preprocessing.digit import SIDE
 from mnist_cls.preprocessing.paper import find_ink, fit_paper
-from mnist_cls.preprocessing.parts import INKED, clean, ink_box
+from mnist_cls.preprocessing.prepare import prepare
 
 TITLES = ["grey", "the paper, fitted", "ink", "cleaned", "cropped", "MNIST's form"]
 

@@ -28,7 +28,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from mnist_cls.data.datasets import load_dataset
-from mnist_cls.inference import predict_files
+from mnist_cls.inference.pipeline import predict_files
 
 TRAIN = [
     *("mnist_cls.train", "experiment=best", "trainer=cpu", "trainer.enable_progress_bar=false", "trainer.max_epochs=3"),

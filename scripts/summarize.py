@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mnist_cls import create_model
-from mnist_cls.checkpoint import Weights, check_known, own_models, read_weights
+from mnist_cls.checkpoints.build import check_known, load_user_models
+from mnist_cls.checkpoints.weights import Weights, read_weights
 from mnist_cls.errors import InputError
 from mnist_cls.files import whole_file
-from mnist_cls.flops import FlopCount
+from mnist_cls.tracing.flops import FlopCount
 
 Row = dict[str, Any]
 
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     arguments = parser.parse_args()
     try:
-        own_models(arguments.model_file)
+        load_user_models(arguments.model_file)
         rows = summarize([read_weights(run) for run in arguments.runs])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

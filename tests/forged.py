@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mnist_cls import create_model
-from mnist_cls.digests import UNSEALED, seal_safetensors, seal_zip
+from mnist_cls.checkpoints.integrity import UNSEALED, seal_safetensors, seal_zip
 
 # A network of kilobytes, so that mutations hit more than its weights.
 MODEL: dict[str, Any] = {"name": "mlp", "widths": [784, 2, 10]}

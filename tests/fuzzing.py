@@ -26,19 +26,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mnist_cls.checkpoint import build, read_ckpt, read_weights, save_weights, weights_of
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.build import build
+from mnist_cls.checkpoints.integrity import UNSEALED, seal_safetensors, seal_zip
+from mnist_cls.checkpoints.weights import read_ckpt, read_weights, save_weights, weights_of
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.cli.settings import TrainSettings
 from mnist_cls.data.datasets import load_dataset
-from mnist_cls.digests import UNSEALED, seal_safetensors, seal_zip
+from mnist_cls.data.idx import read_idx
 from mnist_cls.errors import InputError
 from mnist_cls.forward import read_batch
-from mnist_cls.idx import read_idx
-from mnist_cls.inference.chunks import chunks_of
-from mnist_cls.inference.decoding import decode
-from mnist_cls.inference.sources import open_source
-from mnist_cls.inference.workers import Decoders
-from mnist_cls.models import create_model
-from mnist_cls.settings import TrainSettings
+from mnist_cls.inference.decoding.batches import chunks_of
+from mnist_cls.inference.decoding.decode import decode
+from mnist_cls.inference.decoding.pool import Decoders
+from mnist_cls.inference.sources.detect import open_source
+from mnist_cls.models.registry import create_model
 
 from .forged import MODEL, archive_of, checkpoint_with, entries_of, header_of, training
 
@@ -227,7 +228,7 @@ def forged_safetensors(content: bytes) -> Mutate:
 
 def resumed(path: Path) -> None:
     """All that is read of a checkpoint before a training goes on from it, and the first step after that."""
-    from mnist_cls.checkpoint_io import WholeCheckpoints
+    from mnist_cls.training.checkpoint_io import WholeCheckpoints
 
     content = WholeCheckpoints().load_checkpoint(path)
     network = build(weights_of(content, path)).train()

@@ -14,7 +14,7 @@ import torch
 from mnist_cls import Predictor, load_model
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.models import Average
+from mnist_cls.models.average import Average
 
 from .conftest import ROOT, Run, one_line
 

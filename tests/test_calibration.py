@@ -14,14 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from mnist_cls import Predictor, create_model, load_model
-from mnist_cls.calibration import fit_temperature, last_layer, temper
-from mnist_cls.checkpoint import read_weights
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.weights import read_weights
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.inference import predict_files
-from mnist_cls.inference.report import write_report
-from mnist_cls.train import train
+from mnist_cls.evaluation.report import write_report
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.training.fit import train
+from mnist_cls.training.temperature import fit_temperature, last_layer, temper
 
 from .conftest import SMALL, Run, one_line
 
@@ -104,7 +104,7 @@ def test_a_training_leaves_calibrated_weights(trained: Path) -> None:
 
 def test_it_is_fitted_on_the_validation_images(trained: Path) -> None:
     from mnist_cls.data.datamodule import MNISTDataModule
-    from mnist_cls.images import normalize
+    from mnist_cls.data.normalization import normalize
 
     data = MNISTDataModule(train_size=1280, validation_size=500)
     data.setup("fit")

@@ -14,10 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mnist_cls import create_model, list_weights, load_model
-from mnist_cls.checkpoint import find_checkpoint, read_ckpt, read_weights, save_weights
-from mnist_cls.digests import check_zip, seal_zip
+from mnist_cls.checkpoints.find import find_checkpoint
+from mnist_cls.checkpoints.integrity import check_zip, seal_zip
+from mnist_cls.checkpoints.weights import read_ckpt, read_weights, save_weights
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.images import normalize
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mnist_cls.config import SETTINGS, compose, config_folder
+from mnist_cls.cli.entry_point import compose, config_folder
+from mnist_cls.cli.settings import SETTINGS, TrainerSettings
 from mnist_cls.data.embedded import FOLDER
-from mnist_cls.settings import TrainerSettings
-from mnist_cls.train import train
+from mnist_cls.training.fit import train
 
 from .conftest import Run
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mnist_cls import create_model
-from mnist_cls.checkpoint import WEIGHTS, read_weights, save_weights
+from mnist_cls.checkpoints.find import WEIGHTS
+from mnist_cls.checkpoints.weights import read_weights, save_weights
 from mnist_cls.data.embedded import DIGESTS, FOLDER, embedded_file
 from mnist_cls.errors import InputError
 

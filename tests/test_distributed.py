@@ -19,14 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_cls.checkpoint import save_weights
+from mnist_cls.checkpoints.weights import save_weights
 from mnist_cls.errors import InputError
-from mnist_cls.inference import Summary, predict_files
-from mnist_cls.inference.distributed import predict_on_ray
-from mnist_cls.inference.parts import COMPLETE
-from mnist_cls.inference.work import Work
-from mnist_cls.models import create_model
-from mnist_cls.models.registry import register_file
+from mnist_cls.inference.options import PredictOptions
+from mnist_cls.inference.pipeline import Summary, predict_files
+from mnist_cls.inference.ray import predict_on_ray
+from mnist_cls.inference.sinks.shards import COMPLETE
+from mnist_cls.models.registry import create_model, register_file
 
 from .conftest import ROOT, one_line
 
@@ -132,7 +131,7 @@ def test_the_rows_are_those_of_the_local_engine(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # paths that are not absolute mean the same on the workers
     for input in write_inputs(tmp_path, digits):
-        work = Work(device="cpu", engine="eager", min_confidence=0.9)
+        work = PredictOptions(device="cpu", engine="eager", min_confidence=0.9)
         local = predict_files(input, "local.parquet", device="cpu", engine="eager", min_confidence=0.9)
         found = predict_on_ray(input, "rows", work, cluster, part_size=256)
         assert len(list(Path("rows").glob("part-*"))) == 3
@@ -145,7 +144,7 @@ def test_the_rows_are_those_of_the_local_engine(
 @pytest.mark.slow
 def test_it_goes_on_where_an_earlier_run_stopped(tmp_path: Path, digits: np.ndarray, cluster: str) -> None:
     np.save(tmp_path / "array.npy", np.tile(digits, (100, 1, 1)))
-    work, output = Work(engine="eager"), tmp_path / "rows"
+    work, output = PredictOptions(engine="eager"), tmp_path / "rows"
 
     def run(resume: bool = True, part_size: int = 2048) -> Summary:
         return predict_on_ray(tmp_path / "array.npy", output, work, cluster, part_size=part_size, resume=resume)
@@ -229,23 +228,23 @@ def test_what_goes_wrong_on_a_worker_is_one_line(tmp_path: Path, digits: np.ndar
 
 def test_what_cannot_work_is_said_before_ray_starts(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"rows\.csv: engine=ray writes many Parquet files; name a folder"):
-        predict_on_ray(png, tmp_path / "rows.csv", Work())
+        predict_on_ray(png, tmp_path / "rows.csv", PredictOptions())
     with pytest.raises(InputError, match="input=-: no worker can read"):
-        predict_on_ray("-", tmp_path / "rows", Work())
+        predict_on_ray("-", tmp_path / "rows", PredictOptions())
     with pytest.raises(InputError, match="workers=0: expected at least 1"):
-        predict_on_ray(png, tmp_path / "rows", Work(), workers=0)
+        predict_on_ray(png, tmp_path / "rows", PredictOptions(), workers=0)
     with pytest.raises(InputError, match="lies in the input"):
-        predict_on_ray(tmp_path, tmp_path / "rows", Work())
+        predict_on_ray(tmp_path, tmp_path / "rows", PredictOptions())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
     with pytest.raises(InputError, match=r"full: holds note\.txt; choose another folder"):
-        predict_on_ray(png, tmp_path / "full", Work())
+        predict_on_ray(png, tmp_path / "full", PredictOptions())
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "full" / "part-00000000.parquet")
     with pytest.raises(InputError, match=r"part-00000000\.parquet: not written by engine=ray"):
-        predict_on_ray(png, tmp_path / "full", Work(), resume=True)
+        predict_on_ray(png, tmp_path / "full", PredictOptions(), resume=True)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Ray is not installed; pip install 'mnist-cls\[ray\]'"):
-        predict_on_ray(png, tmp_path / "rows", Work())
+        predict_on_ray(png, tmp_path / "rows", PredictOptions())
     assert {path.name for path in tmp_path.iterdir()} == {png.name, "full"}
     assert {path.name for path in (tmp_path / "full").iterdir()} == {"note.txt", "part-00000000.parquet"}
 

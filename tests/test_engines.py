@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from mnist_cls import Predictor, load_model
-from mnist_cls.checkpoint import read_weights, save_weights
+from mnist_cls.checkpoints.weights import read_weights, save_weights
 from mnist_cls.data.datasets import LabelledImages, load_dataset
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.images import normalize
 from mnist_cls.inference import predictor as predictor_module
-from mnist_cls.inference.int8 import int8_network
+from mnist_cls.inference.engines.int8 import int8_network
 
 from .conftest import ROOT, Run
 

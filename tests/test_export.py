@@ -18,13 +18,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mnist_cls import Predictor, create_model, load_model, register_model
-from mnist_cls.checkpoint import find_checkpoint, read_weights, save_weights
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.find import find_checkpoint
+from mnist_cls.checkpoints.weights import read_weights, save_weights
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.cli.settings import export_format
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.inference import Exported, Predictions, export_model
-from mnist_cls.settings import export_format
-from mnist_cls.train import train
+from mnist_cls.inference.export import Exported, export_model
+from mnist_cls.inference.predictor import Predictions
+from mnist_cls.training.fit import train
 
 from .conftest import ROOT, Run, one_line
 from .test_engines import Unexportable

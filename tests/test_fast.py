@@ -15,19 +15,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from mnist_cls import create_model
-from mnist_cls.compilation import _restored, compiled
-from mnist_cls.config import compose
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data import datasets
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import load_dataset, read_ahead
 from mnist_cls.data.embedded import embedded_file
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.images import normalize
 from mnist_cls.memory import keep_freed_memory
-from mnist_cls.module import MNISTModule
-from mnist_cls.settings import TrainerSettings
-from mnist_cls.train import train
-from mnist_cls.trainer import make_trainer
+from mnist_cls.training.compile import _restored, compiled
+from mnist_cls.training.fit import train
+from mnist_cls.training.module import MNISTModule
+from mnist_cls.training.trainer import make_trainer
 
 from .conftest import Run, one_line
 

@@ -13,13 +13,14 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import nn
 
-from mnist_cls.checkpoint import load_model, read_weights
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.build import load_model
+from mnist_cls.checkpoints.weights import read_weights
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 from mnist_cls.forward import look
-from mnist_cls.images import normalize
-from mnist_cls.tracing import trace_forward
-from mnist_cls.train import train
+from mnist_cls.tracing.recorder import trace_forward
+from mnist_cls.training.fit import train
 
 from .conftest import SMALL, Run, one_line
 
@@ -157,8 +158,8 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
             seen.append(float(torch.nn.utils.get_total_norm(gradients)))
 
     from mnist_cls.data.datamodule import MNISTDataModule
-    from mnist_cls.module import MNISTModule
-    from mnist_cls.trainer import make_trainer
+    from mnist_cls.training.module import MNISTModule
+    from mnist_cls.training.trainer import make_trainer
 
     settings = compose("train", [*QUIET, "trainer.gradient_clip_val=0.01"]).trainer
     settings.max_epochs = 1

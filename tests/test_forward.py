@@ -12,16 +12,16 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_cls import Predictor, create_model, trace_forward
-from mnist_cls.checkpoint import save_weights
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.weights import save_weights
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.figures import draw_saliency
 from mnist_cls.forward import look
-from mnist_cls.images import normalize
-from mnist_cls.models import ImageClassifier
-from mnist_cls.trace_view import print_trace, save_pictures
-from mnist_cls.tracing import saliency
+from mnist_cls.models.image_classifier import ImageClassifier
+from mnist_cls.tracing.pictures import draw_saliency, save_pictures
+from mnist_cls.tracing.recorder import saliency
+from mnist_cls.tracing.table import print_trace
 
 from .conftest import ROOT, Run, one_line
 from .test_configs import OWN_NETWORK

@@ -27,12 +27,13 @@ import pytest
 from PIL import Image
 
 from mnist_cls.errors import InputError
-from mnist_cls.inference import decoding, workers
-from mnist_cls.inference.chunks import Chunk, chunks_of
-from mnist_cls.inference.contents import LARGEST_FILE, Content, Piece
-from mnist_cls.inference.decoding import Job, job_of
-from mnist_cls.inference.sources import open_source
-from mnist_cls.inference.workers import Decoders
+from mnist_cls.inference.decoding import decode as decoding
+from mnist_cls.inference.decoding import pool as workers
+from mnist_cls.inference.decoding.batches import Chunk, chunks_of
+from mnist_cls.inference.decoding.decode import Job, job_of
+from mnist_cls.inference.decoding.pool import Decoders
+from mnist_cls.inference.sources.blocks import LARGEST_FILE, Content, InputBlock
+from mnist_cls.inference.sources.detect import open_source
 
 MUTATIONS = int(os.environ.get("MNIST_CLS_MUTATIONS", "100"))
 PICTURES = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]
@@ -339,7 +340,7 @@ def test_a_death_is_blamed_on_who_it_was(monkeypatch: pytest.MonkeyPatch, digits
     def jobs() -> Iterator[Job]:
         for number in range(60):
             contents: list[Content] = [b"deadly" if (number, at) in ((25, 5), (31, 2)) else good for at in range(8)]
-            yield job_of(Piece([f"{number}.{at}" for at in range(8)], contents), "auto", False)
+            yield job_of(InputBlock([f"{number}.{at}" for at in range(8)], contents), "auto", False)
 
     spoilt = []
     with Decoders("auto", split=False) as decoders:

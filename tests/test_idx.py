@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnist_cls.data.idx import read_idx
 from mnist_cls.errors import InputError
-from mnist_cls.idx import read_idx
 
 
 def idx(values: np.ndarray, code: int = 0x08) -> bytes:

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from mnist_cls.data.datasets import LabelledImages
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.images import MEAN, STD, images_from_array, normalize
-from mnist_cls.preprocessing import prepare, to_mnist_form
+from mnist_cls.images import MEAN, STD, images_from_array
+from mnist_cls.preprocessing.prepare import prepare, to_mnist_form
 
 
 def test_normalize() -> None:

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from mnist_cls import Predictor, load_model
-from mnist_cls.checkpoint import save_weights
+from mnist_cls.checkpoints.weights import save_weights
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.inference import predict_files
-from mnist_cls.models import Autoencoder
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.models.autoencoder import Autoencoder
 
 from .conftest import ROOT, Run, one_line
 

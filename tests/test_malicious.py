@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_cls.checkpoint import load_model, read_ckpt, save_ckpt
-from mnist_cls.checkpoint_io import WholeCheckpoints
-from mnist_cls.digests import UNSEALED
+from mnist_cls.checkpoints.build import load_model
+from mnist_cls.checkpoints.integrity import UNSEALED
+from mnist_cls.checkpoints.weights import read_ckpt, save_ckpt
 from mnist_cls.errors import InputError
+from mnist_cls.training.checkpoint_io import WholeCheckpoints
 
 from .conftest import ROOT, Run, one_line
 from .forged import (
@@ -247,7 +248,7 @@ def test_archives_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
     second = record[start + len(first) : record.index(b"PK\5\6")]
     many = b"".join(second.replace(b"data/1", b"data/%d" % n) for n in range(1, 10))
     end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 10, 10, len(first + many), start, 0)
-    from mnist_cls.digests import seal_zip
+    from mnist_cls.checkpoints.integrity import seal_zip
 
     forged = seal_zip(record[:start] + first + many + end)
     refused(write(tmp_path / "evil.ckpt", forged), "claim 900,002 bytes, the file has")

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mnist_cls.config import compose
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
-from mnist_cls.memory import largest_batch, out_of_memory
-from mnist_cls.module import MNISTModule
-from mnist_cls.train import train
+from mnist_cls.memory import out_of_memory
+from mnist_cls.training.batch_size import largest_batch
+from mnist_cls.training.fit import train
+from mnist_cls.training.module import MNISTModule
 
 from .conftest import SMALL, Run
 

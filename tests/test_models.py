@@ -9,17 +9,18 @@ import torch
 from torch import nn
 
 from mnist_cls import create_model, list_models, register_model
-from mnist_cls.checkpoint import named_model
+from mnist_cls.checkpoints.build import named_model
+from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
-from mnist_cls.models import Autoencoder, Conditional, ImageClassifier
-from mnist_cls.models.conditional import ConditionalOutputs
+from mnist_cls.models.autoencoder import Autoencoder
+from mnist_cls.models.conditional import Conditional, ConditionalOutputs
+from mnist_cls.models.image_classifier import ImageClassifier
 from mnist_cls.models.registry import _MODELS, register_file
 from mnist_cls.models.residual import Block
-from mnist_cls.module import MNISTModule
-from mnist_cls.settings import TrainerSettings
-from mnist_cls.trainer import make_trainer
+from mnist_cls.training.module import MNISTModule
+from mnist_cls.training.trainer import make_trainer
 
 from .test_configs import OWN_NETWORK
 

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from mnist_cls import Predictor
+from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.images import normalize
-from mnist_cls.module import MNISTModule
-from mnist_cls.settings import TrainerSettings
-from mnist_cls.trainer import make_trainer
+from mnist_cls.training.module import MNISTModule
+from mnist_cls.training.trainer import make_trainer
 
 CONFIG = {"name": "image_classifier", "dropout": 0.5}
 SMALL = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=False)

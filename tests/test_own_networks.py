@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mnist_cls import Predictor
-from mnist_cls.checkpoint import own_models
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.build import load_user_models
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.errors import InputError
-from mnist_cls.train import train
+from mnist_cls.training.fit import train
 
 from .test_train import metrics_of
 
@@ -130,7 +130,7 @@ def test_a_file_may_import_what_lies_beside_it(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "layers_beside.py").write_text("from torch import nn\nHEAD = nn.Linear\n")
     (tmp_path / "mine.py").write_text(f"from layers_beside import HEAD\n{START}    layer = HEAD\n")
     monkeypatch.chdir("/")
-    assert own_models(tmp_path / "mine.py") == ["mine"]
+    assert load_user_models(tmp_path / "mine.py") == ["mine"]
     import sys
 
     assert str(tmp_path) not in sys.path

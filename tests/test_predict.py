@@ -21,9 +21,9 @@ from torch import nn
 from mnist_cls import Predictor, load_model
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.data.embedded import FOLDER
+from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.images import normalize
-from mnist_cls.inference import predict_files
+from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.rows import COLUMNS
 
 from .conftest import ROOT, Run, one_line

@@ -13,8 +13,9 @@ from mnist_cls.data.datasets import LabelledImages, load_dataset
 from mnist_cls.data.scans import list_scans, scan, scan_row
 from mnist_cls.errors import InputError
 from mnist_cls.images import in_mnist_form
-from mnist_cls.preprocessing import Digits, prepare, prepare_all, to_mnist_form
-from mnist_cls.preprocessing.form import THICKEST, THINNEST, stroke_width
+from mnist_cls.preprocessing.digit import Digits
+from mnist_cls.preprocessing.mnist_form import THICKEST, THINNEST, stroke_width
+from mnist_cls.preprocessing.prepare import prepare, prepare_all, to_mnist_form
 
 
 def png(image: Image.Image | np.ndarray) -> bytes:

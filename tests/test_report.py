@@ -16,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_cls.checkpoint import build, read_weights, save_weights
+from mnist_cls.checkpoints.build import build
+from mnist_cls.checkpoints.weights import read_weights, save_weights
 from mnist_cls.data.datasets import LabelledImages
-from mnist_cls.figures import draw_confusion_matrix, draw_reliability
-from mnist_cls.inference.report import write_report
+from mnist_cls.evaluation.plots import draw_confusion_matrix, draw_reliability
+from mnist_cls.evaluation.report import write_report
 
 from .conftest import Run, one_line
 

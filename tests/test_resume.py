@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_cls.checkpoint import save_weights
+from mnist_cls.checkpoints.weights import save_weights
 from mnist_cls.errors import InputError
-from mnist_cls.inference import partial, predict_files
-from mnist_cls.models import create_model
-from mnist_cls.models.registry import register_file
+from mnist_cls.inference import progress as partial
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.models.registry import create_model, register_file
 
 # A network that takes its time, so that there is time to kill it.
 SLOW = """

@@ -18,12 +18,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mnist_cls.callbacks.saving import LastCheckpoint
+from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.loader import EpochOrder
 from mnist_cls.errors import InputError
-from mnist_cls.settings import TrainerSettings
-from mnist_cls.trainer import as_launched
+from mnist_cls.training.callbacks.saving import LastCheckpoint
+from mnist_cls.training.distributed import as_launched
 
 from .conftest import ROOT, SMALL, Completed
 

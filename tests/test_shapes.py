@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_cls import create_model, register_model
-from mnist_cls.models import ImageClassifier
+from mnist_cls.models.image_classifier import ImageClassifier
 from mnist_cls.models.shapes import ShapeError
 
 CONVOLUTIONAL = {

@@ -15,11 +15,11 @@ from PIL import Image
 
 from mnist_cls import Predictor
 from mnist_cls.errors import InputError
-from mnist_cls.inference import predict_files
-from mnist_cls.inference.partial import Progress
+from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.predictor import Predictions
+from mnist_cls.inference.progress import Progress
 from mnist_cls.inference.rows import READING_COLUMNS, Rows, prediction_rows, reading_rows
-from mnist_cls.inference.sinks import open_sink
+from mnist_cls.inference.sinks.sink import open_sink
 
 from .conftest import ROOT, Run, one_line
 

@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from mnist_cls.errors import InputError
-from mnist_cls.inference import predict_files
-from mnist_cls.inference.chunks import chunks_of
-from mnist_cls.inference.partial import Progress
-from mnist_cls.inference.sources import open_source
-from mnist_cls.inference.workers import Decoders
+from mnist_cls.inference.decoding.batches import chunks_of
+from mnist_cls.inference.decoding.pool import Decoders
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.inference.progress import Progress
+from mnist_cls.inference.sources.detect import open_source
 
 from .conftest import Run
 

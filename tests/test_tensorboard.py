@@ -9,8 +9,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from mnist_cls.config import compose
-from mnist_cls.train import train
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.training.fit import train
 
 from .conftest import Run
 from .test_train import metrics_of

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist_cls import create_model, list_models, trace_forward
-from mnist_cls.models import Conditional, ImageClassifier
-from mnist_cls.tracing import Trace, heads, saliency
+from mnist_cls.models.conditional import Conditional
+from mnist_cls.models.image_classifier import ImageClassifier
+from mnist_cls.tracing.recorder import Trace, heads, saliency
 
 X = torch.linspace(-1, 2, 3 * 784).view(3, 1, 28, 28)
 

@@ -19,11 +19,12 @@ from hydra.errors import HydraException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from safetensors.torch import load_file
 
-from mnist_cls.checkpoint import read_weights
-from mnist_cls.config import compose, explain
+from mnist_cls.checkpoints.weights import read_weights
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.cli.messages import explain
 from mnist_cls.errors import InputError
-from mnist_cls.eval import evaluate
-from mnist_cls.train import train
+from mnist_cls.evaluation.evaluate import evaluate
+from mnist_cls.training.fit import train
 
 from .conftest import SMALL, Run, one_line
 
@@ -187,11 +188,11 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(
     tmp_path: Path, batches_a_step: int, average: bool, checks: int
 ) -> None:
     """With dropout, distortions and averages; interrupted in an epoch, at an epoch's last step, before a validation."""
-    from mnist_cls.callbacks import BestCheckpoint, LastCheckpoint
+    from mnist_cls.cli.settings import TrainerSettings
     from mnist_cls.data.datamodule import MNISTDataModule
-    from mnist_cls.module import MNISTModule
-    from mnist_cls.settings import TrainerSettings
-    from mnist_cls.trainer import make_trainer
+    from mnist_cls.training.callbacks.saving import BestCheckpoint, LastCheckpoint
+    from mnist_cls.training.module import MNISTModule
+    from mnist_cls.training.trainer import make_trainer
 
     settings = TrainerSettings(
         accelerator="cpu",
@@ -389,7 +390,7 @@ def test_profiling_writes_where_the_time_went(run: Run, tmp_path: Path) -> None:
 
 
 def test_settings_from_python_are_checked_too() -> None:
-    from mnist_cls.settings import DataSettings
+    from mnist_cls.cli.settings import DataSettings
 
     with pytest.raises(InputError, match=r"data.batch_size=-3: expected at least 1"):
         DataSettings(batch_size=-3)
@@ -408,14 +409,15 @@ def test_a_search_ends_with_the_best_that_it_found(run: Run, tmp_path: Path) -> 
 
 
 def test_two_runs_in_the_same_second_have_a_folder_each(tmp_path: Path) -> None:
-    from mnist_cls.config import new_folder
+    from mnist_cls.cli.run_folder import new_folder
 
     names = [new_folder(tmp_path / "outputs" / "2026-11-22_20-00-00").name for _ in range(3)]
     assert names == ["2026-11-22_20-00-00", "2026-11-22_20-00-00_2", "2026-11-22_20-00-00_3"]
 
 
 def test_a_run_finds_its_default_folder_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnist_cls.config import BeforeRun, config_folder
+    from mnist_cls.cli.entry_point import config_folder
+    from mnist_cls.cli.run_folder import BeforeRun
 
     monkeypatch.chdir(tmp_path)
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -480,7 +482,7 @@ def test_ctrl_c_in_the_last_validation_loses_nothing(tmp_path: Path, capsys: pyt
 
 
 def test_the_printed_command_survives_a_folder_with_a_strange_name(tmp_path: Path) -> None:
-    from mnist_cls.config import override
+    from mnist_cls.cli.messages import override
 
     for name in ("plain/2026-11-22_20-00-00", "o(1),a=b", "it's mine", "a b", "~x", "ü"):
         [typed] = shlex.split(override("output_dir", name))

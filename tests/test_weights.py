@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mnist_cls import Predictions, Predictor, list_weights
-from mnist_cls.checkpoint import DETECTOR, WEIGHTS, read_weights
-from mnist_cls.config import compose
+from mnist_cls.checkpoints.find import DETECTOR, WEIGHTS
+from mnist_cls.checkpoints.weights import read_weights
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datasets import LabelledImages, load_dataset
 
 from .conftest import ROOT

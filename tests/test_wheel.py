@@ -46,7 +46,7 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
         "mnist_cls/configs/model/mlp.yaml",
         "mnist_cls/data/mnist/train-images-idx3-ubyte.gz",
         "mnist_cls/data/mnist/README.md",
-        "mnist_cls/weights/image_classifier.safetensors",
+        "mnist_cls/checkpoints/packaged/image_classifier.safetensors",
     ):
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

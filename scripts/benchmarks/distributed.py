@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.measure import Row, fresh, in_turns, median
 from benchmarks.prediction import write_inputs
-from mnist_cls.inference import predict_files
-from mnist_cls.inference.distributed import predict_on_ray
-from mnist_cls.inference.parts import PART, parts_of
-from mnist_cls.inference.sources import open_source
-from mnist_cls.inference.work import Work
+from mnist_cls.inference.options import PredictOptions
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.inference.ray import predict_on_ray
+from mnist_cls.inference.sinks.shards import PART, shards_of
+from mnist_cls.inference.sources.detect import open_source
 
 # Images of the array.
 ARRAY = 40_000
@@ -83,7 +83,7 @@ def on_ray(input: Path, engine: str, workers: int) -> Predicted:
     """`predict_on_ray` on a cluster that it starts here; each worker has a core for its network."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        work, size = Work(device="cpu", engine=engine), PART_SIZES[input.name]
+        work, size = PredictOptions(device="cpu", engine=engine), PART_SIZES[input.name]
         summary = predict_on_ray(input, Path(folder) / "rows", work, workers=workers, part_size=size)
     return Predicted(summary.inputs / summary.seconds, time.perf_counter() - began)
 
@@ -91,7 +91,7 @@ def on_ray(input: Path, engine: str, workers: int) -> Predicted:
 def reader_alone(input: Path) -> float:
     """Rows/s of what happens once in a cluster, whatever its size: reading, cutting into parts, pickling."""
     began, count = time.perf_counter(), 0
-    for part in parts_of(open_source(input), PART):
+    for part in shards_of(open_source(input), PART):
         pickle.dumps(part, protocol=5)
         count += sum(len(piece.names) for piece in part.pieces)
     return count / (time.perf_counter() - began)

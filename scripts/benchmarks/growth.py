@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Row, fresh, in_turns, median, peak_memory
 from benchmarks.training import memory_of_train
 from mnist_cls import create_model, load_model, trace_forward
-from mnist_cls.config import compose
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.augmentation import RandomDistortion
 from mnist_cls.data.datasets import load_dataset
-from mnist_cls.images import normalize
-from mnist_cls.inference import predict_files
+from mnist_cls.data.normalization import normalize
+from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.memory import keep_freed_memory
-from mnist_cls.train import train
+from mnist_cls.training.fit import train
 
 
 def memory(arguments: argparse.Namespace) -> list[Row]:

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from mnist_cls import create_model, load_model
 from mnist_cls.data.datasets import LabelledImages, load_dataset
+from mnist_cls.data.normalization import normalize
 from mnist_cls.data.splits import train_validation_indices
-from mnist_cls.images import normalize
 from mnist_cls.memory import keep_freed_memory
 
 

@@ -16,10 +16,10 @@ from benchmarks.measure import Row, fresh, in_turns
 from mnist_cls import Predictor, load_model
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.images import MEAN, STD
-from mnist_cls.inference import predict_files
-from mnist_cls.inference.chunks import chunks_of
-from mnist_cls.inference.sources import open_source
-from mnist_cls.inference.workers import Decoders
+from mnist_cls.inference.decoding.batches import chunks_of
+from mnist_cls.inference.decoding.pool import Decoders
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.inference.sources.detect import open_source
 
 # How many of each: enough that starting costs little beside.
 ARRAY, SMALL, PHOTOS = 100_000, 10_000, 200

@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.measure import Row
 from mnist_cls import Predictor, list_weights, load_model
-from mnist_cls.checkpoint import DETECTOR
+from mnist_cls.checkpoints.find import DETECTOR
 from mnist_cls.data.corruptions import corrupt, list_corruptions
 from mnist_cls.data.datasets import load_dataset
-from mnist_cls.images import normalize
-from mnist_cls.preprocessing import Digits, prepare_all, to_mnist_form
+from mnist_cls.data.normalization import normalize
+from mnist_cls.preprocessing.digit import Digits
+from mnist_cls.preprocessing.prepare import prepare_all, to_mnist_form
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")

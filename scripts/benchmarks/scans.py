@@ -10,7 +10,8 @@ from benchmarks.quality import scikit_learns_digits
 from mnist_cls import Predictor
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.data.scans import list_scans, scan, scan_row
-from mnist_cls.preprocessing import Digits, prepare_all
+from mnist_cls.preprocessing.digit import Digits
+from mnist_cls.preprocessing.prepare import prepare_all
 
 WEIGHTS = ["image_classifier", "accurate"]
 # Of fonts that look like handwriting, what Debian's packages fonts-breip, fonts-comic-neue, fonts-dkg-handwriting,

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from benchmarks.measure import Row, fresh, in_turns, median, peak_memory
 from benchmarks.peers import Recipe, Trained, standard_example, train_plainly
-from mnist_cls.config import compose
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.cli.settings import TrainSettings
 from mnist_cls.data.loader import BatchLoader
-from mnist_cls.images import normalize
-from mnist_cls.settings import TrainSettings
-from mnist_cls.train import train
+from mnist_cls.data.normalization import normalize
+from mnist_cls.training.fit import train
 
 # What a step of the ladder from the published recipe to ours adds. Judged on the validation images.
 IDEAS = {

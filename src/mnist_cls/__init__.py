@@ -4,10 +4,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checkpoint import list_weights, load_model
-    from .inference import Predictions, Predictor
-    from .models import create_model, list_models, register_model
-    from .tracing import trace_forward
+    from .checkpoints.build import load_model
+    from .checkpoints.find import list_weights
+    from .inference.predictor import Predictions, Predictor
+    from .models.registry import create_model, list_models, register_model
+    from .tracing.recorder import trace_forward
 
 __all__ = [
     "Predictions",
@@ -21,14 +22,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Predictions": "inference",
-    "Predictor": "inference",
+    "Predictions": "inference.predictor",
+    "Predictor": "inference.predictor",
     "create_model": "models",
     "list_models": "models",
-    "list_weights": "checkpoint",
-    "load_model": "checkpoint",
+    "list_weights": "checkpoints.find",
+    "load_model": "checkpoints.build",
     "register_model": "models",
-    "trace_forward": "tracing",
+    "trace_forward": "tracing.recorder",
 }
 
 

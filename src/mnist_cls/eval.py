@@ -7,90 +7,13 @@ metrics.json, report.html, the pictures in it, classes.csv and predictions.parqu
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import entry_point, shown
-from .errors import InputError
-from .settings import EvalSettings
-from .startup import import_lightning
+from .cli.entry_point import entry_point
+from .cli.settings import EvalSettings
+from .evaluation.evaluate import evaluate
+from .training.startup import import_lightning
 
 if TYPE_CHECKING:
-    from .callbacks import KeepOutputs
-    from .checkpoint import Weights
-
-
-def evaluate(settings: EvalSettings, folder: Path) -> float:
-    """Measure accuracy and loss, print them, and write a report of them.
-
-    Args:
-        settings: of what, and on which images.
-        folder: the run's folder.
-
-    Returns:
-        The accuracy, 0 to 1; of a network that does not classify, the loss.
-    """
-    # Imported here, because `--help` must not wait for seconds of torch and Lightning.
-    from .callbacks import KeepOutputs
-    from .checkpoint import build_all, each, forward_options, own_models, read_weights
-    from .data.datamodule import MNISTDataModule
-    from .files import write_json
-    from .memory import keep_freed_memory
-    from .module import MNISTModule
-    from .trainer import make_trainer
-
-    keep_freed_memory()
-    own_models(settings.model_file)
-    weights = [read_weights(one) for one in each(settings.checkpoint)]
-    module = MNISTModule(build_all(weights, settings.shifts))
-    module.forward_options = forward_options(module.model, settings.early_exit)
-    data = MNISTDataModule(**settings.data.arguments())
-    if settings.split == "val" and settings.data.validation_size == 0:
-        raise InputError("split=val with data.validation_size=0: no images are held out; use split=test")
-    report = settings.report and module.classifies
-    keep = KeepOutputs()
-    trainer = make_trainer(settings.trainer, folder, [keep] if report else [])
-    (trainer.test if settings.split == "test" else trainer.validate)(module, data, verbose=False)
-    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    if not metrics:
-        limit = f"trainer.limit_{settings.split}_batches={getattr(settings.trainer, f'limit_{settings.split}_batches')}"
-        raise InputError(f"{limit} leaves no image to evaluate: expected more")
-    figure = metrics[f"{settings.split}/{'accuracy' if module.classifies else 'loss'}"]
-    if not trainer.is_global_zero:
-        return figure
-    names = ", ".join(str(name or one.path.stem) for name, one in zip(each(settings.checkpoint), weights, strict=True))
-    moved = f", shifts={settings.shifts}" if settings.shifts else ""
-    what = f"{names}{moved} on {settings.data.name} ({settings.split})"
-    accuracy = f"accuracy {figure:.2%}, " if module.classifies else ""
-    print(f"{what}: {accuracy}loss {metrics[f'{settings.split}/loss']:.4f}")
-    if report and trainer.world_size > 1:
-        print("no report: with several devices each saw a part of the images; trainer.devices=1 writes one")
-    elif report and not keep.result()[2].isfinite().all():
-        print("no report: the network gives NaN or infinite values; look at them with mnist_cls.forward")
-    elif report:
-        figures = _report(settings, weights, metrics, keep, what, folder)
-        metrics |= {f"{settings.split}/{name}": figure for name, figure in figures.items()}
-        print(f"report in {shown(folder) / 'report.html'}, with a picture of the worst errors")
-    write_json(folder / "metrics.json", metrics)
-    print(f"figures in {shown(folder) / 'metrics.json'}")
-    return figure
-
-
-def _report(
-    settings: EvalSettings,
-    weights: list["Weights"],
-    metrics: dict[str, float],
-    keep: "KeepOutputs",
-    what: str,
-    folder: Path,
-) -> dict[str, float]:
-    from .inference.report import write_report
-
-    facts = {
-        "network": "; ".join(str(one.model) for one in weights),
-        "weights": ", ".join(one.path.name for one in weights),
-        "images": f"{len(keep.result()[1]):,} of {settings.data.name} ({settings.split})",
-        "accuracy": f"{metrics[f'{settings.split}/accuracy']:.2%}",
-        "loss": f"{metrics[f'{settings.split}/loss']:.4f}",
-    }
-    return write_report(folder, *keep.result(), f"mnist_cls: {what}", facts)
+    pass
 
 
 def _evaluate_in_a_process_of_our_own(settings: EvalSettings, folder: Path) -> float:
@@ -99,6 +22,7 @@ def _evaluate_in_a_process_of_our_own(settings: EvalSettings, folder: Path) -> f
 
 
 main = entry_point("eval", _evaluate_in_a_process_of_our_own)
+
 
 if __name__ == "__main__":
     main()

@@ -6,9 +6,9 @@ By default the weights that the package carries.
 
 from pathlib import Path
 
-from .config import entry_point
+from .cli.entry_point import entry_point
+from .cli.settings import ExportSettings
 from .errors import InputError
-from .settings import ExportSettings
 
 
 def export(settings: ExportSettings, folder: Path) -> None:
@@ -16,14 +16,14 @@ def export(settings: ExportSettings, folder: Path) -> None:
     if not settings.output:
         raise InputError("no output: name a .onnx, .pt2 or .safetensors file with output=FILE")
     # Imported here, because `--help` must not wait for torch.
-    from .checkpoint import own_models
-    from .inference import export_model
+    from .checkpoints.build import load_user_models
+    from .inference.export import export_model
 
-    own_models(settings.model_file)
+    load_user_models(settings.model_file)
     exported = export_model(settings.output, settings.checkpoint, settings.format)
     print(f"{exported}\n\nto run it:\n")
     if settings.model_file and exported.format == "safetensors":  # weights alone do not bring their network along
-        print(f"from mnist_cls.checkpoint import own_models; own_models({settings.model_file!r})")
+        print(f"from mnist_cls.checkpoints.build import load_user_models; load_user_models({settings.model_file!r})")
     print(exported.example)
 
 

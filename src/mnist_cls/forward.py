@@ -7,14 +7,15 @@ what each of them gave. By default the weights that the package carries, and the
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .config import entry_point, program, shown
+from .cli.entry_point import entry_point
+from .cli.messages import display_path, program
+from .cli.settings import ForwardSettings
 from .errors import InputError, shortened
-from .settings import ForwardSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .tracing import Trace
+    from .tracing.recorder import Trace
 
 # Of a folder or an array so many images are looked at, together.
 MOST_IMAGES = 64
@@ -47,9 +48,10 @@ def look(settings: ForwardSettings, folder: Path) -> None:
     # Imported here, because `--help` must not wait for torch.
     import torch
 
-    from .checkpoint import forward_options
-    from .inference import find_device
-    from .trace_view import print_answer, print_modes, print_trace, print_values, save_pictures
+    from .checkpoints.build import forward_options
+    from .inference.predictor import find_device
+    from .tracing.pictures import save_pictures
+    from .tracing.table import print_answer, print_modes, print_trace, print_values
 
     device = find_device(settings.device)
     model, weights = _network(settings)
@@ -77,8 +79,8 @@ def look(settings: ForwardSettings, folder: Path) -> None:
     print_answer(model, trace, given.images, given.labels)
     if settings.pictures:
         save_pictures(model, trace, given.images, folder, options)
-        print(f"pictures      {shown(folder) / 'overview.png'} and beside it, one for each operation")
-        print(f"look at them  {program('tensorboard.main')} --logdir {shown(folder)}")
+        print(f"pictures      {display_path(folder) / 'overview.png'} and beside it, one for each operation")
+        print(f"look at them  {program('tensorboard.main')} --logdir {display_path(folder)}")
 
 
 def _trace(
@@ -87,8 +89,8 @@ def _trace(
     """What ran from the bytes to the probabilities, and what stopped it."""
     import torch
 
-    from .images import normalize
-    from .tracing import heads, recording, unchanged
+    from .data.normalization import normalize
+    from .tracing.recorder import heads, recording, unchanged
 
     model.train(mode == "train")
     with torch.no_grad(), unchanged(model), recording(model) as trace:
@@ -113,11 +115,13 @@ def _network(settings: ForwardSettings) -> "tuple[nn.Module, str]":
 
     import torch
 
-    from .checkpoint import build, list_weights, named_model, own_models, read_weights
-    from .models import create_model
+    from .checkpoints.build import build, load_user_models, named_model
+    from .checkpoints.find import list_weights
+    from .checkpoints.weights import read_weights
+    from .models.registry import create_model
 
     if settings.model is None:
-        own_models(settings.model_file)
+        load_user_models(settings.model_file)
     wanted = None if settings.model is None else named_model(settings.model, settings.model_file)
     if settings.checkpoint is not None or wanted is None:
         weights = read_weights(settings.checkpoint)
@@ -125,7 +129,7 @@ def _network(settings: ForwardSettings) -> "tuple[nn.Module, str]":
             raise InputError(f"model={wanted['name']}, but {weights.path} is of {weights.model['name']}; leave one out")
         if wanted is not None:  # its options are those of the config: what does not fit is said
             weights = dataclasses.replace(weights, model=wanted)
-        return build(weights), f"weights of {shown(weights.path) if settings.checkpoint else weights.path.name}"
+        return build(weights), f"weights of {display_path(weights.path) if settings.checkpoint else weights.path.name}"
     if wanted["name"] in list_weights():
         weights = read_weights(wanted["name"])
         try:
@@ -146,9 +150,9 @@ def _input(settings: ForwardSettings) -> Input:
     from .data.datasets import load_dataset
     from .files import expand
     from .images import SIZE
-    from .inference.chunks import chunks_of
-    from .inference.sources import open_source
-    from .inference.workers import Decoders
+    from .inference.decoding.batches import chunks_of
+    from .inference.decoding.pool import Decoders
+    from .inference.sources.detect import open_source
 
     text = settings.input
     if not text:
@@ -207,7 +211,7 @@ def read_batch(path: Path) -> Input:
     if not good or not numbered or len(labels) == 0 or not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
         found = f"{images.dtype} {tuple(images.shape)} with labels {labels.dtype} {tuple(labels.shape)}"
         raise InputError(f"input={path}: {found}; expected images (N, 28, 28) with labels (N,) from 0 to 9")
-    return Input(images, labels, f"{len(labels)} images of {shown(path)}", random_state)
+    return Input(images, labels, f"{len(labels)} images of {display_path(path)}", random_state)
 
 
 main = entry_point("forward", look)

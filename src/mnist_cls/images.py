@@ -1,7 +1,5 @@
 """The canonical image: 28x28, uint8, a bright digit on black; how anything becomes one, and how a network sees it."""
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,25 +7,13 @@ from torch import Tensor
 from .errors import InputError
 
 SIZE = 28
+
+
 CLASSES = 10
+
+
 # Mean and standard deviation of the training images' pixels, on the scale 0 to 1.
 MEAN, STD = 0.1307, 0.3081
-
-
-def normalize(images: Tensor) -> Tensor:
-    """Turn images into what every network here takes: `(x / 255 - 0.1307) / 0.3081`.
-
-    Args:
-        images: values 0 to 255, uint8 or floating, shape (B, 28, 28), on any device.
-
-    Returns:
-        Float32 (B, 1, 28, 28) on the same device; a floating dtype is kept.
-    """
-    x = images.unsqueeze(1)
-    if not x.is_floating_point():
-        x = x.float()
-    # One multiplication and one addition instead of two divisions and a subtraction.
-    return x.mul(1 / (255 * STD)).sub_(MEAN / STD)
 
 
 def in_mnist_form(images: np.ndarray) -> np.ndarray:
@@ -110,19 +96,3 @@ def as_stack(array: np.ndarray) -> np.ndarray:
             f"an array of shape {shape}; expected (28, 28), (N, 28, 28), (N, 1, 28, 28), (N, 28, 28, 1) or (N, 784)"
         )
     return array.reshape(-1, SIZE, SIZE) if array.size else array.reshape(0, SIZE, SIZE)
-
-
-def image_grid(images: Tensor, columns: int = 8) -> Tensor:
-    """Lay images out in rows, for a look at them.
-
-    Args:
-        images: uint8 (N, 28, 28).
-        columns: how many stand in a row.
-
-    Returns:
-        uint8 (28 * rows, 28 * columns); places that are left over are black.
-    """
-    rows = math.ceil(len(images) / columns)
-    cells = torch.zeros(rows * columns, SIZE, SIZE, dtype=torch.uint8)
-    cells[: len(images)] = images
-    return cells.view(rows, columns, SIZE, SIZE).transpose(1, 2).reshape(rows * SIZE, columns * SIZE)

@@ -6,9 +6,10 @@ A row for each image, also for one that cannot be read. Exit status: 0, or 1 if 
 import sys
 from pathlib import Path
 
-from .config import entry_point, program
+from .cli.entry_point import entry_point
+from .cli.messages import program
+from .cli.settings import PredictSettings
 from .errors import InputError
-from .settings import PredictSettings
 
 
 def predict(settings: PredictSettings, folder: Path) -> None:
@@ -19,10 +20,10 @@ def predict(settings: PredictSettings, folder: Path) -> None:
             f" to see it work with MNIST's own test images: {program('mnist_cls.predict')} input=mnist:test"
         )
     # Imported here, because `--help` must not wait for torch.
-    from .checkpoint import own_models
-    from .inference import predict_files
+    from .checkpoints.build import load_user_models
+    from .inference.pipeline import predict_files
 
-    own_models(settings.model_file)
+    load_user_models(settings.model_file)
     summary = predict_files(
         settings.input,
         settings.output,

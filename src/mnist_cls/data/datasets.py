@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import expand
-from ..idx import read_idx
 from ..images import SIZE
 from .embedded import embedded_file
+from .idx import read_idx
 
 Split = Literal["train", "test"]
 

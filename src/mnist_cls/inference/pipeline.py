@@ -10,16 +10,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ..checkpoint import Checkpoint
+from ..checkpoints.find import Checkpoint
 from ..errors import InputError
 from ..files import expand
-from .chunks import chunks_of
-from .partial import Progress
-from .saved import ImageFolder
-from .sinks import open_sink
-from .sources import open_source
-from .work import Work, progress_after
-from .workers import Decoders
+from .decoding.batches import chunks_of
+from .decoding.pool import Decoders
+from .options import PredictOptions, progress_after
+from .progress import Progress
+from .sinks.saved_images import ImageFolder
+from .sinks.sink import open_sink
+from .sources.detect import open_source
 
 
 class Summary(NamedTuple):
@@ -91,7 +91,9 @@ def predict_files(
         InputError: one of them is not there, or not what it should be.
         OSError: the output cannot be written.
     """
-    work = Work(checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, min_confidence, preprocess, split)
+    work = PredictOptions(
+        checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, min_confidence, preprocess, split
+    )
     check_apart(input, output, save_preprocessed)
     source = open_source(input, preprocess)
     run = work.identity(source)
@@ -122,7 +124,7 @@ def predict_files(
     return summary_of(progress, work, seconds, earlier.inputs)
 
 
-def summary_of(progress: Progress, work: Work, seconds: float, earlier: int) -> Summary:
+def summary_of(progress: Progress, work: PredictOptions, seconds: float, earlier: int) -> Summary:
     """The summary of a run that is at its end."""
     undecided = None if work.min_confidence is None else progress.undecided
     accuracy = progress.right / progress.labelled if progress.labelled else None

@@ -9,14 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import DETECTOR, Checkpoint, each, forward_options, load_model, read_weights
+from ..checkpoints.build import forward_options, load_model
+from ..checkpoints.find import DETECTOR, Checkpoint, each
+from ..checkpoints.weights import read_weights
 from ..data.datasets import load_dataset
+from ..data.normalization import normalize
 from ..errors import InputError
-from ..images import CLASSES, SIZE, images_from_array, normalize
+from ..images import CLASSES, SIZE, images_from_array
 from ..memory import keep_freed_memory, out_of_memory
-from ..models import Average
-from .engines import ENGINES, LONG, onnx_engine, onnx_is_there
-from .int8 import int8_network
+from ..models.average import Average
+from .engines.int8 import int8_network
+from .engines.onnx import ENGINES, LONG, onnx_engine, onnx_is_there
 
 # Images in the network at once: on the CPU more are no faster; on a GPU (not measured) they should be.
 CPU_BATCH, GPU_BATCH = 256, 1024

@@ -8,11 +8,18 @@ import numpy as np
 from .predictor import Predictions
 
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
+
+
 COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
+
+
 # Of inputs that are rows of digits.
 READING_COLUMNS = ["path", "reading", "confidence", "confidences", "boxes", "error"]
+
+
 # What rows may have besides, after those.
 FURTHER = ("is_digit", "undecided", "target")
+
 
 # Six decimals: enough to tell 0.999999 from 1, and the same text on every machine.
 _DECIMALS = 6

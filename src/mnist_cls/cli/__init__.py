@@ -1,0 +1,1 @@
+"""Commands under Hydra: typed settings, run folders, errors in one line."""

@@ -1,0 +1,1 @@
+"""A labelled set judged: metrics, plots and a report."""

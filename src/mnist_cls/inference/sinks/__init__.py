@@ -1,0 +1,1 @@
+"""Where rows go: the screen, standard output, files."""

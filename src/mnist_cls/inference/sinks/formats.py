@@ -1,0 +1,170 @@
+"""How rows become bytes: CSV, JSON lines, Parquet, and the bare probabilities as `.npy`.
+
+Each is written by appending, chunk after chunk, so that what a run has written until it died can be kept.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from ...errors import InputError
+from ...images import CLASSES
+from ..rows import PROBABILITIES, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+# Rows of a Parquet file that are compressed together, whatever chunks they came in.
+ROW_GROUP = 1 << 16
+
+
+# NumPy's header of an array of fewer than 10^40 rows.
+_NPY_HEADER = 128
+
+
+_LINE_END = "\r\0\n"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files.
+
+    Attributes:
+        begin: what such a file begins with.
+        encode: what rows add to it.
+        seal: what remains to be done to the file when all rows are in it.
+        convert: makes another file of it that is the result, see `parquet_format`.
+    """
+
+    begin: bytes
+    encode: Callable[[Rows], bytes]
+    seal: Callable[[Path], None] | None = None
+    convert: Callable[[Path, Path], None] | None = None
+
+
+def csv_format(columns: list[str]) -> Format:
+    """CSV with a header; lists are JSON in their cell."""
+    return Format(_csv([columns]), lambda rows: _csv(_csv_rows(rows)))
+
+
+def _csv(rows: Any) -> bytes:
+    text = io.StringIO(newline="")
+    # The writer puts quotes round what has a character of the line's end in it; with "\n" alone it forgets "\r".
+    csv.writer(text, lineterminator=_LINE_END).writerows(rows)
+    return text.getvalue().replace(_LINE_END, "\n").encode()
+
+
+def _csv_rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
+    columns = dict(rows.columns)
+    # A spreadsheet runs what begins so as a formula; as a path it means the same with "./" before it.
+    columns["path"] = [f"./{path}" if re.match(r"[=+\-@\t\r]", path) else path for path in columns["path"]]
+    for name in columns.keys() & {"confidences", "boxes"}:
+        columns[name] = [None if value is None else json.dumps(value) for value in columns[name]]
+    return zip(*columns.values(), strict=True)
+
+
+def jsonl_format(columns: list[str]) -> Format:
+    """A JSON object a line."""
+
+    def encode(rows: Rows) -> bytes:
+        found = zip(*rows.columns.values(), strict=True)
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in found)
+        return "".join(lines).encode()
+
+    return Format(b"", encode)
+
+
+def npy_format(columns: list[str]) -> Format:
+    """The probabilities alone, float32 (N, 10), NaN where there is an error."""
+    if "reading" in columns:
+        raise InputError("output: a .npy has ten probabilities a row, no readings; use .csv, .jsonl or .parquet")
+
+    def seal(written: Path) -> None:
+        with written.open("r+b") as file:
+            count = (os.fstat(file.fileno()).st_size - _NPY_HEADER) // (4 * CLASSES)
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, CLASSES)}
+            np.lib.format.write_array_header_1_0(file, header)
+
+    def encode(rows: Rows) -> bytes:
+        return b"" if rows.probabilities is None else rows.probabilities.astype("<f4").tobytes()
+
+    return Format(bytes(_NPY_HEADER), encode, seal)
+
+
+def parquet_schema(columns: list[str]) -> "pa.Schema":
+    """The columns of a Parquet file with their types."""
+    import pyarrow as pa  # only who writes Parquet pays for it
+
+    types = {
+        "path": pa.string(),
+        "label": pa.int8(),
+        "reading": pa.string(),
+        **dict.fromkeys(["confidence", *PROBABILITIES], pa.float32()),
+        "confidences": pa.list_(pa.float32()),
+        "boxes": pa.list_(pa.list_(pa.int32())),
+        "error": pa.string(),
+        "is_digit": pa.bool_(),
+        "undecided": pa.bool_(),
+        "target": pa.int8(),
+    }
+    return pa.schema([(name, types[name]) for name in columns])
+
+
+def record_batch(rows: Rows, schema: "pa.Schema") -> "pa.RecordBatch":
+    """Rows as Arrow has them."""
+    import pyarrow as pa
+
+    arrays = [pa.array(rows.columns[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def parquet_format(columns: list[str]) -> Format:
+    """Parquet. A Parquet file cannot be appended to: until the end, the rows are kept as Arrow's record batches."""
+    schema = parquet_schema(columns)
+
+    def encode(rows: Rows) -> bytes:
+        content: bytes = record_batch(rows, schema).serialize().to_pybytes()
+        return content
+
+    return Format(b"", encode, convert=lambda written, target: _to_parquet(written, target, schema))
+
+
+def _to_parquet(written: Path, target: Path, schema: "pa.Schema") -> None:
+    import pyarrow.parquet as pq
+
+    with written.open("rb") as file, pq.ParquetWriter(target, schema) as writer:
+        for table in _row_groups(file, schema):
+            writer.write_table(table, row_group_size=ROW_GROUP)
+
+
+def _row_groups(file: BinaryIO, schema: "pa.Schema") -> "Iterator[pa.Table]":
+    """Tables of `ROW_GROUP` rows each, the last one of fewer, so that the same rows always make the same file."""
+    import pyarrow as pa
+
+    size, held = os.fstat(file.fileno()).st_size, schema.empty_table()
+    while file.tell() < size:
+        batch = pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
+        held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+        while len(held) >= ROW_GROUP:
+            yield held[:ROW_GROUP].combine_chunks()
+            held = held[ROW_GROUP:]
+    if len(held):
+        yield held.combine_chunks()
+
+
+# By the ending of a file's name.
+FORMATS: dict[str, Callable[[list[str]], Format]] = {
+    ".csv": csv_format,
+    ".jsonl": jsonl_format,
+    ".parquet": parquet_format,
+    ".npy": npy_format,
+}

@@ -1,0 +1,1 @@
+"""The forward pass seen: every operation with its shapes, cost and values."""

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the trainer, its callbacks, and how a run resumes."""
