@@ -1,6 +1,8 @@
 """What is no MNIST image becomes one; what is one stays as it is."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +163,8 @@ def test_a_bad_image_does_not_spoil_its_neighbours(digits: np.ndarray) -> None:
     ]
     np.testing.assert_array_equal(images[[0, 4]], digits[[0, 4]])
     assert images_from_array(np.full((1, 28, 28), 256))[1] == ["values from 256 to 256, expected 0 to 255"]
+
+
+def test_preprocessing_needs_no_torch() -> None:
+    code = "import sys, mnist_cls.preprocessing, mnist_cls.memory, mnist_cls.files; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,26 +1,23 @@
-"""Memory: freed memory kept for the next batch; and when it runs out, how to tell, and how large a batch fits."""
+"""Memory: keep what is freed for the next batch, and recognize the errors raised when it runs out."""
 
 import ctypes
 import os
 import re
 import sys
 
-import torch
-
-# mallopt(3): the number of an option in glibc's malloc.h, the value that we set, and the variable that sets it.
+# Options of glibc's mallopt(3): the number in malloc.h, our value in bytes, and the environment variable that sets it.
 _GLIBC = (
     (-3, 1 << 25, "MALLOC_MMAP_THRESHOLD_"),  # M_MMAP_THRESHOLD: larger blocks are not kept
-    (-1, 1 << 28, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD
+    (-1, 1 << 28, "MALLOC_TRIM_THRESHOLD_"),  # M_TRIM_THRESHOLD: more freed memory than this is not kept
 )
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep some 256 MiB of freed memory for what is allocated next, in this process; elsewhere do nothing.
+    """Let glibc keep up to 256 MiB of freed memory for the next allocations of this process. Do nothing elsewhere.
 
-    By default glibc gives each larger block back to the kernel, and takes it from there again for the next batch; the
-    kernel then fills every page with zeros at its first touch. For networks as small as ours that can take as long as
-    computing (docs/benchmarks.md). Whoever has set glibc's own variables, `GLIBC_TUNABLES`, `MALLOC_TRIM_THRESHOLD_` or
-    `MALLOC_MMAP_THRESHOLD_`, is left alone.
+    By default glibc returns each larger block to the kernel and requests it again for the next batch; the kernel then
+    fills every page with zeros. For small networks that can take as long as the computation (docs/benchmarks.md).
+    The user's own `GLIBC_TUNABLES`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_` take precedence.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return
@@ -31,12 +28,14 @@ def keep_freed_memory() -> None:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What was asked for when memory ran out, such as "2.00 GiB"; None if the error is another one."""
-    text = str(error)
-    # On the CPU PyTorch has no type of its own for it.
-    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
+    """Return the size of the allocation that failed, such as "2.00 GiB", or None if the error has another cause."""
+    message = str(error)
+    torch = sys.modules.get("torch")  # who has not imported it has none of its errors
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    # PyTorch has no type of its own for the CPU's memory.
+    if not isinstance(error, kinds) and "can't allocate memory" not in message:
         return None
-    asked = re.search(r"ried to allocate ([\d.]+) (\w+)", text)
-    if asked is None:
+    size = re.search(r"allocate ([\d.]+) (\w+)", message)
+    if size is None:
         return "more than there is"
-    return f"{int(asked[1]) / 2**30:.2f} GiB" if asked[2] == "bytes" else f"{asked[1]} {asked[2]}"
+    return f"{int(size[1]) / 2**30:.2f} GiB" if size[2] == "bytes" else f"{size[1]} {size[2]}"
