@@ -3,6 +3,7 @@
 import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from mnist_cls.errors import InputError
 from mnist_cls.models.autoencoder import Autoencoder
 from mnist_cls.models.conditional import Conditional, ConditionalOutputs
 from mnist_cls.models.image_classifier import ImageClassifier
+from mnist_cls.models.mlp import MLP
 from mnist_cls.models.registry import _MODELS, register_file
 from mnist_cls.models.residual import Block
 from mnist_cls.training.module import MNISTModule
@@ -112,6 +114,41 @@ def test_a_network_of_the_users_own_is_known_by_its_name() -> None:
         register_model("mlp")(OneLayer)
 
 
+def test_a_function_that_returns_a_network_is_registered_as_in_timm() -> None:
+    @register_model
+    def wide_mlp(width: int = 1000) -> nn.Module:
+        return MLP(widths=(784, width, 10))
+
+    @register_model("wider_mlp")
+    def wider(**options: float) -> nn.Module:
+        return MLP(widths=(784, 2000, 10), **options)
+
+    assert wide_mlp(5)(torch.zeros(2, 784)).shape == (2, 10)  # it is still the function
+    assert {"wide_mlp", "wider_mlp"} <= set(list_models())
+    assert count(create_model("wide_mlp", width=3)) == 784 * 3 + 3 + 3 * 10 + 10
+    assert create_model("wider_mlp", dropout=0.5)(torch.zeros(2, 784)).shape == (2, 10)
+    with pytest.raises(ValueError, match="has no option 'widths'; its options: width"):
+        create_model("wide_mlp", widths=3)
+
+
+def test_a_class_without_a_name_is_called_as_the_class() -> None:
+    @register_model
+    class OneLayer(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(784, 10)
+
+    assert isinstance(create_model("OneLayer"), OneLayer)
+
+
+def test_a_function_that_returns_no_network_is_refused() -> None:
+    @register_model("nothing")
+    def nothing() -> Any:
+        return None
+
+    with pytest.raises(ValueError, match=r"'nothing': its function returned NoneType, expected a torch.nn.Module"):
+        create_model("nothing")
+
+
 def test_residual_block_adds_its_input() -> None:
     block, x = Block(4, 4).eval(), torch.randn(2, 4, 6, 6)
     nn.init.zeros_(block.norm2.weight)  # now the convolutions give nothing, and only the way round them is left
@@ -170,7 +207,7 @@ def test_both_heads_learn_in_training_and_one_answers_in_evaluation(conditional:
     loss = conditional.loss(outputs, IMAGES, labels)
     late, early = (nn.functional.cross_entropy(logits, labels) for logits in outputs)
     torch.testing.assert_close(loss, late + 0.3 * early)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(parameter.grad is not None for parameter in conditional.parameters())
     assert isinstance(conditional.eval()(IMAGES), torch.Tensor)
 

@@ -1,6 +1,6 @@
-"""Networks by name: a checkpoint holds a name and plain options, never code.
+"""Networks by name. A checkpoint holds a name and plain options, never code.
 
-The names and the idea are those of timm's `create_model`, `list_models` and `register_model`.
+`create_model`, `list_models` and `register_model` follow timm's functions of the same names.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from torch import nn
 
@@ -23,34 +23,44 @@ from .mlp import MLP
 from .residual import Residual
 from .shapes import explain_shapes
 
-Network = TypeVar("Network", bound=type[nn.Module])
+# A class, or a function that returns a network.
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
-_MODELS: dict[str, type[nn.Module]] = {}
+_MODELS: dict[str, Callable[..., nn.Module]] = {}
 
 
-def register_model(name: str) -> Callable[[Network], Network]:
-    """Make a network of your own known under `name`, for configs, checkpoints and `create_model`.
+@overload
+def register_model(name: str) -> Callable[[Builder], Builder]: ...
+@overload
+def register_model(name: Builder) -> Builder: ...
+def register_model(name: str | Builder) -> Callable[[Builder], Builder] | Builder:
+    """Register a network, so that `create_model`, configs and checkpoints find it by its name.
 
-    Its errors about shapes then name the layer, what came and what it wants, as those of the package's networks do.
+    Decorates a class or a function that returns a network, and returns it unchanged. Without a name, the network is
+    called what the class or function is called.
 
     Example::
 
         @register_model("my_network")
         class MyNetwork(nn.Module): ...
 
-    Raises:
-        ValueError: another network has that name already.
-    """
+        @register_model
+        def wide_mlp(**options):
+            return MLP(widths=(784, 1000, 10), **options)
 
-    def register(network: Network) -> Network:
-        known = _MODELS.setdefault(name, network)
-        # The same class defined again (a notebook cell run twice) replaces itself.
-        if (known.__module__, known.__qualname__) != (network.__module__, network.__qualname__):
+    Raises:
+        ValueError: If another network has that name.
+    """
+    if not isinstance(name, str):
+        return register_model(name.__name__)(name)
+
+    def register(builder: Builder) -> Builder:
+        known = _MODELS.setdefault(name, builder)
+        # The same class or function defined again, as when a notebook cell is run twice, replaces itself.
+        if (known.__module__, known.__qualname__) != (builder.__module__, builder.__qualname__):
             raise ValueError(f"the model name {name!r} is taken by {known.__module__}.{known.__qualname__}")
-        _MODELS[name] = network
-        if not network.__module__.startswith("torch."):  # PyTorch's own classes are not ours to change
-            network.forward = explain_shapes(network.forward)
-        return network
+        _MODELS[name] = builder
+        return builder
 
     return register
 
@@ -65,27 +75,27 @@ register_model("residual")(Residual)
 
 
 def register_file(path: str | Path) -> list[str]:
-    """Run a Python file of yours that registers networks by `@register_model`.
+    """Run a Python file that registers networks with `@register_model`.
 
     Args:
-        path: the file. Only a person may name it: no checkpoint can.
+        path: Python source. Only the user may name it; a checkpoint cannot.
 
     Returns:
-        The names that it registered.
+        Names of the networks that it registers.
 
     Raises:
-        ValueError: it is not there, it fails, or it registers nothing.
+        ValueError: If the file does not exist, raises an exception, or registers nothing.
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise ValueError(f"{path}: no such file; expected Python source with @register_model in it")
+        raise ValueError(f"{path}: no such file; expected Python source that uses @register_model")
     before = dict(_MODELS)
-    # Each file has a module name of its own, the same each time: a file may be named twice.
+    # One module name for each file, the same each time, so that a file may be named twice.
     spec = importlib.util.spec_from_file_location(f"mnist_cls_file:{file}", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path}: not a .py file; expected Python source with @register_model in it")
+        raise ValueError(f"{path}: not a .py file; expected Python source that uses @register_model")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))  # as for a script, so that it may import what lies beside it
+    sys.path.insert(0, str(file.parent))  # as for a script: the file may import its neighbours
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -94,41 +104,45 @@ def register_file(path: str | Path) -> list[str]:
         raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(file.parent))
-    new = sorted(name for name, network in _MODELS.items() if before.get(name) is not network)
+    new = sorted(name for name, builder in _MODELS.items() if before.get(name) is not builder)
     if not new:
         raise ValueError(f'{path}: registers no network; put @register_model("name") above its class')
     return new
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` knows, sorted."""
+    """Return the names that `create_model` accepts, sorted."""
     return sorted(_MODELS)
 
 
 def create_model(name: str, **options: object) -> nn.Module:
-    """Build the network `name` with fresh random weights.
+    """Create a network with random weights.
 
     Args:
-        name: one of `list_models()`.
-        **options: the network's own options, such as `dropout=0.1` or `widths=(3, 4, 1)`.
+        name: One of `list_models()`.
+        **options: The network's own options, such as `dropout=0.1` or `widths=(3, 4, 1)`.
 
     Returns:
-        The network, in training mode, on the CPU, float32.
+        The network in training mode, on the CPU, float32. Its errors about shapes name the layer, see `ShapeError`.
 
     Raises:
-        ValueError: no network has that name, or it does not take those options.
+        ValueError: If there is no such network, or if it does not take these options.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(str(name), _MODELS, n=1, cutoff=0.4)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no model is called {name!r}; {meant}known models: {', '.join(list_models())}")
-    network = _MODELS[name]
-    parameters = inspect.signature(network).parameters
-    known = list(parameters)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no model is called {name!r}; {hint}known models: {', '.join(list_models())}")
+    builder = _MODELS[name]
+    parameters = inspect.signature(builder).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    if not takes_any and (unknown := sorted(set(options) - set(known))):
-        raise ValueError(f"model {name!r} has no option {unknown[0]!r}; its options: {', '.join(known)}")
+    if not takes_any and (unknown := sorted(options.keys() - parameters)):
+        raise ValueError(f"model {name!r} has no option {unknown[0]!r}; its options: {', '.join(parameters)}")
     try:
-        return network(**options)
+        network = builder(**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model {name!r} with {options}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"model {name!r}: its function returned a {type(network).__name__}, expected a torch.nn.Module"
+        )
+    return explain_shapes(network)

@@ -1,98 +1,112 @@
-"""What a wrong shape looks like: which layer it stopped at, what came, what that layer wants, and the usual cause."""
+"""Errors about shapes that name the layer, the shape it got, the shape it takes and the usual cause."""
 
 import functools
 from collections.abc import Callable
+from traceback import walk_tb
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-Result = TypeVar("Result")
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
-_SIDES = ("", "L", "H, W", "D, H, W")
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# By the number of spatial dimensions.
+_SPATIAL = ("", "L", "H, W", "D, H, W")
 
 
 class ShapeError(ValueError):
-    """A tensor of the wrong shape came to a layer."""
+    """A layer got a tensor of the wrong shape."""
 
 
-def explain_shapes(forward: Callable[..., Result]) -> Callable[..., Result]:
-    """Make a network's `forward` say what is wrong where the shape of its input does not fit its layers.
-
-    While nothing fails it does nothing.
-
-    Args:
-        forward: the method, of a class.
-    """
-
-    @functools.wraps(forward)
-    def explained(network: nn.Module, *args: Any, **kwargs: Any) -> Result:
+class _Explaining(nn.Module):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return forward(network, *args, **kwargs)
-        except ShapeError:
+            return super().__call__(*args, **kwargs)
+        except ShapeError:  # of a network inside this one
             raise
         except (RuntimeError, ValueError, IndexError) as error:
-            given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-            message = _explain(network, given, error.__traceback__)
+            x = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            message = _explain(self, x, error.__traceback__)
             if message is None:
                 raise
             raise ShapeError(message) from error
 
-    return explained
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # pickle cannot import the class made below: it gets the network's own class.
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, *state = reduced
+        args = (type(self).__bases__[-1] if value is type(self) else value for value in args)
+        return _remake, (make, *args), *state
 
 
-def _explain(network: nn.Module, given: Tensor | None, traceback: TracebackType | None) -> str | None:
-    """One line about the layer at which `traceback` ends, or None if the shape that came to it was all right."""
+def explain_shapes(network: nn.Module) -> nn.Module:
+    """Make a network raise a `ShapeError` where the shape of its input does not fit one of its layers.
+
+    This object gets a subclass of its class, as in `torch.nn.utils.parametrize`. The class itself is not changed, and
+    neither is `forward`, so that `torch.jit.script`, `torch.compile` and `torch.export` see what they always see.
+
+    Returns:
+        The same network.
+    """
+    own: Any = type(network)
+    if not isinstance(network, (_Explaining, torch.jit.ScriptModule)):
+        network.__class__ = _explaining(own)
+    return network
+
+
+@functools.cache
+def _explaining(network: type[nn.Module]) -> type[nn.Module]:
+    names = {name: getattr(network, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(network.__name__, (_Explaining, network), names)
+
+
+def _remake(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
+    return explain_shapes(make(*args))
+
+
+def _explain(network: nn.Module, x: Tensor | None, traceback: TracebackType | None) -> str | None:
+    """Explain the shape that reached the layer where `traceback` ends; None if that shape fits."""
     names = {id(layer): name for name, layer in network.named_modules()}
-    found = None
-    while traceback is not None:
-        variables = traceback.tb_frame.f_locals
-        arguments = traceback.tb_frame.f_code.co_varnames[:2]
-        layer, came = (variables.get(name) for name in arguments) if len(arguments) == 2 else (None, None)
-        if isinstance(layer, nn.Module) and names.get(id(layer)) and isinstance(came, Tensor):
-            found = layer, came
-        traceback = traceback.tb_next
+    found: tuple[nn.Module, Tensor] | None = None
+    for frame, _ in walk_tb(traceback):
+        # A layer's `forward`: its first two arguments are the layer and a tensor.
+        match [frame.f_locals.get(name) for name in frame.f_code.co_varnames[:2]]:
+            case [nn.Module() as layer, Tensor() as got] if names.get(id(layer)):
+                found = layer, got
     if found is None:
-        if given is not None and given.ndim < 2:
-            return (
-                f"{type(network).__name__} got {tuple(given.shape)}, which has no batch dimension; use x.unsqueeze(0)"
-            )
+        if x is None or x.ndim >= 2:
+            return None
+        return f"{type(network).__name__} got {tuple(x.shape)}, which has no batch dimension; use x.unsqueeze(0)"
+    layer, got = found
+    expected = _expected(layer, got)
+    if expected is None:
         return None
-    layer, came = found
-    wanted = _wanted(layer)
-    if wanted is None or _fits(layer, came):
-        return None
-    name, kind, cause = names[id(layer)], type(layer).__name__, _cause(layer, came, given)
-    return f"{type(network).__name__}: {name} ({kind}) got {tuple(came.shape)}, it wants {wanted}: {cause}"
+    name = f"{type(network).__name__}: {names[id(layer)]} ({type(layer).__name__})"
+    return f"{name} got {tuple(got.shape)}, expected {expected}: {_cause(layer, got, x)}"
 
 
-def _wanted(layer: nn.Module) -> str | None:
+def _expected(layer: nn.Module, got: Tensor) -> str | None:
+    """Return the shape that a layer takes; None if `got` has it, or if the layer is of another kind."""
     if isinstance(layer, nn.Linear):
-        return f"(B, {layer.in_features})"
+        return None if got.shape[-1:] == (layer.in_features,) else f"(B, {layer.in_features})"
     if isinstance(layer, _CONVOLUTIONS):
-        return f"(B, {layer.in_channels}, {_SIDES[len(layer.kernel_size)]})"
-    if isinstance(layer, nn.BatchNorm1d):
-        return f"(B, {layer.num_features}) or (B, {layer.num_features}, L)"
-    if type(layer) in _NORMS:
-        return f"(B, {layer.num_features}, {_SIDES[_NORMS[type(layer)]]})"
-    return None
+        channels, spatial = layer.in_channels, len(layer.kernel_size)
+    elif isinstance(layer, _NORMS):
+        spatial = next(number for number, norm in enumerate(_NORMS, 1) if isinstance(layer, norm))
+        channels = layer.num_features
+    else:
+        return None
+    vectors = isinstance(layer, nn.BatchNorm1d)  # or sequences of them
+    if got.shape[1:2] == (channels,) and (got.ndim == spatial + 2 or (vectors and got.ndim == 2)):
+        return None
+    return f"{f'(B, {channels}) or ' if vectors else ''}(B, {channels}, {_SPATIAL[spatial]})"
 
 
-def _fits(layer: nn.Module, came: Tensor) -> bool:
-    if isinstance(layer, nn.Linear):
-        return came.ndim > 0 and came.shape[-1] == layer.in_features
-    sides = len(layer.kernel_size) if isinstance(layer, _CONVOLUTIONS) else _NORMS[type(layer)]
-    channels = layer.in_channels if isinstance(layer, _CONVOLUTIONS) else layer.num_features
-    flat = isinstance(layer, nn.BatchNorm1d) and came.ndim == 2
-    return (came.ndim == sides + 2 or flat) and came.shape[1] == channels
-
-
-def _cause(layer: nn.Module, came: Tensor, given: Tensor | None) -> str:
-    if isinstance(layer, nn.Linear) and came.ndim > 1 and came[:1].numel() == layer.in_features:
+def _cause(layer: nn.Module, got: Tensor, x: Tensor | None) -> str:
+    if isinstance(layer, nn.Linear) and got.ndim > 1 and got[:1].numel() == layer.in_features:
         return "it was not flattened; use x.flatten(1)"
-    shape = () if given is None else tuple(given.shape)
+    shape = () if x is None else tuple(x.shape)
     start = f"the input {shape}"
     images = shape[-2:] == (28, 28)
     if images and len(shape) == 2:
@@ -104,11 +118,11 @@ def _cause(layer: nn.Module, came: Tensor, given: Tensor | None) -> str:
     if len(shape) == 4 and shape[1:3] == (28, 28):
         return f"{start} has its channels last; use x.permute(0, 3, 1, 2)"
     if images and len(shape) == 4 and shape[1] == 3:
-        return f"{start} has three colours; use x.mean(1, keepdim=True)"
+        return f"{start} has three colour channels; use x.mean(1, keepdim=True)"
     if shape[1:] == (784,):
         return f"{start} is flattened; use x.view(-1, 1, 28, 28)"
     if len(shape) == 4 and shape[1] == 1 and not images:
-        return f"{start} has images of {shape[-2]}x{shape[-1]} pixels, not 28x28; scale them"
+        return f"{start} has images of {shape[-2]}x{shape[-1]} pixels; scale them to 28x28"
     if len(shape) == 4 and shape[1] == 1:
-        return f"{start} is right; the layer before gives another shape than this one takes"
-    return f"{start} is not what the networks here take: grey images (B, 1, 28, 28)"
+        return f"{start} is correct; the layer before this one outputs another shape"
+    return f"{start} does not fit; the networks take grey images (B, 1, 28, 28)"
