@@ -1,7 +1,7 @@
-"""Write a network for other programs: `python -m mnist_cls.export output=model.onnx [checkpoint=RUN] [format=onnx]`
+"""Export a network for other programs: `python -m mnist_cls.export output=model.onnx [checkpoint=RUN] [format=onnx]`
 
-As ONNX, as PyTorch's exported program (.pt2) or as .safetensors, checked against the network before the file appears.
-By default the weights that the package carries.
+As ONNX, as PyTorch's exported program (.pt2) or as .safetensors, compared with the network before the file appears. By
+default the packaged weights.
 """
 
 from pathlib import Path
@@ -11,18 +11,18 @@ from .cli.settings import ExportSettings
 from .errors import InputError
 
 
-def export(settings: ExportSettings, folder: Path) -> None:
-    """Export what `settings.checkpoint` holds; print what was written and how to run it."""
+def export(settings: ExportSettings, folder: Path | None) -> None:
+    """Export the network of `settings.checkpoint`; print what was written and how to run it."""
     if not settings.output:
         raise InputError("no output: name a .onnx, .pt2 or .safetensors file with output=FILE")
-    # Imported here, because `--help` must not wait for torch.
+    # These import torch, for which --help must not wait.
     from .checkpoints.build import load_user_models
     from .inference.export import export_model
 
     load_user_models(settings.model_file)
     exported = export_model(settings.output, settings.checkpoint, settings.format)
     print(f"{exported}\n\nto run it:\n")
-    if settings.model_file and exported.format == "safetensors":  # weights alone do not bring their network along
+    if settings.model_file and exported.format == "safetensors":  # weights alone do not hold the code of their network
         print(f"from mnist_cls.checkpoints.build import load_user_models; load_user_models({settings.model_file!r})")
     print(exported.example)
 

@@ -1,8 +1,7 @@
-"""Where the configs are, and how an entry point runs under Hydra: typed settings in, one line out on bad input."""
+"""Commands under Hydra: typed settings in, one line out on bad input."""
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,30 +9,31 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
-from .messages import _leave, explain
+from .messages import display_path, explain, leave, override
+from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run
 from .settings import SETTINGS
 from .torchrun import is_first
 
-# `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the entry point.
+# `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the command.
 _RENAMED = {"forward": {"mode": "network_mode"}}
 
-
-# Some of what is wrong with settings, Hydra says with Python's own exceptions.
-_HYDRAS_OWN = (AssertionError, TypeError, ValueError)
+# What Hydra raises for a choice of a group that is neither a name nor a list of names.
+_PYTHONS_OWN = (AssertionError, TypeError, ValueError)
 
 
 def config_folder() -> Path:
-    """The folder of the configs: inside the package when it was installed, at the top of a checkout otherwise."""
+    """Return the folder of the configs: inside the installed package, or at the top of a checkout."""
     installed = Path(__file__).parents[1] / "configs"
     return installed if installed.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 def _choices(*groups: str) -> str:
-    """For `--help`: the choices of each group, on a line of its own."""
+    """Return the choices of each group on a line of its own, for `--help`."""
     found = {group: sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) for group in groups}
     return "\n".join(f"{group}: {', '.join(names)}" for group, names in found.items())
 
@@ -42,14 +42,14 @@ OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
 
 def to_settings(config: DictConfig, entry: str) -> Any:
-    """Turn a composed config into the typed settings of an entry point.
+    """Turn a composed config into the typed settings of a command.
 
     Args:
         config: without Hydra's own part.
         entry: a key of `SETTINGS`.
 
     Raises:
-        InputError: a key is unknown, a value is missing, of the wrong type or out of range.
+        InputError: If a key is unknown, or a value is missing, of the wrong type or out of range.
     """
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SETTINGS[entry]), config))
@@ -58,7 +58,7 @@ def to_settings(config: DictConfig, entry: str) -> Any:
 
 
 def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
-    """The settings of an entry point, from Python, as its command line would give them.
+    """Return the settings of a command, in Python, as its command line would set them.
 
     Example::
 
@@ -69,64 +69,121 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
         overrides: as on the command line.
 
     Raises:
-        InputError: the settings are wrong.
+        InputError: If the settings are wrong.
     """
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = hydra.compose(entry, _renamed(entry, overrides))
-        except (HydraException, OmegaConfBaseException, OSError, *_HYDRAS_OWN) as error:
+        except (HydraException, OmegaConfBaseException, OSError, *_PYTHONS_OWN) as error:
             raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
 
 
-def entry_point(entry: str, task: Callable[[Any, Path], Any]) -> Callable[[], None]:
-    """Make the `main()` of an entry point.
+def recorded_settings(folder: Path, entry: str) -> Any:
+    """Return the settings that the record in a run's folder holds; None if they cannot be read."""
+    try:
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        return to_settings(config, entry) if isinstance(config, DictConfig) else None
+    except Exception:  # PyYAML, OmegaConf and the settings' own checks have no base class in common
+        return None
 
-    The command line is Hydra's, `--help` and `--multirun` included. Where the user is wrong, one line goes to standard
-    error and the status is 2; HYDRA_FULL_ERROR=1 shows the traceback instead.
+
+def entry_point(
+    entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder = named_or_new_folder
+) -> Callable[[], None]:
+    """Make the `main()` of a command.
+
+    The command line is Hydra's, `--help` and `--multirun` included. On bad input, one line goes to standard error and
+    the exit status is 2; HYDRA_FULL_ERROR=1 shows the traceback instead.
 
     Args:
-        entry: the config's name, a key of `SETTINGS`.
-        task: gets the typed settings and the run's folder; what it returns is what a sweeper optimizes.
+        entry: name of the command and its config, a key of `SETTINGS`.
+        task: called with the typed settings and the run's folder (None if the command makes none); returns what a
+            sweep optimizes.
+        choose_folder: returns the run's folder; called once the settings have been checked, unless it is a sweep.
     """
 
     def main() -> None:
         tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
         sys.argv[1:] = _renamed(entry, sys.argv[1:])
-        # Otherwise Hydra would print errors itself, over several lines, and leave with status 1.
+        typed = sys.argv[1:]
+        # Otherwise Hydra would print errors itself, over several lines, and exit with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        search: Path | None = None
 
         def job(config: DictConfig) -> Any:
-            if not tracebacks:  # from here on errors are ours, and processes that we start are to say theirs likewise
+            nonlocal search
+            if not tracebacks:  # from here on this module reports errors, in processes that Lightning starts, too
                 os.environ.pop("HYDRA_FULL_ERROR", None)
-            folder = Path(HydraConfig.get().runtime.output_dir)
             try:
-                return task(to_settings(config, entry), folder)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    search = Path(HydraConfig.get().sweep.dir)
+                return _run(config, entry, task, choose_folder)
             except Exception as error:
-                # Left to Hydra, it would print a line of its own before ours.
-                _leave(error, entry, tracebacks)
+                leave(error, entry, tracebacks)  # if it reached Hydra, Hydra would print a line of its own first
 
         try:
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
+            if search is not None:
+                _print_best(search)
         except KeyboardInterrupt:
             if is_first():
                 print("interrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            ours = not tracebacks and (type(error) is ValueError or _in_composing(error))
-            _leave(InputError(explain(error, entry)) if ours else error, entry, tracebacks)
+            if not tracebacks and _about_settings(error, entry, typed):
+                error = InputError(explain(error, entry))
+            leave(error, entry, tracebacks)
 
     return main
 
 
-def _in_composing(error: Exception) -> bool:
-    """Whether an exception is one of `_HYDRAS_OWN` about the settings, not a defect of a sweeper's, say."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return type(error) in _HYDRAS_OWN and any(Path(frame.filename).stem == "config_loader_impl" for frame in frames)
+def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder) -> Any:
+    """Run a command in its folder, which is made once the settings have been found good."""
+    settings = to_settings(config, entry)
+    runtime = HydraConfig.get()
+    if runtime.mode != RunMode.MULTIRUN and (sweep := runtime.runtime.choices.get("sweep")):
+        raise InputError(f"sweep={sweep} without -m would train once: put -m before the settings")
+    folder = decide_folder(settings, choose_folder)
+    if folder is not None:
+        config.output_dir = str(folder)
+        record_run(folder, config)
+        settings = to_settings(config, entry)  # again, because a value may refer to the folder
+    return task(settings, folder)
+
+
+def _print_best(search: Path) -> None:
+    """Print the best result of a search. A plain sweep over given values has none."""
+    results = search / "optimization_results.yaml"
+    if results.is_file():
+        found: Any = OmegaConf.load(results)
+        if "best_params" in found:  # which a search for several objectives has not
+            best = " ".join(override(str(key), value) for key, value in found.best_params.items())
+            print(f"\nbest of the search     {found.best_value:.4f} with {best}")
+            print(f"all that was tried     {display_path(search)}")
+
+
+def _about_settings(error: Exception, entry: str, typed: Iterable[str]) -> bool:
+    """Return whether an exception of Python's own is about the settings, and not a defect, of a sweeper say.
+
+    Hydra raises any of `_PYTHONS_OWN` for a choice that is no name; such a choice fails when composed alone, too.
+    """
+    if type(error) not in (AssertionError, TypeError):
+        return type(error) is ValueError
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return any(type(_composition_error(entry, one)) is type(error) for one in typed)
+
+
+def _composition_error(entry: str, override: str) -> Exception | None:
+    try:
+        hydra.compose(entry, [override])
+    except Exception as error:
+        return error
+    return None
 
 
 def _renamed(entry: str, overrides: Iterable[str]) -> list[str]:
-    """The overrides with the names that their keys have in the config."""
+    """Return the overrides with the names that their keys have in the config."""
     names = _RENAMED.get(entry, {})
     pairs = [text.partition("=") for text in overrides]
     return [f"{names.get(key.lstrip('+'), key)}{sign}{value}" for key, sign, value in pairs]

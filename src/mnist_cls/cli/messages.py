@@ -1,4 +1,4 @@
-"""Where the configs are, and how an entry point runs under Hydra: typed settings in, one line out on bad input."""
+"""What commands print: errors in one line, and commands and paths as the user would type them."""
 
 import difflib
 import os
@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import is_dataclass
@@ -15,7 +14,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..errors import InputError
 from .settings import SETTINGS
@@ -23,10 +22,10 @@ from .torchrun import should_report_error
 
 
 def overrides(**changed: object) -> str | None:
-    """The overrides of the present run as one would type them, with some changed; None leaves one out.
+    """Return the overrides of the present run as one would type them, with some changed; None leaves one out.
 
     Returns:
-        None if it is no entry point that runs: `train()` may be called from Python.
+        None if no command is running: `train()` may be called from Python.
     """
     if not HydraConfig.initialized():
         return None
@@ -36,7 +35,7 @@ def overrides(**changed: object) -> str | None:
 
 
 def override(key: str, value: object) -> str:
-    """One override as one would type it in a shell, with Hydra's own quotes round a value that needs them."""
+    """Return one override as one would type it in a shell, with Hydra's quotes around a value that needs them."""
     text = str(value)
     if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         text = "'" + text.replace("'", "\\'") + "'"
@@ -44,24 +43,31 @@ def override(key: str, value: object) -> str:
 
 
 def program(module: str) -> str:
-    """How the user runs a module from where they stand, with the Python that runs now."""
+    """Return the command that runs a module from the current folder with the current Python."""
     python = Path(sys.executable)
     on_path = shutil.which("python") == str(python)
     return f"{'python' if on_path else display_path(python)} -m {module}"
 
 
 def display_path(path: Path) -> Path:
-    """A path as short as it can be printed: from where the user stands, if it lies below."""
+    """Return a path relative to the current folder, if it lies below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
+def leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
+    """Report an error and exit with status 2: in one line, or with its traceback if it is a defect.
+
+    Of several processes that torchrun has started, one reports.
+
+    Args:
+        error: what ended the command.
+        entry: a key of `SETTINGS`.
+        tracebacks: print the traceback of bad input, too.
+    """
     if not should_report_error():
-        # As soon as one has left, torchrun ends all, and the one that is to speak may not have come so far yet.
-        time.sleep(10)
         sys.exit(2)
     if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
-        # A defect of ours. Python's own status for it, 1, means here that the work was done.
+        # Python's own status for an uncaught exception, 1, means here that the work was done.
         traceback.print_exception(error)
         sys.exit(2)
     if isinstance(error, BrokenPipeError):  # `... | head` has seen enough
@@ -71,8 +77,8 @@ def _leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
     sys.exit(2)
 
 
-def explain(error: Exception, entry: str) -> str:
-    """Put into one line what Hydra and OmegaConf say in several, with the nearest key or choice that there is."""
+def explain(error: BaseException, entry: str) -> str:
+    """Return in one line what Hydra and OmegaConf say in several, with the nearest key or choice that exists."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
         if group == "hydra/sweeper":
@@ -80,23 +86,21 @@ def explain(error: Exception, entry: str) -> str:
         return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
-    text = str(error)
     if type(error) in (AssertionError, TypeError):
         return "what was chosen for a group is neither a name nor a list of names; --help shows the choices"
-    if text.startswith("Ambiguous value"):
-        return f"{text.splitlines()[0]}; a comma separates the values of a sweep (-m), or quote it: 'key=\"a,b\"'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
-        text = str(error.__cause__) if "Error merging override" in text else text
-    if unknown := re.search(r"Could not override '([^']*)'|Key '([^']+)' (?:is )?not in", text):
-        key = getattr(error, "full_key", None) or unknown[1] or unknown[2] or ""
+    if isinstance(error, HydraException):
+        cause = error.__cause__
+        if isinstance(cause, OmegaConfBaseException) and not isinstance(error, InstantiationException):
+            return explain(cause, entry)
+        return " ".join(str(error).split())  # the lines after the first say what to do
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
+        key = error.full_key or str(error.key)
         return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
-    if isinstance(error, InstantiationException):
-        return " ".join(text.split())
-    message = (text.splitlines() or [type(error).__name__])[0]
-    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
-    return f"{key}: {message}" if key and key not in message else message
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    key = getattr(error, "full_key", None) or ""
+    return f"{key}: {message}" if key not in message else message
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

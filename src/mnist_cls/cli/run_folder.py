@@ -1,27 +1,26 @@
-"""Where the configs are, and how an entry point runs under Hydra: typed settings in, one line out on bad input."""
+"""The folder of a run: which it is, and the record of the config in it."""
 
 import contextlib
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from ..errors import InputError
-from ..training.resume import GO_ON, finished, folder_to_go_on_in, in_use
-from .entry_point import to_settings
-from .messages import _leave, display_path, override
-from .settings import TrainSettings
-from .torchrun import agreed
+from .torchrun import attempt_folder, chosen_by_first, hosts, is_first, run_id, world_size
 
+# Called with the settings and whether the user has named `output_dir`; None: the command makes no folder.
+ChooseFolder = Callable[[Any, bool], Path | None]
 
-def _typed(config: DictConfig) -> list[str]:
-    return [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+# `hydra.run.dir` where nobody has set it, see configs/hydra/default.yaml.
+_UNSET = "."
 
 
 def new_folder(wanted: Path) -> Path:
-    """Make a folder that nobody else has: its default name ends in the second, and two runs may start in one."""
+    """Make a folder, under another name if there is one: default names end in the second, and two runs may share it."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     folder, number = wanted, 1
     while True:
@@ -32,66 +31,65 @@ def new_folder(wanted: Path) -> Path:
         folder = wanted.with_name(f"{wanted.name}_{number}")
 
 
-def _folder(settings: Any, named: bool) -> Path:
-    """The folder of a run, which is there already if an earlier training is gone on with."""
+def named_or_new_folder(settings: Any, named: bool) -> Path | None:
+    """Return `output_dir`, made as a new folder unless the user has named it; None if there is none."""
+    if settings.output_dir is None:
+        return None
     wanted = Path(settings.output_dir)
-    if isinstance(settings, TrainSettings):
-        if named and in_use(wanted):
-            raise InputError(f"output_dir={wanted}: another process is training there; name another")
-        if settings.checkpoint in GO_ON:
-            if named and finished(wanted):
-                print(f"nothing to do: the training in {wanted} is finished")
-                sys.exit(0)
-            earlier = folder_to_go_on_in(settings, named, _settings_of_run)
-            if earlier is not None:
-                return earlier
     return wanted if named else new_folder(wanted)
 
 
-def _settings_of_run(folder: Path) -> TrainSettings | None:
-    """The settings that a training was begun with; None if they cannot be read."""
-    try:
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        config.output_dir = str(folder)
-        settings: TrainSettings = to_settings(config, "train")  # type: ignore[arg-type]
-        return settings
-    except Exception:  # whatever is wrong with it, it is none of ours
-        return None
+def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
+    """Return the folder of the present run, the same in all processes that train together.
+
+    In a sweep it is Hydra's; `hydra.run.dir` names it, too.
+
+    Args:
+        settings: with `output_dir`.
+        choose: called for a single run without `hydra.run.dir`.
+
+    Raises:
+        InputError: If several hosts have no name in common for it.
+    """
+    runtime = HydraConfig.get()
+    if runtime.mode == RunMode.MULTIRUN:
+        return Path(runtime.runtime.output_dir)
+    if runtime.run.dir != _UNSET:
+        return Path(runtime.run.dir)
+    named = any(text.startswith("output_dir=") for text in runtime.overrides.task)
+    if world_size() == 1:
+        return choose(settings, named)
+    attempt = attempt_folder()
+    if hosts() == 1 and attempt is not None:
+        chosen = chosen_by_first(attempt, lambda: str(choose(settings, named) or ""))
+        return Path(chosen) if chosen else None
+    if not named:
+        if run_id() is None:
+            raise InputError(
+                "several hosts need one name for the run's folder: start torchrun with --rdzv-id=NAME, or add"
+                " output_dir=DIR, in a file system that all hosts share"
+            )
+        settings.output_dir = str(Path(settings.output_dir).with_name(str(run_id())))
+    folder = choose(settings, True)
+    if folder is not None and not named and (folder / "metrics.json").is_file():
+        raise InputError(f"{folder}: a finished run has the same --rdzv-id={run_id()}; start torchrun with another")
+    return folder
 
 
-class BeforeRun(Callback):
-    """Checks the settings before Hydra makes the run's folder, so that a slip of the keyboard leaves nothing behind."""
+def record_run(folder: Path, config: DictConfig) -> None:
+    """Tell Hydra the run's folder, and write Hydra's usual record of the config into it, in the first process.
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave with status 2 if the settings are wrong; else see that the run has a folder for itself alone."""
-        entry = str(kwargs["config_name"])
-
-        def settings() -> Any:
-            return to_settings(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), entry)
-
-        try:
-            if sweep := config.hydra.runtime.choices.get("sweep"):
-                raise InputError(f"sweep={sweep} without -m would train once: put -m before the settings")
-            if any(text.startswith("hydra.run.dir=") for text in _typed(config)):
-                settings()
-                return
-            named = any(text.startswith("output_dir=") for text in _typed(config))
-            # Of several processes the first chooses. The others have nothing to write, Hydra's records included.
-            folder = agreed(lambda: str(_folder(settings(), named)))
-            config.output_dir = folder.path
-            if not folder.is_ours:
-                settings()  # the first has found no fault, but another host may have another version of the package
-                config.hydra.output_subdir = None
-        except (InputError, OSError) as error:
-            # Hydra turns a callback's exceptions into warnings, but lets SystemExit through.
-            _leave(error, entry)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say what a search has found."""
-        results = Path(config.hydra.sweep.dir) / "optimization_results.yaml"
-        if results.is_file():
-            found: Any = OmegaConf.load(results)
-            if "best_params" in found:  # not of a search for several things at once
-                best = " ".join(override(str(key), value) for key, value in found.best_params.items())
-                print(f"\nbest of the search     {found.best_value:.4f} with {best}")
-                print(f"all that was tried     {display_path(results.parent)}")
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    runtime: Any = HydraConfig.get()
+    with read_write(runtime):
+        # For `${hydra:runtime.output_dir}`, and for processes that Lightning starts with the same `hydra.run.dir`.
+        runtime.run.dir, runtime.runtime.output_dir = str(folder), str(folder.absolute())
+    if is_first():
+        record = folder / ".hydra"
+        record.mkdir(parents=True, exist_ok=True)
+        # Not as new files: a training's lock is on the first of them.
+        OmegaConf.save(config, record / "config.yaml")
+        OmegaConf.save(OmegaConf.create({"hydra": runtime}), record / "hydra.yaml")
+        OmegaConf.save(runtime.overrides.task, record / "overrides.yaml")

@@ -1,10 +1,20 @@
-"""The typed shape of the configs: which keys there are, of which type and in which range."""
+"""The typed form of the configs: keys, types, ranges, and the defaults of what Python code can use without a config."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import InputError
+
+# Formats of exported files, and how their names end.
+EXPORT_ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+# Images per optimizer step, unless a config or an argument sets another number.
+BATCH_SIZE: Final = 128
+
+_PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")  # weights stay float32: checkpoints and prediction rely on it
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+_AUGMENTATIONS = ("rotation", "scale", "shear", "shift", "elastic", "brightness", "noise")
 
 
 def _require(ok: bool, key: str, value: object, expected: str) -> None:
@@ -12,61 +22,62 @@ def _require(ok: bool, key: str, value: object, expected: str) -> None:
         raise InputError(f"{key}={value}: expected {expected}")
 
 
+def _one_of(choices: tuple[str | None, ...], key: str, value: object) -> None:
+    null = ", or null" if None in choices else ""
+    _require(value in choices, key, value, f"one of {', '.join(filter(None, choices))}{null}")
+
+
+def _at_least_1(settings: object, *keys: str, prefix: str = "") -> None:
+    for key in keys:
+        value = getattr(settings, key)
+        _require(value is None or value >= 1, prefix + key, value, "at least 1")
+
+
+def _seed(seed: int) -> None:
+    _require(0 <= seed < 2**32, "seed", seed, "0 to 4294967295")
+
+
 def _checkpoints(checkpoint: Any) -> str | list[str] | None:
-    """One checkpoint or several; on the command line a folder's name may look like a number."""
+    """Return one checkpoint or several, as strings: Hydra reads a folder's name of digits as a number."""
+    if checkpoint is None:
+        return None
     several = checkpoint if isinstance(checkpoint, list) else [checkpoint]
     good = bool(several) and all(isinstance(one, (str, int)) and not isinstance(one, bool) for one in several)
-    expected = "a path, a name, or several in brackets, separated by commas"
-    _require(checkpoint is None or good, "checkpoint", checkpoint, expected)
-    return (
-        [str(one) for one in several]
-        if isinstance(checkpoint, list)
-        else None
-        if checkpoint is None
-        else str(checkpoint)
-    )
-
-
-# The formats of exported files, and how such a file's name ends.
-EXPORT_ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+    _require(good, "checkpoint", checkpoint, "a path, a name, or several in brackets, separated by commas")
+    return [str(one) for one in several] if isinstance(checkpoint, list) else str(checkpoint)
 
 
 def export_format(output: str | Path, format: str | None = None) -> str:
-    """The format that a file is to be exported in, a key of `EXPORT_ENDINGS`.
+    """Return the format to export a file in, a key of `EXPORT_ENDINGS`.
 
     Args:
         output: the file's name.
-        format: what the user says it is; None: the ending tells.
+        format: the format that the user has named; None: it follows from the name's ending.
 
     Raises:
-        InputError: there is no such format or ending, or they contradict each other.
+        InputError: If there is no such format or ending, or they contradict each other.
     """
-    _require(format in (None, *EXPORT_ENDINGS), "format", format, f"one of {', '.join(EXPORT_ENDINGS)}, or null")
+    _one_of((*EXPORT_ENDINGS, None), "format", format)
+    wanted = {ending: name for name, ending in EXPORT_ENDINGS.items() if format in (None, name)}
     ending = Path(output).suffix.lower()
-    wanted = [ending for name, ending in EXPORT_ENDINGS.items() if format in (None, name)]
-    asked = "" if format is None else f" for format={format}"
-    _require(ending in wanted, "output", output, f"a name that ends in {', '.join(wanted)}{asked}")
-    return next(name for name, its_ending in EXPORT_ENDINGS.items() if its_ending == ending)
-
-
-# Images for a step of the optimizer when `data.batch_size=auto` is asked for no other number.
-STEP_SIZE_OF_AUTO = 128
-
-
-_DEVICES = "auto, a number of devices, or a list of their numbers"
+    reason = "" if format is None else f" for format={format}"
+    _require(ending in wanted, "output", output, f"a name that ends in {', '.join(wanted)}{reason}")
+    return wanted[ending]
 
 
 @dataclass
 class DataSettings:
-    """`data`: the arguments of `MNISTDataModule`, see there; and how batches add up to a step of the optimizer.
+    """`data`: arguments of `MNISTDataModule`, and how batches add up to an optimizer step.
 
-    `batch_size` "auto" is the largest that fits into memory, up to `effective_batch_size`, whose default is then
-    `STEP_SIZE_OF_AUTO`.
+    Attributes:
+        batch_size: number of images at once; "auto": as many as fit into memory, up to `effective_batch_size`.
+        effective_batch_size: number of images per optimizer step; None: `batch_size`, or `BATCH_SIZE` if that is
+            "auto".
     """
 
     name: str = "mnist"
     dir: str | None = None
-    batch_size: int | str = 128
+    batch_size: int | str = BATCH_SIZE
     effective_batch_size: int | None = None
     shuffle: bool = True
     train_size: int | None = None
@@ -74,20 +85,18 @@ class DataSettings:
     augmentation: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        size = self.batch_size
-        good = size == "auto" or (isinstance(size, int) and size >= 1)
+        size, effective = self.batch_size, self.effective_batch_size
+        good = size >= 1 if isinstance(size, int) else size == "auto"
         _require(good, "data.batch_size", size, "at least 1, or auto")
-        effective, size = self.effective_batch_size, 1 if isinstance(size, str) else size
-        multiple = f"a multiple of data.batch_size, {size}"
-        good = effective is None or (effective >= 1 and effective % size == 0)
-        _require(good, "data.effective_batch_size", effective, multiple)
-        _require(self.train_size is None or self.train_size >= 1, "data.train_size", self.train_size, "at least 1")
+        unit = 1 if isinstance(size, str) else size
+        good = effective is None or (effective >= 1 and effective % unit == 0)
+        _require(good, "data.effective_batch_size", effective, f"a multiple of data.batch_size, {unit}")
+        _at_least_1(self, "train_size", prefix="data.")
         for key in self.augmentation or {}:
-            known = ("rotation", "scale", "shear", "shift", "elastic", "brightness", "noise")
-            _require(key in known, f"data.augmentation.{key}", "...", f"one of {', '.join(known)}")
+            _require(key in _AUGMENTATIONS, f"data.augmentation.{key}", "...", f"one of {', '.join(_AUGMENTATIONS)}")
 
     def arguments(self) -> dict[str, Any]:
-        """What `MNISTDataModule` takes of it."""
+        """Return the arguments of `MNISTDataModule`."""
         return {key: value for key, value in vars(self).items() if key != "effective_batch_size"}
 
 
@@ -117,26 +126,16 @@ class TrainerSettings:
     enable_progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "at least 1")
-        steps = self.max_steps
+        _at_least_1(self, "max_epochs", "log_every_n_steps", "accumulate_grad_batches", prefix="trainer.")
+        steps, limit, clip = self.max_steps, self.limit_train_batches, self.gradient_clip_val
         _require(steps == -1 or steps >= 1, "trainer.max_steps", steps, "-1 (no limit) or at least 1")
-        limit = self.limit_train_batches
         _require(limit > 0, "trainer.limit_train_batches", limit, "more than 0")
-        _require(self.log_every_n_steps >= 1, "trainer.log_every_n_steps", self.log_every_n_steps, "at least 1")
-        steps = self.accumulate_grad_batches
-        _require(steps >= 1, "trainer.accumulate_grad_batches", steps, "at least 1")
-        _require(
-            self.devices == "auto" or isinstance(self.devices, (int, list)), "trainer.devices", self.devices, _DEVICES
-        )
-        clip = self.gradient_clip_val
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "more than 0, or null")
-        # The network's own numbers stay float32: checkpoints and prediction rely on it.
-        precisions = ("32-true", "32", "16-mixed", "bf16-mixed")
-        _require(self.precision in precisions, "trainer.precision", self.precision, f"one of {', '.join(precisions)}")
-        kinds = ("auto", "cpu", "cuda", "gpu", "mps")
-        _require(self.accelerator in kinds, "trainer.accelerator", self.accelerator, f"one of {', '.join(kinds)}")
-        profilers = (None, "simple", "advanced", "pytorch")
-        _require(self.profiler in profilers, "trainer.profiler", self.profiler, "null, simple, advanced or pytorch")
+        good = self.devices == "auto" or isinstance(self.devices, (int, list))
+        _require(good, "trainer.devices", self.devices, "auto, a number of devices, or a list of their numbers")
+        _one_of(_PRECISIONS, "trainer.precision", self.precision)
+        _one_of(_ACCELERATORS, "trainer.accelerator", self.accelerator)
+        _one_of(("simple", "advanced", "pytorch", None), "trainer.profiler", self.profiler)
 
 
 @dataclass
@@ -162,18 +161,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _require("name" in self.model, "model", self.model, "a name= among its keys")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        share = self.label_smoothing
-        _require(0 <= share < 1, "label_smoothing", share, "0 to less than 1")
-        heat = self.temperature
-        good = heat in (None, "auto") or (not isinstance(heat, str) and heat > 0)
-        _require(good, "temperature", heat, "auto, a number above 0, or null")
-        ways = (None, "default", "reduce-overhead", "max-autotune", "cuda_graph")
-        _require(self.compile in ways, "compile", self.compile, f"null, {', '.join(filter(None, ways))}")
-        seconds, steps = self.save_every_seconds, self.save_every_steps
+        _seed(self.seed)
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to less than 1")
+        good = self.temperature in (None, "auto") or (not isinstance(self.temperature, str) and self.temperature > 0)
+        _require(good, "temperature", self.temperature, "auto, a number above 0, or null")
+        _one_of(("default", "reduce-overhead", "max-autotune", None), "compile", self.compile)
+        seconds, steps = self.save_every_seconds, self.trainer.accumulate_grad_batches
         _require(seconds is None or seconds >= 0, "save_every_seconds", seconds, "0 or more, or null")
-        _require(steps is None or steps >= 1, "save_every_steps", steps, "at least 1, or null")
-        steps = self.trainer.accumulate_grad_batches
+        _at_least_1(self, "save_every_steps")
         sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
         other = "1 beside data.batch_size=auto or a data.effective_batch_size"
         _require(steps == 1 or not sized, "trainer.accumulate_grad_batches", steps, other)
@@ -195,14 +190,14 @@ class EvalSettings:
 
     def __post_init__(self) -> None:
         _require(isinstance(self.data.batch_size, int), "data.batch_size", "auto", "a number; auto is for training")
-        _require(self.split in ("val", "test"), "split", self.split, "val or test")
-        self.checkpoint = _checkpoints(self.checkpoint)
+        _one_of(("val", "test"), "split", self.split)
         _require(self.shifts >= 0, "shifts", self.shifts, "0 or more")
+        self.checkpoint = _checkpoints(self.checkpoint)
 
 
 @dataclass
 class PredictSettings:
-    """`python -m mnist_cls.predict`."""
+    """`python -m mnist_cls.predict`; `PredictOptions` checks the ranges of the fields that it shares."""
 
     input: str | None
     output: str | None
@@ -219,17 +214,11 @@ class PredictSettings:
     split: bool
     save_preprocessed: str | None
     resume: bool
-    output_dir: str
+    output_dir: str | None
 
     def __post_init__(self) -> None:
-        size = self.batch_size
-        _require(size is None or size >= 1, "batch_size", size, "at least 1, or null")
-        least = self.min_confidence
-        _require(least is None or 0 <= least <= 1, "min_confidence", least, "0 to 1, or null")
-        _require(self.preprocess in ("auto", "none"), "preprocess", self.preprocess, "auto or none")
-        self.checkpoint = _checkpoints(self.checkpoint)
-        _require(self.shifts >= 0, "shifts", self.shifts, "0 or more")
         _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
+        self.checkpoint = _checkpoints(self.checkpoint)
 
 
 @dataclass
@@ -249,7 +238,7 @@ class ForwardSettings:
     model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _seed(self.seed)
         _require(self.network_mode in ("train", "eval"), "mode", self.network_mode, "train or eval")
 
 
@@ -261,7 +250,7 @@ class ExportSettings:
     checkpoint: Any
     format: str | None
     model_file: str | None
-    output_dir: str
+    output_dir: str | None
 
     def __post_init__(self) -> None:
         self.checkpoint = _checkpoints(self.checkpoint)

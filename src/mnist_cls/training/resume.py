@@ -1,87 +1,127 @@
-"""The folders of trainings: which one is to be gone on with, and that only one process at a time writes there."""
+"""The folders of training runs: which one to resume, and a lock that keeps a second process out."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..cli.entry_point import recorded_settings
+from ..cli.run_folder import new_folder
 from ..cli.settings import TrainSettings
 from ..cli.torchrun import is_first
 from ..errors import InputError
 from ..files import lock, remove_unfinished
 
-# `checkpoint=` of a training that goes on with an earlier one: it must be there, or it may.
-GO_ON = ("last", "auto")
-
+# Values of `checkpoint=` that resume the run in a folder: it must exist, or it may.
+RESUME = ("last", "auto")
 
 LAST = Path("checkpoints", "last.ckpt")
 
-
-# With other values of these a training ends the same, or as much the same as its machines permit.
-_FREE = {
+# Settings that may differ in a resumed run: the result is the same, or as close as another machine permits.
+_MAY_DIFFER = {
     *("checkpoint", "output_dir", "tensorboard", "save_every_seconds", "save_every_steps"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.enable_progress_bar", "trainer.profiler"),
 }
 
 
-def unfinished(folder: Path) -> bool:
-    """Whether a training was interrupted there that can be gone on with."""
-    return (folder / LAST).is_file() and not finished(folder)
-
-
 def finished(folder: Path) -> bool:
-    """Whether a training has come to its end there: its figures are written last."""
+    """Return whether the training in a folder has ended: its metrics are written last."""
     return (folder / "metrics.json").is_file()
 
 
-def folder_to_go_on_in(
-    settings: TrainSettings, named: bool, read: Callable[[Path], TrainSettings | None]
-) -> Path | None:
-    """The run's folder that `checkpoint=last` or `auto` means: the newest unfinished one with the same settings.
+def unfinished(folder: Path) -> bool:
+    """Return whether a folder holds an interrupted training that can be resumed."""
+    return (folder / LAST).is_file() and not finished(folder)
+
+
+def choose_folder(settings: TrainSettings, named: bool) -> Path | None:
+    """Return the folder of a run: that of an earlier one if it is to be resumed, else the named or a new one.
 
     Args:
-        settings: of the training that is to go on, with `output_dir`.
-        named: whether the user has named `output_dir`; then it is that, or none.
-        read: the settings that a run's folder was made with; None where they cannot be read.
+        settings: with `output_dir` and `checkpoint`.
+        named: whether the user has named `output_dir`.
 
     Returns:
-        None if a new training is to begin.
+        None if the training in the named folder is finished, and nothing is left to resume.
 
     Raises:
-        InputError: there is none, and `checkpoint` is "last"; or the one that is meant is being written, or has other
-            settings.
+        InputError: If another process is training there, or the run cannot be resumed, see `folder_to_resume`.
+    """
+    wanted = Path(settings.output_dir)
+    if named and settings.checkpoint in RESUME and finished(wanted):
+        if is_first():
+            print(f"nothing to do: the training in {wanted} is finished")
+        return None
+    if not is_first():
+        return wanted
+    if named and in_use(wanted):
+        raise InputError(f"output_dir={wanted}: another process is training there; name another")
+    earlier = folder_to_resume(settings, named) if settings.checkpoint in RESUME else None
+    if earlier is not None:
+        return earlier
+    return wanted if named else new_folder(wanted)
+
+
+def folder_to_resume(settings: TrainSettings, named: bool) -> Path | None:
+    """Return the folder that `checkpoint=last` or `auto` means: the newest unfinished one with the same settings.
+
+    Args:
+        settings: of the run, with `output_dir`.
+        named: whether the user has named `output_dir`; then no other folder is considered.
+
+    Returns:
+        None if a new training should start.
+
+    Raises:
+        InputError: If there is none and `checkpoint` is "last", or if the folder is in use or has other settings.
     """
     wanted = Path(settings.output_dir)
     candidates = [wanted] if named else [path.parents[1] for path in wanted.parent.glob(f"*/{LAST}")]
     candidates = sorted(filter(unfinished, candidates), key=lambda folder: (folder / LAST).stat().st_mtime_ns)
-    strict = named or settings.checkpoint == "last"
     for folder in reversed(candidates):
-        if in_use(folder):
-            problem = "another process is training there"
-        else:
-            found = read(folder)
-            different = ["its settings cannot be read"] if found is None else list(_differences(found, settings))
-            if not different:
-                return folder
-            problem = f"it was begun with {different[0]}" if found is not None else different[0]
-        if strict:
+        problem = _obstacle(folder, settings)
+        if problem is None:
+            return folder
+        if named or settings.checkpoint == "last":
             raise InputError(
-                f"checkpoint={settings.checkpoint}: {folder} cannot be gone on with: {problem};"
-                " repeat the command that it was begun with, or name another output_dir="
+                f"checkpoint={settings.checkpoint}: cannot resume {folder}: {problem};"
+                " repeat the command that started it, or name another output_dir="
             )
     if settings.checkpoint == "last":
         where = wanted if named else wanted.parent
         raise InputError(
-            f"checkpoint=last: no interrupted training in {where}; checkpoint=auto begins a new one where there is none"
+            f"checkpoint=last: no interrupted training in {where}; checkpoint=auto starts a new one where there is none"
         )
     return None
 
 
+def _obstacle(folder: Path, settings: TrainSettings) -> str | None:
+    """Return why a run cannot be resumed with these settings, if so."""
+    if in_use(folder):
+        return "another process is training there"
+    recorded = recorded_settings(folder, "train")
+    if recorded is None:
+        return "its settings cannot be read"
+    ours, theirs = _flat(dataclasses.asdict(settings)), _flat(dataclasses.asdict(recorded))
+    for key in ours | theirs:
+        if key not in _MAY_DIFFER and ours.get(key) != theirs.get(key):
+            return f"it was started with {key}={theirs.get(key)}, this is {key}={ours.get(key)}"
+    return None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+        flat |= nested or {f"{prefix}{key}": value}
+    return flat
+
+
 def in_use(folder: Path) -> bool:
-    """Whether a process is training in a folder."""
+    """Return whether a process is training in a folder."""
     try:
         with run_lock(folder):
             return False
@@ -91,12 +131,12 @@ def in_use(folder: Path) -> bool:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Keep a run's folder for this process alone, until the block ends or the process is gone.
+    """Lock a run's folder until the block or the process ends, and remove what a killed process was writing.
 
     Raises:
-        InputError: another process has it.
+        InputError: If another process holds the lock.
     """
-    # Hydra has written this file before the training begins. A lock on it leaves nothing behind.
+    # The command has written this file before the training starts. A lock on it leaves nothing behind.
     path = folder / ".hydra" / "config.yaml"
     if not is_first() or not path.is_file():  # the latter: called from Python
         yield
@@ -105,23 +145,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         if not lock(descriptor):
             raise InputError(f"{folder}: another process is training there; name another output_dir=")
-        for place in (folder, folder / LAST.parent):
-            remove_unfinished(place)
+        for part in (folder, folder / LAST.parent):
+            remove_unfinished(part)
         yield
     finally:
         os.close(descriptor)
-
-
-def _differences(found: TrainSettings, wanted: TrainSettings) -> Iterator[str]:
-    ours, theirs = _flat(dataclasses.asdict(wanted)), _flat(dataclasses.asdict(found))
-    for key in ours | theirs:
-        if key not in _FREE and ours.get(key) != theirs.get(key):
-            yield f"{key}={theirs.get(key)}, this is {key}={ours.get(key)}"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inside = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
-        flat |= inside or {f"{prefix}{key}": value}
-    return flat
