@@ -34,12 +34,12 @@ from mnist_cls.cli.settings import TrainSettings
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.data.idx import read_idx
 from mnist_cls.errors import InputError
-from mnist_cls.forward import read_batch
 from mnist_cls.inference.decoding.batches import chunks_of
 from mnist_cls.inference.decoding.decode import decode
 from mnist_cls.inference.decoding.pool import Decoders
 from mnist_cls.inference.sources.detect import open_source
 from mnist_cls.models.registry import create_model
+from mnist_cls.tracing.inputs import read_batch
 
 from .forged import MODEL, archive_of, checkpoint_with, entries_of, header_of, training
 

@@ -18,8 +18,8 @@ from mnist_cls.checkpoints.weights import read_weights
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
-from mnist_cls.forward import look
 from mnist_cls.tracing.recorder import trace_forward
+from mnist_cls.tracing.show import show_forward
 from mnist_cls.training.fit import train
 
 from .conftest import SMALL, Run, one_line
@@ -60,7 +60,7 @@ class Spoil(Callback):
         Spoil.random_state = torch.get_rng_state()
         if self.what == "backward" and idx == self.step:
             Spoil.images = batch[0].clone()
-            pl_module.get_parameter("model.fc1.weight").register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
+            pl_module.get_parameter("model.fc1.weight").register_hook(lambda gradient: gradient * torch.nan)
         if trainer.global_step == self.step and self.what == "image":
             batch[0][5, 0, 0] = torch.inf
         if trainer.global_step == self.step and self.what == "weight":
@@ -130,7 +130,7 @@ def test_what_is_kept_repeats_the_pass(tmp_path: Path, capsys: pytest.CaptureFix
     trace = trace_forward(network, normalize(batch["images"]))
     [expected] = [record.mean for record in trace if record.operation == "dropout"]
     where = f"checkpoint={tmp_path / 'two' / 'nonfinite'}"
-    look(
+    show_forward(
         compose(
             "forward",
             [where, f"input={tmp_path / 'two' / 'nonfinite' / 'batch.safetensors'}", "mode=train", "pictures=false"],

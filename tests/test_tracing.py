@@ -1,4 +1,4 @@
-"""A trace sees every operation, costs them right, and changes nothing."""
+"""A trace records every operation with its cost and values, and changes nothing."""
 
 import inspect
 import math
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from mnist_cls import create_model, list_models, trace_forward
 from mnist_cls.models.conditional import Conditional
 from mnist_cls.models.image_classifier import ImageClassifier
-from mnist_cls.tracing.recorder import Trace, heads, saliency
+from mnist_cls.tracing.outputs import heads, saliency
+from mnist_cls.tracing.recorder import recording
 
 X = torch.linspace(-1, 2, 3 * 784).view(3, 1, 28, 28)
 
@@ -24,7 +25,7 @@ def first(output: object) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def test_every_operation_of_the_image_classifier_in_order() -> None:
+def test_records_every_operation_in_order() -> None:
     trace = trace_forward(ImageClassifier().eval(), X)
     assert [(record.operation, record.layer) for record in trace] == [
         ("conv2d", "conv1"),
@@ -45,16 +46,15 @@ def test_every_operation_of_the_image_classifier_in_order() -> None:
         assert after.input_shapes == [before.output_shape]
 
 
-def test_the_place_is_the_line_in_the_networks_own_file() -> None:
-    lines, start = inspect.getsourcelines(ImageClassifier.forward.__wrapped__)  # type: ignore[attr-defined]
+def test_location_is_the_line_in_the_networks_source() -> None:
+    lines, start = inspect.getsourcelines(inspect.unwrap(ImageClassifier.forward))
     for record in trace_forward(ImageClassifier().eval(), X):
         assert Path(record.file).name == "image_classifier.py"
-        source = lines[record.line - start]
-        assert (record.layer or record.operation) in source
-    assert record.place == f"image_classifier.py:{record.line}"
+        assert (record.layer or record.operation) in lines[record.line - start]
+        assert record.location == f"image_classifier.py:{record.line}"
 
 
-def test_parameters_flops_and_bytes_by_hand() -> None:
+def test_parameters_flops_and_bytes_are_those_computed_by_hand() -> None:
     trace = trace_forward(ImageClassifier().eval(), X[:1])
     assert [record.parameters for record in trace if record.parameters] == [320, 18496, 401536, 1290]
     conv1, relu, pool, conv2, *_, fc2 = trace
@@ -82,7 +82,7 @@ def test_flops_do_not_depend_on_gradients(gradients: bool) -> None:
     assert norm.flops == 2 * 32 * 14 * 14
 
 
-def test_statistics_are_those_of_the_values() -> None:
+def test_statistics_describe_the_values() -> None:
     for record in trace_forward(ImageClassifier().eval(), X):
         values = record.value.double()
         assert record.mean == pytest.approx(values.mean().item())
@@ -93,7 +93,7 @@ def test_statistics_are_those_of_the_values() -> None:
 
 
 class Broken(nn.Module):
-    """Makes two infinite values, then NaNs of them."""
+    """Produces two infinite values, then two NaNs."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.clone()
@@ -102,18 +102,18 @@ class Broken(nn.Module):
         return y - y
 
 
-def test_the_first_value_that_is_not_finite_is_found() -> None:
+def test_finds_the_first_operation_with_a_value_that_is_not_finite() -> None:
     trace = trace_forward(Broken(), torch.ones(2, 4))
     bad = trace.first_not_finite()
     assert bad is not None
     assert (bad.operation, bad.infs, bad.nans) == ("rtruediv", 2, 0)
-    assert bad.mean == 1  # of the finite values
+    assert bad.mean == 1  # mean of the finite values
     assert (trace[-1].operation, trace[-1].infs, trace[-1].nans) == ("sub", 0, 2)
     assert math.isnan(trace_forward(Broken(), torch.zeros(1, 2))[-1].mean)
 
 
 class Branching(nn.Module):
-    """Control flow, functional operations, weights without a layer, a change in place."""
+    """Control flow, functional operations, a weight without a layer, an in-place operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Branching(nn.Module):
         return torch.cat([x, x.T], 1)
 
 
-def test_control_flow_is_followed() -> None:
+def test_records_what_control_flow_runs() -> None:
     def names(x: Tensor, **options: bool) -> list[str]:
         return [record.operation for record in trace_forward(Branching(), x, **options)]
 
@@ -138,21 +138,21 @@ def test_control_flow_is_followed() -> None:
     assert [record.parameters for record in trace if record.operation == "matmul"] == [16]
     matmul, relu, transposed = trace[3:6]
     assert relu.bytes == transposed.bytes == 0
-    assert (matmul.value > 0).all()  # its value was copied before it was changed in place
+    assert (matmul.value > 0).all()  # copied before the in-place ReLU
 
 
-def test_both_ways_through_the_conditional_network() -> None:
+def test_records_both_branches_of_the_conditional_network() -> None:
     model = Conditional().eval()
     model.threshold.fill_(0.0)
-    short = trace_forward(model, X, early_exit=True)
-    assert "conv2" not in {record.layer for record in short}
+    early = trace_forward(model, X, early_exit=True)
+    assert "conv2" not in {record.layer for record in early}
     model.threshold.fill_(2.0)
-    long = trace_forward(model, X, early_exit=True)
-    assert [record.operation for record in long][-1] == "setitem"
-    assert {"early_conv", "conv2"} <= {record.layer for record in long}
+    late = trace_forward(model, X, early_exit=True)
+    assert [record.operation for record in late][-1] == "setitem"
+    assert {"early_conv", "conv2"} <= {record.layer for record in late}
 
 
-def test_batch_norms_bookkeeping_is_no_operation() -> None:
+def test_the_batch_counter_of_batch_norm_is_no_operation() -> None:
     model = create_model("residual", dropout=0.0)
     in_training, in_evaluation = ([r.operation for r in trace_forward(model.train(mode), X)] for mode in (True, False))
     assert in_training == in_evaluation
@@ -160,14 +160,14 @@ def test_batch_norms_bookkeeping_is_no_operation() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", list_models())
-def test_looking_changes_nothing(name: str, training: bool) -> None:
+def test_tracing_changes_neither_state_nor_gradients_nor_random_numbers(name: str, training: bool) -> None:
     model = create_model(name).train(training)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
     torch.manual_seed(7)
     trace = trace_forward(model, X)
     assert all(torch.equal(before[key], tensor) or key == "threshold" for key, tensor in model.state_dict().items())
-    # The random numbers that come next are those that would have come without the look.
+    # The next random numbers are the same as without a trace.
     plain = model(X)
     assert torch.equal(first(plain), first(trace.output))
 
@@ -183,30 +183,26 @@ def test_looking_changes_nothing(name: str, training: bool) -> None:
 
 def test_no_hook_is_left_behind() -> None:
     model = create_model("residual")
-    trace_forward(model, X)
-    for module in model.modules():
-        hooks = [value for key, value in vars(module).items() if "hooks" in key]
-        assert hooks
-        assert not any(hooks)
     assert len(trace_forward(model, X)) == len(trace_forward(model, X))
-    assert type(torch.ones(1) + 1) is Tensor
+    for module in model.modules():
+        assert not any(value for key, value in vars(module).items() if "hooks" in key)
 
 
-def test_a_failing_network_leaves_no_listener() -> None:
-    with pytest.raises(ValueError, match="conv1"):
-        trace_forward(ImageClassifier(), X[:, 0])
-    trace = Trace()
+def test_recording_ends_with_a_failing_network() -> None:
+    model = ImageClassifier()
+    with pytest.raises(ValueError, match="conv1"), recording(model) as trace:
+        model(X[:, 0])
+    count = len(trace)
     torch.ones(2).relu()
-    assert trace == []
+    assert len(trace) == count
 
 
-def test_saliency_is_the_gradient_of_the_label() -> None:
+def test_saliency_is_the_slope_of_the_labels_logit() -> None:
     torch.manual_seed(0)
     model = create_model("image_classifier").eval().double()
     x = torch.randn(1, 1, 28, 28, dtype=torch.float64)
     found = saliency(model, x, 7)
     assert found.shape == (28, 28)
-    # A small change of one pixel changes the logit by the gradient.
     row, column = divmod(int(found.argmax()), 28)
     step = torch.zeros_like(x)
     step[0, 0, row, column] = 1e-5
@@ -216,29 +212,35 @@ def test_saliency_is_the_gradient_of_the_label() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class Counter(nn.Module):
+    counter: Tensor
+
+    def __init__(self, counter: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("counter", counter)
+
+
 class Shared(nn.Module):
-    """Two modules with one buffer, which a pass changes."""
+    """Two modules that share one buffer, which a pass changes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Module(), nn.Module()
         counter = torch.zeros(1)
-        self.first.register_buffer("counter", counter)
-        self.second.register_buffer("counter", counter)
+        self.first, self.second = Counter(counter), Counter(counter)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.first.counter.add_(1)  # type: ignore[operator]
-        return x * self.second.counter  # type: ignore[operator]
+        self.first.counter.add_(1)
+        return x * self.second.counter
 
 
-def test_a_buffer_of_two_modules_stays_one() -> None:
+def test_a_buffer_shared_by_two_modules_stays_shared() -> None:
     model = Shared()
     assert trace_forward(model, torch.ones(2)).output.tolist() == [1, 1]
     assert model(torch.ones(2)).tolist() == [1, 1]
     assert model.first.counter is model.second.counter
 
 
-def test_what_is_not_known_is_not_called_nothing() -> None:
+def test_unknown_flops_are_none_rather_than_zero() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -266,7 +268,7 @@ def test_what_is_not_known_is_not_called_nothing() -> None:
     ids=["sparse", "quantized", "complex", "bfloat16"],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_of_every_kind(make: Callable[[Tensor], Tensor]) -> None:
+def test_traces_tensors_of_every_kind(make: Callable[[Tensor], Tensor]) -> None:
     class Kind(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return make(x)
@@ -277,14 +279,14 @@ def test_tensors_of_every_kind(make: Callable[[Tensor], Tensor]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*jit.script")
-def test_a_scripted_network() -> None:
+def test_traces_a_scripted_network() -> None:
     model = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trace_forward(model, torch.randn(3, 4))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_heads_of_every_kind_of_output() -> None:
+def test_finds_the_logits_in_outputs_of_every_kind() -> None:
     logits, other = torch.zeros(2, 10), torch.zeros(2, 3)
     assert list(heads(logits)) == ["logits"]
     assert list(heads((logits, other))) == ["output 0"]
@@ -293,15 +295,15 @@ def test_heads_of_every_kind_of_output() -> None:
     assert heads(None) == {}
 
 
-def test_saliency_follows_the_path_that_was_taken() -> None:
+def test_saliency_follows_an_early_exit() -> None:
     torch.manual_seed(0)
     model = Conditional().eval()
-    model.threshold.fill_(0.0)  # all leave early
+    model.threshold.fill_(0.0)  # every image exits early
     x = torch.randn(1, 1, 28, 28)
     early = saliency(model, x, 3, early_exit=True)
     late = saliency(model, x, 3)
     assert not torch.allclose(early, late)
-    wanted = x.clone().requires_grad_()
-    model.train()(wanted).early_logits[0, 3].backward()
-    assert wanted.grad is not None
-    torch.testing.assert_close(early, wanted.grad[0, 0].abs())
+    leaf = x.clone().requires_grad_()
+    model.train()(leaf).early_logits[0, 3].backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(early, leaf.grad[0, 0].abs())

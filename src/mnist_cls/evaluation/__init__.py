@@ -1,1 +1,1 @@
-"""A labelled set judged: metrics, plots and a report."""
+"""Evaluation on a labelled set: metrics, plots and a report."""

@@ -1,94 +1,83 @@
-"""Evaluate a network: `python -m mnist_cls.eval [checkpoint=RUN] [data=NAME] [split=val]`
-
-By default the weights that the package carries, on MNIST's 10,000 test images. Leaves in the run's folder:
-metrics.json, report.html, the pictures in it, classes.csv and predictions.parquet.
-"""
+"""Evaluate a network on a labelled set: the work of `python -m mnist_cls.eval`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..checkpoints.build import build_all, forward_options, load_user_models
+from ..checkpoints.find import each
+from ..checkpoints.weights import Weights, read_weights
 from ..cli.messages import display_path
 from ..cli.settings import EvalSettings
+from ..data.datamodule import MNISTDataModule
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from ..checkpoints.weights import Weights
-    from ..training.callbacks.outputs import KeepOutputs
+from ..files import write_json
+from ..memory import keep_freed_memory
+from ..training.callbacks.outputs import KeepOutputs
+from ..training.module import MNISTModule
+from ..training.trainer import make_trainer
+from .report import write_report
 
 
 def evaluate(settings: EvalSettings, folder: Path) -> float:
-    """Measure accuracy and loss, print them, and write a report of them.
+    """Compute accuracy and loss, print them, and write metrics and a report.
 
     Args:
-        settings: of what, and on which images.
-        folder: the run's folder.
+        settings: which checkpoints, and which images.
+        folder: where to write `metrics.json` and the report.
 
     Returns:
-        The accuracy, 0 to 1; of a network that does not classify, the loss.
-    """
-    # Imported here, because `--help` must not wait for seconds of torch and Lightning.
-    from ..checkpoints.build import build_all, forward_options, load_user_models
-    from ..checkpoints.find import each
-    from ..checkpoints.weights import read_weights
-    from ..data.datamodule import MNISTDataModule
-    from ..files import write_json
-    from ..memory import keep_freed_memory
-    from ..training.callbacks.outputs import KeepOutputs
-    from ..training.module import MNISTModule
-    from ..training.trainer import make_trainer
+        The accuracy, 0 to 1; the loss of a network that does not classify.
 
+    Raises:
+        InputError: If a checkpoint cannot be read, or there are no images to evaluate.
+    """
+    split = settings.split
+    if split == "val" and settings.data.validation_size == 0:
+        raise InputError("split=val with data.validation_size=0: no images are held out; use split=test")
     keep_freed_memory()
     load_user_models(settings.model_file)
-    weights = [read_weights(one) for one in each(settings.checkpoint)]
+    weights = [read_weights(checkpoint) for checkpoint in each(settings.checkpoint)]
     module = MNISTModule(build_all(weights, settings.shifts))
     module.forward_options = forward_options(module.model, settings.early_exit)
-    data = MNISTDataModule(**settings.data.arguments())
-    if settings.split == "val" and settings.data.validation_size == 0:
-        raise InputError("split=val with data.validation_size=0: no images are held out; use split=test")
-    report = settings.report and module.classifies
-    keep = KeepOutputs()
-    trainer = make_trainer(settings.trainer, folder, [keep] if report else [])
-    (trainer.test if settings.split == "test" else trainer.validate)(module, data, verbose=False)
+    with_report = settings.report and module.classifies
+    outputs = KeepOutputs()
+    trainer = make_trainer(settings.trainer, folder, [outputs] if with_report else [])
+    run = trainer.test if split == "test" else trainer.validate
+    run(module, MNISTDataModule(**settings.data.arguments()), verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if not metrics:
-        limit = f"trainer.limit_{settings.split}_batches={getattr(settings.trainer, f'limit_{settings.split}_batches')}"
-        raise InputError(f"{limit} leaves no image to evaluate: expected more")
-    figure = metrics[f"{settings.split}/{'accuracy' if module.classifies else 'loss'}"]
+        option = f"limit_{split}_batches"
+        raise InputError(f"trainer.{option}={getattr(settings.trainer, option)} leaves no images to evaluate")
+    result = metrics[f"{split}/{'accuracy' if module.classifies else 'loss'}"]
     if not trainer.is_global_zero:
-        return figure
-    names = ", ".join(str(name or one.path.stem) for name, one in zip(each(settings.checkpoint), weights, strict=True))
-    moved = f", shifts={settings.shifts}" if settings.shifts else ""
-    what = f"{names}{moved} on {settings.data.name} ({settings.split})"
-    accuracy = f"accuracy {figure:.2%}, " if module.classifies else ""
-    print(f"{what}: {accuracy}loss {metrics[f'{settings.split}/loss']:.4f}")
-    if report and trainer.world_size > 1:
-        print("no report: with several devices each saw a part of the images; trainer.devices=1 writes one")
-    elif report and not keep.result()[2].isfinite().all():
-        print("no report: the network gives NaN or infinite values; look at them with mnist_cls.forward")
-    elif report:
-        figures = _report(settings, weights, metrics, keep, what, folder)
-        metrics |= {f"{settings.split}/{name}": figure for name, figure in figures.items()}
-        print(f"report in {display_path(folder) / 'report.html'}, with a picture of the worst errors")
+        return result
+
+    accuracy = f"accuracy {result:.2%}, " if module.classifies else ""
+    title = _title(settings, weights)
+    print(f"{title}: {accuracy}loss {metrics[f'{split}/loss']:.4f}")
+    if with_report and trainer.world_size > 1:
+        print("no report: each device has seen only some of the images; use trainer.devices=1")
+    elif with_report:
+        images, labels, probabilities = outputs.result()
+        if probabilities.isfinite().all():
+            facts = {
+                "network": "; ".join(str(one.model) for one in weights),
+                "weights": ", ".join(one.path.name for one in weights),
+                "images": f"{len(labels):,} of {settings.data.name} ({split})",
+                "accuracy": f"{result:.2%}",
+                "loss": f"{metrics[f'{split}/loss']:.4f}",
+            }
+            more = write_report(folder, images, labels, probabilities, f"mnist_cls: {title}", facts)
+            metrics |= {f"{split}/{name}": value for name, value in more.items()}
+            print(f"report in {display_path(folder) / 'report.html'}")
+        else:
+            print("no report: the network's output has NaN or infinite values; inspect it with mnist_cls.forward")
     write_json(folder / "metrics.json", metrics)
-    print(f"figures in {display_path(folder) / 'metrics.json'}")
-    return figure
+    print(f"metrics in {display_path(folder) / 'metrics.json'}")
+    return result
 
 
-def _report(
-    settings: EvalSettings,
-    weights: list["Weights"],
-    metrics: dict[str, float],
-    keep: "KeepOutputs",
-    what: str,
-    folder: Path,
-) -> dict[str, float]:
-    from .report import write_report
-
-    facts = {
-        "network": "; ".join(str(one.model) for one in weights),
-        "weights": ", ".join(one.path.name for one in weights),
-        "images": f"{len(keep.result()[1]):,} of {settings.data.name} ({settings.split})",
-        "accuracy": f"{metrics[f'{settings.split}/accuracy']:.2%}",
-        "loss": f"{metrics[f'{settings.split}/loss']:.4f}",
-    }
-    return write_report(folder, *keep.result(), f"mnist_cls: {what}", facts)
+def _title(settings: EvalSettings, weights: list[Weights]) -> str:
+    checkpoints = zip(each(settings.checkpoint), weights, strict=True)
+    names = ", ".join(str(name or one.path.stem) for name, one in checkpoints)
+    shifts = f", shifts={settings.shifts}" if settings.shifts else ""
+    return f"{names}{shifts} on {settings.data.name} ({settings.split})"

@@ -1,4 +1,4 @@
-"""Pictures of images, of values inside a network, and of how right it is."""
+"""Plots of how accurate and how well calibrated a network is."""
 
 from typing import TYPE_CHECKING
 
@@ -6,77 +6,76 @@ import numpy as np
 from torch import Tensor
 
 from ..images import CLASSES
-from ..tracing.pictures import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_confusion_matrix(counts: Tensor) -> "Figure":
-    """Draw how often each digit was taken for each.
+def plot_confusion_matrix(counts: Tensor) -> "Figure":
+    """Plot how often each digit was predicted as each other.
 
     Args:
-        counts: whole numbers (10, 10); rows are the labels, columns the predictions.
+        counts: integers (10, 10); rows are labels, columns are predictions.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
-
     table = counts.cpu()
-    figure = Figure(figsize=(6, 6), layout="constrained")
+    fractions = table / table.sum(1, keepdim=True).clamp(min=1)
+    figure = _figure(6, 6)
     axes = figure.add_subplot(xlabel="predicted", ylabel="label", xticks=range(CLASSES), yticks=range(CLASSES))
-    shares = table / table.sum(1, keepdim=True).clamp(min=1)
-    axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)  # the root makes rare confusions visible
+    axes.imshow(fractions.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)  # the root makes rare confusions visible
     for row in range(CLASSES):
         for column in range(CLASSES):
-            color = "white" if shares[row, column] > 0.25 else "black"
+            color = "white" if fractions[row, column] > 0.25 else "black"
             axes.text(column, row, str(int(table[row, column])), ha="center", va="center", color=color, fontsize=8)
-    correct, total = int(table.trace()), int(table.sum())
-    axes.set_title(f"{correct:,} of {total:,} right")
+    axes.set_title(f"{int(table.trace()):,} of {int(table.sum()):,} correct")
     return figure
 
 
-def draw_reliability(confidences: Array, right: Array, error: float, bins: int = 15) -> "Figure":
-    """Draw how often a network is right against how sure it says it is.
+def plot_reliability(confidences: np.ndarray, correct: np.ndarray, error: float, bins: int) -> "Figure":
+    """Plot accuracy against confidence, and how many images have which confidence.
 
     Args:
         confidences: (N,), 0 to 1.
-        right: bool (N,).
-        error: the expected calibration error, for the title.
-        bins: how many equal parts the range of confidences has.
+        correct: whether each prediction is correct, bool (N,).
+        error: expected calibration error, 0 to 1, for the title.
+        bins: number of bins of equal width.
     """
-    from matplotlib.figure import Figure
-
-    place = np.minimum((confidences * bins).astype(int), bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    indices = np.minimum((confidences * bins).astype(int), bins - 1)
+    counts = np.bincount(indices, minlength=bins)
     filled = counts > 0
-    accuracy = np.bincount(place, right, minlength=bins)[filled] / counts[filled]
-    middles = (np.arange(bins)[filled] + 0.5) / bins
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    axes.bar(middles, accuracy, width=0.9 / bins, label="right")
-    axes.plot([0, 1], [0, 1], "k--", linewidth=1, label="as right as sure")
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=f"expected calibration error {error:.2%}")
+    accuracy = np.bincount(indices, correct, minlength=bins)[filled] / counts[filled]
+    centres = (np.arange(bins)[filled] + 0.5) / bins
+    figure = _figure(6, 6)
+    axes, histogram = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    axes.bar(centres, accuracy, width=0.9 / bins, label="network")
+    axes.plot([0, 1], [0, 1], "k--", linewidth=1, label="perfect calibration")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"expected calibration error {error:.2%}")
     axes.legend(loc="upper left")
-    below.bar(middles, counts[filled], width=0.9 / bins, color="grey")
-    below.set(yscale="log", xlabel="confidence", ylabel="images")
+    histogram.bar(centres, counts[filled], width=0.9 / bins, color="grey")
+    histogram.set(yscale="log", xlabel="confidence", ylabel="images")
     return figure
 
 
-def draw_answered(confidences: Array, right: Array) -> "Figure":
-    """Draw how many errors are left when only the images that a network is surest of are answered.
+def plot_coverage(confidences: np.ndarray, correct: np.ndarray) -> "Figure":
+    """Plot the error rate that remains if only the most confident predictions are used.
 
     Args:
         confidences: (N,), 0 to 1.
-        right: bool (N,).
+        correct: whether each prediction is correct, bool (N,).
     """
-    from matplotlib.figure import Figure
-
     order = np.argsort(-confidences, kind="stable")
     counts = np.arange(1, len(order) + 1)
-    errors = np.cumsum(~right[order])
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="share that is answered, surest first", ylabel="errors among them, %")
-    shown = counts >= 0.9 * len(order)  # who answers fewer has no use for the network
-    axes.step((counts / len(order))[shown], (100 * errors / counts)[shown], where="post")
+    errors = np.cumsum(~correct[order])
+    useful = counts >= 0.9 * len(order)  # nobody discards more predictions
+    figure = _figure(6, 4)
+    axes = figure.add_subplot(xlabel="coverage, most confident first", ylabel="error rate, %")
+    axes.step((counts / len(order))[useful], (100 * errors / counts)[useful], where="post")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Make a figure, in inches."""
+    from matplotlib.figure import Figure  # half a second; and not pyplot, which has global state and opens windows
+
+    return Figure(figsize=(width, height), layout="constrained")

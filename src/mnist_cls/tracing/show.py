@@ -1,0 +1,113 @@
+"""Show a forward pass: the work of `python -m mnist_cls.forward`."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.build import build, forward_options, load_user_models, named_model
+from ..checkpoints.find import list_weights
+from ..checkpoints.weights import read_weights
+from ..cli.messages import display_path, program
+from ..cli.settings import ForwardSettings
+from ..data.normalization import normalize
+from ..errors import InputError
+from ..inference.engines.eager import find_device
+from ..models.registry import create_model
+from ..models.shapes import ShapeError
+from .inputs import read_input
+from .outputs import heads
+from .pictures import save_pictures
+from .recorder import Trace, recording, unchanged
+from .table import print_modes, print_predictions, print_reconstruction_error, print_trace, print_values
+
+
+def show_forward(settings: ForwardSettings, folder: Path) -> None:
+    """Trace one forward pass, print it, and draw it.
+
+    Args:
+        settings: which network, which input, and what to show.
+        folder: where to write the pictures.
+
+    Raises:
+        InputError: If the network or the input does not exist, or the network fails. The operations up to the failure
+            have been printed then.
+    """
+    device = find_device(settings.device)
+    model, weights = _make_network(settings)
+    model = model.to(device)
+    given = read_input(settings.input, settings.seed)
+    images = given.images.to(device)
+    options = forward_options(model, settings.early_exit)
+    torch.manual_seed(settings.seed)
+    if given.random_state is not None:
+        torch.set_rng_state(given.random_state)
+    mode, other_mode = ("train", "eval") if settings.network_mode == "train" else ("eval", "train")
+
+    trace, error = _trace(model, images, mode, options)
+    print(f"{type(model).__name__}, {weights}; input: {given.name}; mode={mode}")
+    print_trace(trace)
+    if error is not None:
+        raise InputError(f"the forward pass failed after operation {len(trace)}: {_reason(error)}") from error
+    if settings.values:
+        print_values(trace)
+    other, error = _trace(model, images, other_mode, options)
+    if error is not None:
+        print(f"mode={other_mode} fails after operation {len(other)}: {_reason(error)}\n")
+    else:
+        print_modes(*((trace, other) if mode == "eval" else (other, trace)))
+    model.train(mode == "train")
+    print_predictions(trace.output, given.labels)
+    print_reconstruction_error(model, images)
+    if settings.pictures:
+        save_pictures(model, trace, images, folder, options)
+        print(f"pictures  {display_path(folder) / 'overview.png'}, and one file for each operation")
+        print(f"view      {program('tensorboard.main')} --logdir {display_path(folder)}")
+
+
+def _trace(model: nn.Module, images: Tensor, mode: str, options: Mapping[str, bool]) -> tuple[Trace, Exception | None]:
+    """Trace everything from uint8 images to predictions; return the error, too, if the network fails."""
+    model.train(mode == "train")
+    with torch.no_grad(), unchanged(model), recording(model) as trace:
+        try:
+            trace.output = model(normalize(images), **options)
+        except Exception as error:  # a defect of any kind in a user's network: the operations before it help to find it
+            return trace, error
+        for logits in heads(trace.output).values():
+            logits.softmax(1).argmax(1)
+    return trace, None
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    return text if isinstance(error, ShapeError) else f"{type(error).__name__}: {text}"
+
+
+def _make_network(settings: ForwardSettings) -> tuple[nn.Module, str]:
+    """Build the network, and describe its weights."""
+    if settings.model is None:
+        load_user_models(settings.model_file)
+        model = None
+    else:
+        model = named_model(settings.model, settings.model_file)
+    if settings.checkpoint is not None or model is None:
+        stored = read_weights(settings.checkpoint)
+        if model is not None and model["name"] != stored.model["name"]:
+            raise InputError(f"model={model['name']}, but {stored.path} is of {stored.model['name']}; leave one out")
+        # The options in the config take precedence over those in the file.
+        network = build(stored if model is None else dataclasses.replace(stored, model=model))
+        return network, f"weights of {display_path(stored.path) if settings.checkpoint else stored.path.name}"
+    if model["name"] in list_weights():
+        stored = read_weights(model["name"])
+        try:
+            return build(dataclasses.replace(stored, model=model)), f"weights of {stored.path.name}"
+        except InputError:
+            pass  # the config has other sizes than the packaged weights
+    torch.manual_seed(settings.seed)
+    try:
+        network = create_model(**model)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+    return network, f"random weights (seed={settings.seed}; use checkpoint=RUN for trained ones)"
