@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Draw, step by step, how images of one digit come into MNIST's form.
+"""Draw the steps of preprocessing for images of one digit.
 
     python scripts/show_preprocessing.py scan.jpg another.png steps.png
 
-The last name is the picture that is written; the others are images. Exit status: 0, or 2 if one cannot be read.
+The last name is the picture to write. Exit status: 0, or 2 if an image cannot be read.
 """
 
 import argparse
@@ -24,13 +24,13 @@ TITLES = ["grey", "the paper, fitted", "ink", "cleaned", "cropped", "MNIST's for
 
 
 def steps(content: bytes) -> list[np.ndarray]:
-    """What an image is after each of the steps that `TITLES` names, (H, W) each.
+    """Return the image (H, W) after each step in `TITLES`.
 
     Args:
-        content: of an image file.
+        content: Bytes of an image file.
 
     Raises:
-        InputError: it is no image of one digit.
+        InputError: If it is not an image of one digit.
     """
     form = prepare(content).images[0]
     grey, _ = enlarge(decode(content, SIDE).grey)
@@ -41,7 +41,7 @@ def steps(content: bytes) -> list[np.ndarray]:
 
 
 def main() -> int:
-    """Read the command line, draw; return the exit status."""
+    """Draw the images named on the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="+", type=Path)
     parser.add_argument("output", type=Path, metavar="OUTPUT.png")
@@ -54,14 +54,10 @@ def main() -> int:
         print(f"error: {path}: {error}", file=sys.stderr)
         return 2
 
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        len(rows), len(TITLES), figsize=(1.6 * len(TITLES), 1.7 * len(rows)), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(1.6 * len(TITLES), 1.7 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(TITLES), squeeze=False)
     for axis, title in zip(axes[0], TITLES, strict=True):
         axis.set_title(title, fontsize=9)
     for axis, picture in zip(axes.flat, [picture for row in rows for picture in row], strict=True):

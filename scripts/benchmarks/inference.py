@@ -1,23 +1,22 @@
-"""How fast prediction is: `Predictor` beside the obvious loop, and one image at a time."""
+"""Speed of `Predictor`: throughput of each engine beside a plain loop, and latency of one image."""
 
 import argparse
-import statistics
-import sys
-import time
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.measure import Row, fresh, in_turns, median
+from benchmarks.measure import Row, fresh, in_turns, median, timed
 from benchmarks.peers import obvious_inference
 from benchmarks.training import time_command
 from mnist_cls import Predictor
 from mnist_cls.data.datasets import load_dataset
 
+ENGINES = ("eager", "onnx", "int8")
+
 
 class Predicted(NamedTuple):
-    """Images/s, the probabilities (10000, 10), and the seconds that the engine's preparation took."""
+    """Images/s, the probabilities (10000, 10), and the seconds of the engine's preparation."""
 
     speed: float
     probabilities: np.ndarray
@@ -25,86 +24,71 @@ class Predicted(NamedTuple):
 
 
 def engines(arguments: argparse.Namespace) -> list[Row]:
-    """Each engine of `Predictor` against the obvious loop, on the 10,000 test images with the shipped weights."""
-    names = ("eager", "onnx", "int8")
-    ways = {
-        "obvious loop": partial(fresh, obvious),
-        "obvious loop, channels_last, batches of 256": partial(fresh, obvious, 256, True),
-        **{f"engine={name}": partial(fresh, predict, name) for name in names},
+    """Each engine of `Predictor` beside a plain loop, on the 10,000 test images with the packaged weights."""
+    variants = {
+        "obvious loop": partial(fresh, plain_loop),
+        "obvious loop, channels_last, batches of 256": partial(fresh, plain_loop, 256, True),
+        **{f"engine={name}": partial(fresh, predict, name) for name in ENGINES},
     }
-    results = in_turns(ways, arguments.rounds)
-    truth = load_dataset("mnist", "test").labels.numpy()
-    wanted = results["obvious loop"][0].probabilities
-    base = statistics.median(result.speed for result in results["obvious loop"])
-    eager = statistics.median(result.speed for result in results["engine=eager"])
+    results = in_turns(variants, arguments.rounds)
+    labels = load_dataset("mnist", "test").labels.numpy()
+    expected = results["obvious loop"][0].probabilities
+    speeds = {name: median([run.speed for run in runs], 9) for name, runs in results.items()}
+    base, eager = speeds["obvious loop"], speeds["engine=eager"]
     rows: list[Row] = []
-    for name, found in results.items():
-        probabilities = found[0].probabilities
-        speed = statistics.median(result.speed for result in found)
-        preparation = statistics.median(result.preparation for result in found)
+    for name, runs in results.items():
+        probabilities, speed = runs[0].probabilities, speeds[name]
+        preparation = median([run.preparation for run in runs], 9)
         rows.append(
             {
                 "way": name,
                 "images/s": round(speed),
                 "ratio": round(speed / base, 2),
-                "accuracy": float((probabilities.argmax(1) == truth).mean()),
-                "other labels": int((probabilities.argmax(1) != wanted.argmax(1)).sum()),
-                "largest difference": float(f"{np.abs(probabilities - wanted).max():.1e}"),
+                "accuracy": float((probabilities.argmax(1) == labels).mean()),
+                "other labels": int((probabilities.argmax(1) != expected.argmax(1)).sum()),
+                "largest difference": float(f"{np.abs(probabilities - expected).max():.1e}"),
                 "preparation, s": round(preparation, 2),
-                # From so many images on it has taken less time than the eager engine.
+                # The number of images from which on it takes less time than the eager engine.
                 "pays from": round(preparation / (1 / eager - 1 / speed)) if speed > 1.01 * eager else "",
             }
         )
     return rows
 
 
-def obvious(batch_size: int = 1000, channels_last: bool = False) -> Predicted:
-    """The loop of `obvious_inference`."""
+def plain_loop(batch_size: int = 1000, channels_last: bool = False) -> Predicted:
+    """Run `obvious_inference`."""
     speed, probabilities = obvious_inference(batch_size, channels_last)
     return Predicted(speed, probabilities.numpy(), 0.0)
 
 
 def predict(engine: str) -> Predicted:
-    """`Predictor` on the same images; the first images, which warm it up, are not counted."""
+    """Run `Predictor` on the test images; a warm-up on the first 1,000 is not counted."""
     images = load_dataset("mnist", "test").images.numpy()
-    Predictor(device="cpu")  # whatever is imported only once
-    began = time.perf_counter()
-    predictor = Predictor(device="cpu", engine=engine)
-    preparation = time.perf_counter() - began
+    Predictor(device="cpu")  # imports, which are not part of the preparation
+    predictor, preparation = timed(lambda: Predictor(device="cpu", engine=engine))
     predictor(images[:1000])
-    began = time.perf_counter()
-    probabilities = predictor(images).probabilities
-    return Predicted(len(images) / (time.perf_counter() - began), probabilities, preparation)
+    predictions, seconds = timed(lambda: predictor(images))
+    return Predicted(len(images) / seconds, predictions.probabilities, preparation)
 
 
 def latency(arguments: argparse.Namespace) -> list[Row]:
-    """One image at a time in a process that stands, and as a process of its own from Enter to the prompt."""
+    """One image at a time in a running process, and a whole process for one image."""
     rows: list[Row] = []
-    for engine in ("eager", "onnx", "int8"):
-        milliseconds = fresh(one_by_one, engine)
-        rows.append(
-            {
-                "way": f"engine={engine}",
-                "median, ms": median(milliseconds, 3),
-                "p99, ms": round(float(np.percentile(milliseconds, 99)), 3),
-            }
-        )
+    for engine in ENGINES:
+        times = fresh(one_by_one, engine)
+        p99 = round(float(np.percentile(times, 99)), 3)
+        rows.append({"way": f"engine={engine}", "median, ms": median(times, 3), "p99, ms": p99})
     program = "import numpy, mnist_cls; print(mnist_cls.Predictor()(numpy.zeros((1, 28, 28), numpy.uint8)).labels)"
-    whole = {"a process for it": ["-c", program], "python -c 'import torch'": ["-c", "import torch"]}
-    ways = {name: partial(time_command, options) for name, options in whole.items()}
-    for name, found in in_turns(ways, arguments.rounds).items():
-        rows.append({"way": name, "median, ms": round(1000 * statistics.median(found)), "p99, ms": ""})
+    commands = {"a process for it": program, "python -c 'import torch'": "import torch"}
+    variants = {name: partial(time_command, ["-c", command]) for name, command in commands.items()}
+    for name, found in in_turns(variants, arguments.rounds).items():
+        rows.append({"way": name, "median, ms": round(1000 * median(found, 9)), "p99, ms": ""})
     return rows
 
 
-def one_by_one(engine: str, count: int = 2000) -> list[float]:
-    """Milliseconds for each of so many images, after 100 that are not counted."""
+def one_by_one(engine: str, count: int = 2000, warm_up: int = 100) -> list[float]:
+    """Milliseconds of each of `count` images, after some that are not counted."""
     images = load_dataset("mnist", "test").images.numpy()
     predictor = Predictor(device="cpu", engine=engine)
-    found = []
-    for index in range(count + 100):
-        began = time.perf_counter()
-        predictor(images[index : index + 1])
-        found.append(1000 * (time.perf_counter() - began))
-    print(f"{engine}: {count} images", file=sys.stderr)
-    return found[100:]
+    calls = [partial(predictor, images[index : index + 1]) for index in range(warm_up + count)]
+    return [1000 * timed(call)[1] for call in calls][warm_up:]

@@ -1,49 +1,75 @@
-"""How something is measured: in a process of its own, in turns with what it is compared with."""
+"""How measurements are taken, in fresh processes and in turns, and how they are printed."""
 
 import multiprocessing
 import resource
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-Row = dict[str, float | str]
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
 def fresh(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a new process: no memory, thread or compiled code of another measurement is there."""
+    """Call a function in a new process, free of the memory, threads and compiled code of other measurements."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def in_turns(ways: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[Key, list[Result]]:
-    """Do each once a round, one after another, so that what slows the machine for a while slows all of them.
+def in_turns(variants: Mapping[Key, Callable[[], Result]], rounds: int) -> dict[Key, list[Result]]:
+    """Run each variant once per round, so that a temporary slowdown of the machine affects all of them.
 
     Returns:
-        For each way its results, one a round.
+        The results of each variant, one per round.
     """
-    results: dict[Key, list[Result]] = {name: [] for name in ways}
+    results: dict[Key, list[Result]] = {name: [] for name in variants}
     for number in range(rounds):
-        for name, way in ways.items():
+        for name, run in variants.items():
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
-            results[name].append(way())
+            results[name].append(run())
     return results
 
 
-def median(values: list[float], digits: int = 2) -> float:
+def timed(function: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result of a call, and its seconds."""
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+def median_seconds(function: Callable[[], object], calls: int, warm_up: int = 3) -> float:
+    """Median time of a call, after some calls that are not counted."""
+    return statistics.median([timed(function)[1] for _ in range(warm_up + calls)][warm_up:])
+
+
+def median(values: Sequence[float], digits: int = 2) -> float:
     """The median, rounded for a table."""
     return round(statistics.median(values), digits)
 
 
 def peak_memory() -> float:
-    """The most memory that this process has had, in MB, or the largest of its children, if that is more."""
+    """Peak resident memory of this process or of its largest child, in MB."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    # Linux's own getrusage() counts what the parent had before this program began; its VmHWM does not.
+    # On Linux, getrusage() includes the parent's memory from before exec; VmHWM does not.
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     own = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
     return max(own, children) / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def print_table(rows: list[Row], title: str | None = None) -> None:
+    """Print rows under the columns that any of them has."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table(*columns, box=None, pad_edge=False, title=title, title_justify="left")
+    for row in rows:
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(*(f"{cell:,}" if isinstance(cell, (int, float)) else cell for cell in cells))
+    Console(width=160).print(table)

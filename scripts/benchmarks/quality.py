@@ -1,27 +1,28 @@
-"""How right the package's weights are: on spoilt and foreign digits, with early exit, on what are no digits."""
+"""Accuracy of the packaged weights: on corrupted and other digits, with early exit, on images without a digit."""
 
 import argparse
-import statistics
 import string
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, in_turns, median, timed
 from mnist_cls import Predictor, list_weights, load_model
 from mnist_cls.checkpoints.find import DETECTOR
 from mnist_cls.data.corruptions import corrupt, list_corruptions
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.data.normalization import normalize
+from mnist_cls.errors import InputError
+from mnist_cls.models import Autoencoder
 from mnist_cls.preprocessing.digit import Digits
 from mnist_cls.preprocessing.prepare import prepare_all, to_mnist_form
 
-# Where Debian's package dataset-fashion-mnist puts its files.
+# The folder of Debian's package dataset-fashion-mnist.
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
-# Of those that Matplotlib brings along.
+# Fonts that come with Matplotlib.
 FONTS = [
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic"),
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10"),
@@ -29,58 +30,52 @@ FONTS = [
 
 
 def early_exit(arguments: argparse.Namespace) -> list[Row]:
-    """The full path against early exit, on MNIST's test images, through `Predictor`."""
+    """Throughput and accuracy with and without early exit."""
     data = load_dataset("mnist", "test")
-    ways = {
-        name: Predictor(arguments.checkpoint or "conditional", early_exit=early)
+    images, labels = data.images.numpy(), data.labels.numpy()
+    variants = {
+        name: partial(timed, partial(Predictor(arguments.checkpoint or "conditional", early_exit=early), images))
         for name, early in (("full path", False), ("early exit", True))
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    accuracy = {}
-    for _ in range(arguments.rounds):
-        for name, predictor in ways.items():
-            began = time.perf_counter()
-            answers = predictor.predict(data.images.numpy()).labels
-            seconds[name].append(time.perf_counter() - began)
-            accuracy[name] = float((answers == data.labels.numpy()).mean())
-    speed = {name: len(data.labels) / statistics.median(times) for name, times in seconds.items()}
+    results = in_turns(variants, arguments.rounds)
+    speeds = {name: len(labels) / median([seconds for _, seconds in found], 9) for name, found in results.items()}
     return [
         {
             "way": name,
-            "images/s": round(speed[name]),
-            "ratio": round(speed[name] / speed["full path"], 2),
-            "accuracy": accuracy[name],
+            "images/s": round(speeds[name]),
+            "ratio": round(speeds[name] / speeds["full path"], 2),
+            "accuracy": float((found[0][0].labels == labels).mean()),
         }
-        for name in ways
+        for name, found in results.items()
     ]
 
 
 def robustness(arguments: argparse.Namespace) -> list[Row]:
-    """The accuracy on the test images, clean and spoilt, and on scikit-learn's digits."""
+    """Accuracy on the test images, on corrupted ones, and on scikit-learn's digits."""
     data = load_dataset("mnist", "test")
     names = [arguments.checkpoint] if arguments.checkpoint else [name for name in list_weights() if name != DETECTOR]
     predictors = {name: Predictor(name, engine="eager") for name in names}
 
-    def row(images: str, digits: torch.Tensor | np.ndarray, labels: np.ndarray) -> Row:
-        right = {name: float((predict(digits).labels == labels).mean()) for name, predict in predictors.items()}
-        return {"images": images, **{name: round(accuracy, 4) for name, accuracy in right.items()}}
+    def row(kind: str, images: torch.Tensor | np.ndarray, labels: np.ndarray) -> Row:
+        accuracies = {name: float((predict(images).labels == labels).mean()) for name, predict in predictors.items()}
+        return {"images": kind, **{name: round(accuracy, 4) for name, accuracy in accuracies.items()}}
 
     labels = data.labels.numpy()
-    spoilt = [row(kind, corrupt(data.images, kind), labels) for kind in list_corruptions()]
-    means = {name: round(float(np.mean([one[name] for one in spoilt])), 4) for name in names}
-    others, other_labels = scikit_learns_digits()
+    corrupted = [row(kind, corrupt(data.images, kind), labels) for kind in list_corruptions()]
+    means = {name: round(float(np.mean([one[name] for one in corrupted])), 4) for name in names}
     return [
         row("as they are", data.images, labels),
-        *spoilt,
-        {"images": "mean of the spoilt", **means},
-        row("scikit-learn's load_digits", others, other_labels),
+        *corrupted,
+        {"images": "mean of the corrupted", **means},
+        row("scikit-learn's load_digits", *scikit_learns_digits()),
     ]
 
 
 def scikit_learns_digits() -> tuple[np.ndarray, np.ndarray]:
-    """1,797 digits by other writers, 8x8, brought into MNIST's form: uint8 (N, 28, 28), and their labels (N,).
+    """1,797 digits by other writers, converted from 8x8 pixels to MNIST form.
 
-    What is refused is black, and counts as wrong.
+    Returns:
+        The images, uint8 (N, 28, 28), black where an image was rejected, and the labels (N,).
     """
     from sklearn.datasets import load_digits
 
@@ -92,10 +87,12 @@ def scikit_learns_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_digit(arguments: argparse.Namespace) -> list[Row]:
-    """How well the reconstruction error tells MNIST's test digits from other images: ROC AUC, and what is rejected."""
+    """How well the autoencoder separates digits from other images: ROC AUC, and the fraction that it rejects."""
     from torchmetrics.functional.classification import binary_auroc
 
     model = load_model(arguments.checkpoint or "autoencoder")
+    if not isinstance(model, Autoencoder):
+        raise InputError(f"{arguments.checkpoint}: expected an autoencoder, found {type(model).__name__}")
     fashion = arguments.fashion_mnist or (DEBIAN_FASHION if DEBIAN_FASHION.is_dir() else None)
     noise = torch.randint(0, 256, (10_000, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     sets = {
@@ -104,25 +101,24 @@ def is_digit(arguments: argparse.Namespace) -> list[Row]:
         f"letters of {len(FONTS)} fonts": letters(),
         "noise": noise,
     }
-
-    @torch.inference_mode()
-    def errors(images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([model.reconstruction_error(normalize(batch)) for batch in images.split(500)])  # type: ignore
-
-    digits = errors(sets["digits (MNIST test)"])
+    with torch.inference_mode():
+        errors = {
+            name: torch.cat([model.reconstruction_error(normalize(batch)) for batch in images.split(500)])
+            for name, images in sets.items()
+        }
+    digits = errors["digits (MNIST test)"]
     rows: list[Row] = []
-    for name, images in sets.items():
-        found = errors(images)
+    for name, found in errors.items():
         both, other = torch.cat([digits, found]), torch.cat([torch.zeros(len(digits)), torch.ones(len(found))]).int()
-        ranks = both.argsort().argsort() / len(both)  # binary_auroc takes scores from 0 to 1
-        rejected = (found > model.threshold).float().mean().item()  # type: ignore[operator]
-        auc = round(binary_auroc(ranks, other).item(), 4) if rows else ""  # there is none against themselves
-        rows.append({"images": name, "count": len(images), "ROC AUC": auc, "not a digit": round(rejected, 4)})
+        ranks = both.argsort().argsort() / len(both)  # binary_auroc expects scores from 0 to 1
+        rejected = (found > model.threshold).float().mean().item()
+        auc = round(binary_auroc(ranks, other).item(), 4) if rows else ""  # undefined for digits against digits
+        rows.append({"images": name, "count": len(found), "ROC AUC": auc, "not a digit": round(rejected, 4)})
     return rows
 
 
 def letters() -> torch.Tensor:
-    """A to Z and a to z in each of `FONTS`, in MNIST's form: uint8 (N, 28, 28). Some look like digits: O, l, S."""
+    """A to Z and a to z in each of `FONTS`, in MNIST form: uint8 (N, 28, 28). Some look like digits: O, l, S."""
     import matplotlib
 
     drawn = []

@@ -1,4 +1,4 @@
-"""How well anybody's digits are read: MNIST's as scans of many kinds, in rows, in fonts, drawn, and other writers'."""
+"""Accuracy on images that are not MNIST's: scans of many kinds, rows, fonts, drawn digits, other writers."""
 
 import argparse
 
@@ -14,48 +14,46 @@ from mnist_cls.preprocessing.digit import Digits
 from mnist_cls.preprocessing.prepare import prepare_all
 
 WEIGHTS = ["image_classifier", "accurate"]
-# Of fonts that look like handwriting, what Debian's packages fonts-breip, fonts-comic-neue, fonts-dkg-handwriting,
-# fonts-ecolier-court, fonts-humor-sans and fonts-sjfonts bring.
+# Fonts that look like handwriting, from Debian's packages fonts-breip, fonts-comic-neue, fonts-dkg-handwriting,
+# fonts-ecolier-court, fonts-humor-sans and fonts-sjfonts.
 HANDS = ["Breip", "Comic Neue", "Delphine", "DkgHandwriting", "Ecolier_court", "Humor Sans", "Steve"]
-# The spaces between the digits of a row, in pixels of MNIST's, whose digits are 20 high.
+# Spaces between the digits of a row, in pixels; digits are 20 pixels high.
 GAPS = (6, 4, 2, 0, -1, -2)
 
 
 def scans(arguments: argparse.Namespace) -> list[Row]:
-    """The accuracy on MNIST's test digits as files of many kinds, and on digits that are not MNIST's."""
+    """Accuracy on test digits as files of many kinds, and on digits from other sources."""
     data = load_dataset("mnist", "test")
     images, labels = data.images[: arguments.images].numpy(), data.labels[: arguments.images].numpy()
     predictors = {name: Predictor(arguments.checkpoint or name) for name in WEIGHTS}
 
-    def row(name: str, found: list[np.ndarray | None], truth: np.ndarray) -> Row:
-        seen = np.stack([np.zeros((28, 28), np.uint8) if one is None else one for one in found])
+    def row(name: str, found: list[np.ndarray | None], labels: np.ndarray) -> Row:
+        pages = np.stack([np.zeros((28, 28), np.uint8) if one is None else one for one in found])
         refused = np.array([one is None for one in found])
-        right = {
-            weights: float(((predict(seen).labels == truth) & ~refused).mean())
+        accuracies = {
+            weights: round(float(((predict(pages).labels == labels) & ~refused).mean()), 4)
             for weights, predict in predictors.items()
         }
-        shares = {weights: round(share, 4) for weights, share in right.items()}
-        return {"images": name, "count": len(truth), **shares, "refused": int(refused.sum())}
+        return {"images": name, "count": len(labels), **accuracies, "refused": int(refused.sum())}
 
     rows = [row("MNIST as it is", list(images), labels)]
-    rows += [row(kind, _seen(scan(images, kind)), labels) for kind in list_scans()]
+    rows += [row(kind, _prepared(scan(images, kind)), labels) for kind in list_scans()]
     drawn, drawn_labels = strokes(50)
-    rows.append(row("drawn with strokes", _seen(drawn), drawn_labels))
+    rows.append(row("drawn with strokes", _prepared(drawn), drawn_labels))
     pages, page_labels = handwriting_fonts()
     if pages:
-        rows.append(row(f"{len(page_labels) // 10} fonts like handwriting", _seen(pages), page_labels))
+        rows.append(row(f"{len(page_labels) // 10} fonts like handwriting", _prepared(pages), page_labels))
     others, other_labels = scikit_learns_digits()
-    seen = [one if one.any() else None for one in others]
-    rows.append(row("scikit-learn's load_digits", seen, other_labels))
+    rows.append(row("scikit-learn's load_digits", [one if one.any() else None for one in others], other_labels))
     return rows
 
 
-def _seen(pages: list[bytes] | list[np.ndarray]) -> list[np.ndarray | None]:
+def _prepared(pages: list[bytes] | list[np.ndarray]) -> list[np.ndarray | None]:
     return [found.images[0] if isinstance(found, Digits) else None for found in prepare_all(pages)]
 
 
 def rows(arguments: argparse.Namespace) -> list[Row]:
-    """How many rows of five test digits are read right, by the space between the digits."""
+    """Fraction of rows of five test digits that are read correctly, by the space between the digits."""
     data = load_dataset("mnist", "test")
     count = min(arguments.images, 10_000) // 5
     images, labels = data.images.numpy().reshape(-1, 5, 28, 28), data.labels.numpy().reshape(-1, 5)
@@ -65,34 +63,33 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
         pages = [scan_row(images[number], gap, number) for number in range(count)]
         found = [one.images if isinstance(one, Digits) else None for one in prepare_all(pages, split=True)]
         five = [one is not None and len(one) == 5 for one in found]
-        right = {}
+        correct = {}
         for name, predict in predictors.items():
             read = [
-                digits is not None and len(digits) == 5 and (predict(digits).labels == labels[at]).all()
-                for at, digits in enumerate(found)
+                digits is not None and len(digits) == 5 and (predict(digits).labels == expected).all()
+                for digits, expected in zip(found, labels[:count], strict=True)
             ]
-            right[name] = round(float(np.mean(read)), 4)
-        table.append({"gap": gap, "rows": count, "cut into five": round(float(np.mean(five)), 4), **right})
+            correct[name] = round(float(np.mean(read)), 4)
+        table.append({"gap": gap, "rows": count, "cut into five": round(float(np.mean(five)), 4), **correct})
     return table
 
 
 def handwriting_fonts() -> tuple[list[np.ndarray], np.ndarray]:
-    """0 to 9 in each style of `HANDS` that is installed, dark on light: uint8 (120, 120) each, and the labels."""
+    """Draw 0 to 9 in each installed style of `HANDS`, dark on light: uint8 (120, 120) each, and the labels."""
     from matplotlib import font_manager
 
     files = sorted(file for file in font_manager.findSystemFonts() if ImageFont.truetype(file).getname()[0] in HANDS)
-    pages, labels = [], []
+    pages = []
     for file in files:
         font = ImageFont.truetype(file, 80)
         for digit in range(10):
             page = Image.new("L", (120, 120), 240)
             ImageDraw.Draw(page).text((60, 60), str(digit), 30, font, anchor="mm")
             pages.append(np.asarray(page))
-            labels.append(digit)
-    return pages, np.array(labels)
+    return pages, np.tile(np.arange(10), len(files))
 
 
-# How somebody might draw each digit, as lines through points of a square of 10.
+# Each digit as polylines in a square of side 10.
 _STROKES: dict[int, list[list[tuple[float, float]]]] = {
     0: [[(5, 1), (3, 2), (2, 5), (3, 8), (5, 9), (7, 8), (8, 5), (7, 2), (5, 1)]],
     1: [[(4, 3), (5.5, 1), (5.5, 9)]],
@@ -109,26 +106,23 @@ _STROKES: dict[int, list[list[tuple[float, float]]]] = {
 }
 
 
-def strokes(each: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each digit drawn so many times with lines, another size, slant, hand and pen each time, and the labels."""
+def strokes(count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Draw each digit `count` times, with a random size, slant, hand and pen, and return the pages and labels."""
     random = np.random.default_rng(0)
-    pages, labels = [], []
-    for digit in list(range(10)) * each:
+    labels = list(range(10)) * count
+    pages = []
+    for digit in labels:
         side = int(random.integers(60, 240))
         slant, stretch = random.uniform(-0.15, 0.3), random.uniform(0.8, 1.1)
         page = Image.new("L", (side, side), int(random.integers(180, 255)))
-        draw, pen, ink = (
-            ImageDraw.Draw(page),
-            max(1, round(side * random.uniform(0.02, 0.09))),
-            int(random.integers(0, 90)),
-        )
+        draw = ImageDraw.Draw(page)
+        pen, ink = max(1, round(side * random.uniform(0.02, 0.09))), int(random.integers(0, 90))
         for line in _STROKES[digit]:
             points = np.array(line) + random.normal(0, 0.2, (len(line), 2))
             x = 5 + stretch * (points[:, 0] - 5) - slant * (points[:, 1] - 5)
-            places = [tuple(place) for place in np.stack([x, points[:, 1]], 1) * side / 10]
-            draw.line(places, ink, pen, joint="curve")
-            for left, top in (places[0], places[-1]):
+            pixels = [tuple(point) for point in np.stack([x, points[:, 1]], 1) * side / 10]
+            draw.line(pixels, ink, pen, joint="curve")
+            for left, top in (pixels[0], pixels[-1]):
                 draw.ellipse([left - pen / 2, top - pen / 2, left + pen / 2, top + pen / 2], ink)
         pages.append(np.asarray(page))
-        labels.append(digit)
     return pages, np.array(labels)
