@@ -1,31 +1,64 @@
-"""Memory: freed memory kept for the next batch; and when it runs out, how to tell, and how large a batch fits."""
+"""`data.batch_size=auto`: the largest batch that fits into memory."""
 
+import copy
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import torch
+
+from ..data.normalization import normalize
+from ..errors import InputError
+from ..images import SIZE
 from ..memory import out_of_memory
+from .objective import compute_loss
+
+if TYPE_CHECKING:
+    from .module import MNISTModule
 
 
-def largest_batch(try_batch: Callable[[int], None], most: int) -> int | None:
-    """The largest batch that fits into memory and divides `most`, so that whole batches add up to it.
+def largest_batch(module: "MNISTModule", device: torch.device, most: int) -> int:
+    """Find the largest batch with which a training step fits into the memory of a device.
 
     Args:
-        try_batch: does with a batch of that size what shall be possible; what it raises when memory runs out is caught.
-        most: the largest that is wanted, at least 1.
+        module: module to train; the trial steps are made with a copy of its network.
+        device: device of the training.
+        most: largest batch to try, at least 1. The result divides it, so that whole batches add up to it.
 
-    Returns:
-        None if not even one image fits.
+    Raises:
+        InputError: If not even one image fits.
     """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        size = largest_divisor(lambda size: _try_step(module, device, size), most)
+    if size is None:
+        raise InputError(f"out of memory: not even one image fits into a training step on {device}")
+    return size
+
+
+def largest_divisor(try_size: Callable[[int], None], most: int) -> int | None:
+    """Find the largest divisor of `most` for which `try_size` does not run out of memory; None if there is none."""
     sizes = [size for size in range(1, most + 1) if most % size == 0]
     fitting, failing = -1, len(sizes)
-    place = len(sizes) - 1  # as a rule all of it fits, and one trial is enough
+    index = len(sizes) - 1  # usually the whole of it fits, and one trial is enough
     while failing - fitting > 1:
         try:
-            try_batch(sizes[place])
+            try_size(sizes[index])
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error) is None:
                 raise
-            failing = place
+            failing = index
         else:
-            fitting = place
-        place = (fitting + failing) // 2
+            fitting = index
+        index = (fitting + failing) // 2
     return sizes[fitting] if fitting >= 0 else None
+
+
+def _try_step(module: "MNISTModule", device: torch.device, size: int) -> None:
+    network = copy.deepcopy(module.model).to(device).train()
+    optimizer = module.optimizer_factory(network.parameters())
+    images = torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)
+    labels = torch.zeros(size, dtype=torch.int64, device=device)
+    for _ in range(2):  # the second step also holds the last gradients and the optimizer's averages
+        loss = compute_loss(network, network(normalize(images)), images, labels, module.label_smoothing)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()

@@ -1,34 +1,39 @@
-"""Lightning's Trainer as this package wants it: quiet, and with little to do beside the training itself."""
+"""Training in several processes: how many torchrun has started, and what they exchange."""
 
 import dataclasses
 import os
+from typing import TextIO
 
 import lightning.pytorch as pl
 import torch
+from torch import distributed
 
 from ..cli.settings import TrainerSettings
-from ..cli.torchrun import hosts, world_size
+from ..cli.torchrun import hosts, is_first, world_size
 from ..errors import InputError
 
 
 def as_launched(settings: TrainerSettings) -> TrainerSettings:
-    """The settings with the processes that torchrun has started, as far as they name no others.
+    """Fill in devices, hosts and strategy from torchrun's environment.
+
+    Returns:
+        The settings unchanged if torchrun has not started this process.
 
     Raises:
-        InputError: they name other numbers than torchrun.
+        InputError: If the settings contradict torchrun.
     """
     if world_size() == 1:
         return settings
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
-    if here * hosts() != world_size():
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    if local * hosts() != world_size():
         raise InputError(
-            f"torchrun has started {world_size()} processes on {hosts()} hosts, and {here} of them on this one;"
+            f"torchrun has started {world_size()} processes on {hosts()} hosts, {local} of them on this one;"
             " give each host the same --nproc-per-node"
         )
     listed = isinstance(settings.devices, list)
-    if (len(settings.devices) != here) if listed else (settings.devices not in (1, "auto", here)):
+    if (len(settings.devices) != local) if listed else (settings.devices not in (1, "auto", local)):
         raise InputError(
-            f"trainer.devices={settings.devices}, but torchrun runs {here} processes on each host;"
+            f"trainer.devices={settings.devices}, but torchrun runs {local} processes on each host;"
             " leave trainer.devices out"
         )
     if settings.num_nodes not in (1, hosts()):
@@ -37,18 +42,30 @@ def as_launched(settings: TrainerSettings) -> TrainerSettings:
         )
     return dataclasses.replace(
         settings,
-        devices=settings.devices if listed else here,
+        devices=settings.devices if listed else local,
         num_nodes=hosts(),
         strategy="ddp" if settings.strategy == "auto" else settings.strategy,
     )
 
 
-def max_of_all(trainer: pl.Trainer, *mine: int) -> list[int]:
-    """The largest of each number over all processes that train together."""
+def max_of_all(trainer: pl.Trainer, *values: int) -> list[int]:
+    """Return the largest of each value over all processes of the training."""
     if trainer.world_size == 1:
-        return list(mine)
-    theirs = torch.tensor(mine, device=trainer.strategy.root_device)
-    # Not Strategy.reduce: it lets them wait for each other first, which takes as long again, at each step.
-    torch.distributed.all_reduce(theirs, op=torch.distributed.ReduceOp.MAX)
-    found: list[int] = theirs.tolist()
-    return found
+        return list(values)
+    tensor = torch.tensor(values, device=trainer.strategy.root_device)
+    # Strategy.reduce would first wait at a barrier, which doubles the cost of each step.
+    distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
+    largest: list[int] = tensor.tolist()
+    return largest
+
+
+def lost(error: BaseException) -> bool:
+    """Return whether an exception means that another process is gone or cannot be reached."""
+    # Gloo raises a plain RuntimeError; only its text names its transport.
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
+
+
+def print_once(text: str, file: TextIO | None = None) -> None:
+    """Print a line in the first of the processes that train together."""
+    if is_first():
+        print(text, file=file)

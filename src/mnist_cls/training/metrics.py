@@ -1,4 +1,4 @@
-"""The LightningModule: a network's forward pass, its loss, its metrics and its optimizer."""
+"""Mean loss and accuracy over the images of an epoch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,28 +8,27 @@ from torch import Tensor
 
 
 class EpochMeans:
-    """The mean loss and the accuracy over the images of an epoch.
+    """Mean loss and accuracy over an epoch, computed at its end from the values of each batch.
 
-    A step only puts down what it found; the adding up is left for the end. A metric's update for each batch would take
-    a fiftieth of a small network's training.
+    Not a torchmetrics metric, whose update for each batch costs 2 % of the training of a small network.
     """
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def reset(self) -> None:
+        """Drop all batches."""
         self.losses: list[Tensor] = []
         self.correct: list[Tensor] = []
         self.counts: list[int] = []
 
-    def add(self, loss: Tensor, correct: Tensor | None, count: int) -> None:
-        """Put down a batch.
+    def update(self, loss: Tensor, correct: Tensor | None, count: int) -> None:
+        """Add a batch.
 
         Args:
-            loss: the mean over its images, a scalar without gradient.
-            correct: bool (count,), which images were told right; None where nothing is told.
-            count: its images.
+            loss: mean over the batch, a scalar without gradient.
+            correct: bool (count,), which images were predicted correctly; None for a network that does not classify.
+            count: number of images in the batch.
         """
         self.losses.append(loss.reshape(1))
         self.counts.append(count)
@@ -37,22 +36,26 @@ class EpochMeans:
             self.correct.append(correct)
 
     def compute(self, reduce: Callable[..., Any]) -> tuple[Tensor, Tensor | None]:
-        """The mean loss and the accuracy, scalars; the latter None where nothing was told.
+        """Compute the means, and start the next epoch.
 
         Args:
-            reduce: adds a tensor up over all processes, as `Strategy.reduce(tensor, reduce_op="sum")` does.
+            reduce: sums a tensor over all processes: `Strategy.reduce`.
+
+        Returns:
+            The mean loss, and the accuracy or None, as scalars.
         """
         losses = torch.cat(self.losses).float()
         counts = losses.new_tensor(self.counts)
         correct = [torch.cat(self.correct).sum()] if self.correct else []
-        loss, count, *right = reduce(torch.stack([losses @ counts, counts.sum(), *correct]), reduce_op="sum")
-        return loss / count, right[0] / count if right else None
+        loss, count, *hits = reduce(torch.stack([losses @ counts, counts.sum(), *correct]), reduce_op="sum")
+        self.reset()
+        return loss / count, hits[0] / count if hits else None
 
-    def state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """What has been put down so far in all processes, for a checkpoint.
+    def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return the batches of all processes so far, for a checkpoint.
 
         Args:
-            gather: puts the tensors of all processes, (n,), side by side: (processes, n).
+            gather: stacks the tensors (n,) of all processes to (processes, n): `LightningModule.all_gather`.
         """
         if not self.losses:
             return {}
@@ -61,20 +64,21 @@ class EpochMeans:
         if self.correct:
             columns["correct"] = torch.stack([correct.sum() for correct in self.correct])
         gathered = {name: gather(column).flatten().cpu() for name, column in columns.items()}
-        counted = gathered["counts"] > 0
-        return {name: column[counted] for name, column in gathered.items()}
+        nonempty = gathered["counts"] > 0
+        return {name: column[nonempty] for name, column in gathered.items()}
 
-    def load(self, state: Mapping[str, Tensor], device: torch.device, counts: bool = True) -> None:
-        """Go on from a `state`, which is that of all processes.
+    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device, is_first: bool) -> None:
+        """Restore a `state_dict`, whose batches count in the first process only.
 
         Args:
-            state: as `state()` gave it.
-            device: of the training.
-            counts: False in all processes but one. It is as long there, as gathering wants it, but of no images.
+            state: batches of all processes.
+            device: device of the training.
+            is_first: whether this is the first process. The others get as many batches, since gathering needs equal
+                lengths, but of no images.
         """
-        self.forget()
+        self.reset()
         if state:
             self.losses = list(torch.split(state["losses"].to(device), 1))
-            self.counts = (state["counts"] * counts).tolist()
+            self.counts = (state["counts"] * is_first).tolist()
         if "correct" in state:
-            self.correct = list(torch.split(state["correct"].to(device) * counts, 1))
+            self.correct = list(torch.split(state["correct"].to(device) * is_first, 1))

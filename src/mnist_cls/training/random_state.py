@@ -1,4 +1,4 @@
-"""The states of all the random generators that a training draws from, as tensors and plain values."""
+"""The state of every random number generator that a training uses, as tensors and plain values."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """What Python's, NumPy's and PyTorch's global generators would go on from, those of all GPUs included."""
+    """Return the state of the global generators of Python, NumPy and PyTorch, those of all GPUs included."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -24,7 +24,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Go on from a `random_state()`; GPUs that there were more or fewer of then keep their state."""
+    """Set the generators to a state returned by `random_state()`; those of GPUs only if there are as many as then."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
     np.random.set_state((numpy["name"], numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))

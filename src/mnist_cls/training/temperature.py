@@ -1,80 +1,144 @@
-"""Being as sure as one is right: a network's logits divided by one number, its temperature.
+"""Calibration: a network's logits divided by one number, its temperature, so that its confidence matches its accuracy.
 
 After Guo et al. 2017, https://arxiv.org/abs/1706.04599.
 """
 
+import copy
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from ..data.normalization import normalize
+from ..errors import InputError
 from ..images import SIZE
+from .distributed import print_once
 
-# Where to look for 1 / temperature.
+if TYPE_CHECKING:
+    from .module import MNISTModule
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+# Range of 1 / temperature.
 _RANGE = (0.1, 10.0)
 
 
+def calibrate(module: "MNISTModule", temperature: float | str | None, batches: Batches | None) -> float | None:
+    """Let the network set its thresholds if it has any, then divide its logits by the temperature.
+
+    Args:
+        module: module with the network's final weights.
+        temperature: the temperature; "auto": the best on the batches; None: the logits stay as they are.
+        batches: validation images uint8 (B, 28, 28) and labels; iterated up to twice. None: there are none.
+
+    Returns:
+        The temperature, or None if the logits have not changed.
+    """
+    network = module.model
+    set_thresholds: Callable[[Batches], None] | None = getattr(network, "calibrate", None)
+    device = next(network.parameters()).device
+    network.eval()
+    if set_thresholds is not None and batches is not None:
+        set_thresholds((normalize(images.to(device)), labels.to(device)) for images, labels in batches)
+    if temperature == "auto":
+        if not module.classifies or batches is None:
+            return None
+        with torch.no_grad():
+            pairs = [(network(normalize(images.to(device))), labels.to(device)) for images, labels in batches]
+        logits, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
+        temperature = fit_temperature(logits, labels)
+    if temperature is None:
+        return None
+    try:
+        divide_logits(network, float(temperature))
+    except ValueError as error:  # only with "auto", see check_temperature
+        print_once(f"not calibrated: {error}")
+        return None
+    return float(temperature)
+
+
+def check_temperature(network: nn.Module, temperature: float | str | None) -> None:
+    """Check before the training that a network's logits can be divided by the temperature that was set.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    if temperature in (None, "auto"):
+        return
+    try:
+        divide_logits(copy.deepcopy(network), float(temperature or 0))
+    except ValueError as error:
+        raise InputError(f"temperature={temperature}: {error}; use temperature=null") from error
+
+
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature at which the cross-entropy is least; 1 if it is not from 0.1 to 10, where too few images tell.
+    """Find the temperature with the smallest cross-entropy.
 
     Args:
         logits: (N, 10), of images that were not trained on.
-        labels: int64 (N,), what they show.
+        labels: int64 (N,).
+
+    Returns:
+        The temperature, 0.1 to 10; 1 if the minimum lies outside of that range, as it may with few images.
     """
     z = logits.double()
     target = z.gather(1, labels[:, None]).mean()
 
-    def falls(sharpness: float) -> bool:  # whether the cross-entropy, convex in 1 / temperature, does so there
+    def decreasing(sharpness: float) -> bool:  # whether the cross-entropy, convex in 1 / temperature, decreases there
         return bool(((sharpness * z).softmax(1) * z).sum(1).mean() < target)
 
-    least, most = _RANGE
-    if not falls(least) or falls(most):
+    low, high = _RANGE
+    if not decreasing(low) or decreasing(high):
         return 1.0
     for _ in range(30):
-        middle = (least + most) / 2
-        least, most = (middle, most) if falls(middle) else (least, middle)
-    return 2 / (least + most)
+        middle = (low + high) / 2
+        low, high = (middle, high) if decreasing(middle) else (low, middle)
+    return 2 / (low + high)
 
 
-def temper(network: nn.Module, temperature: float) -> None:
-    """Divide a network's logits by a temperature, for good: by its last layer's weights.
+def divide_logits(network: nn.Module, temperature: float) -> None:
+    """Divide a network's logits by a temperature, by dividing the parameters of its output layer.
 
-    So the temperature needs no place beside the weights, and nothing that uses them can forget it.
+    So the weights need no further number beside them that a user might forget.
 
     Args:
-        network: on any device.
-        temperature: above 0; more than 1 makes the network less sure.
+        network: network on any device.
+        temperature: above 0; more than 1 lowers the confidence.
 
     Raises:
-        ValueError: the network's logits are not what a linear layer of its own gives; it is left as it was.
+        ValueError: If the logits are not the output of a linear layer with parameters of its own. The network is
+            then unchanged.
     """
-    layer = last_layer(network)
+    layer = output_layer(network)
     if layer is not None:
         x = torch.linspace(-1, 1, 2 * SIZE * SIZE, device=layer.weight.device).view(2, 1, SIZE, SIZE)
         before, parameters = _logits(network, x), list(layer.parameters())
-        kept = [parameter.detach().clone() for parameter in parameters]
+        original = [parameter.detach().clone() for parameter in parameters]
         with torch.no_grad():
             for parameter in parameters:
                 parameter.div_(temperature)
-            # Weights that the layer normalizes, or shares with another, do not divide what it gives.
+            # Dividing has another effect on a layer that normalizes its weights or shares them with another layer.
             if torch.allclose(_logits(network, x) * temperature, before, rtol=1e-3, atol=1e-4):
                 return
-            for parameter, old in zip(parameters, kept, strict=True):
-                parameter.copy_(old)
-    raise ValueError(f"the logits of {type(network).__name__} do not come straight out of a linear layer of its own")
+            for parameter, value in zip(parameters, original, strict=True):
+                parameter.copy_(value)
+    raise ValueError(f"the logits of {type(network).__name__} are not the output of a linear layer of its own")
 
 
-def last_layer(network: nn.Module) -> nn.Linear | None:
-    """The linear layer whose output is, in evaluation, the network's; None: there is none."""
-    given: list[tuple[nn.Linear, object]] = []
+def output_layer(network: nn.Module) -> nn.Linear | None:
+    """Return the linear layer whose output is the network's output in evaluation mode, if there is one."""
+    outputs: list[tuple[nn.Linear, object]] = []
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     hooks = [
-        layer.register_forward_hook(lambda layer, inputs, output: given.append((layer, output))) for layer in layers
+        layer.register_forward_hook(lambda layer, inputs, output: outputs.append((layer, output))) for layer in layers
     ]
     try:
         logits = _logits(network, torch.zeros(2, 1, SIZE, SIZE, device=next(network.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
-    return next((layer for layer, output in given if output is logits), None)
+    return next((layer for layer, output in outputs if output is logits), None)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What happens beside the training: checkpoints, pictures for TensorBoard, an orderly end to one that goes astray."""
+"""Callbacks: checkpoints, pictures and histograms for TensorBoard, a stop at the first NaN or Inf."""
 
 from .finite import StopOnNonFinite
 from .inspection import TensorBoardInspection

@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps: the best epoch's, and one from which it goes on as if it had never stopped."""
+"""The two checkpoints of a training: the best epoch's, and the last one, from which an interrupted run resumes."""
 
 import contextlib
 import shutil
@@ -15,68 +15,65 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from ...cli.torchrun import is_first, launched
+from ...cli.torchrun import launched
 from ...errors import InputError
 from ...files import whole_file
-from ..distributed import max_of_all
+from ..distributed import max_of_all, print_once
 
-# The share of the time that saving may take.
-_SHARE = 0.02
+# Fraction of the training time that checkpoints may take.
+_MOST_TIME = 0.02
 
-
-# Ctrl-C; what a machine that shuts down sends; what Slurm sends before it takes a machine away.
+# Ctrl-C; sent by a machine that shuts down; sent by Slurm before a job's time is over.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`: the weights of the epoch whose `monitor` was best; without one, of the last epoch.
+    """Keeps `best.ckpt`, from the epoch with the best `monitor`, or from the last epoch if there is none.
 
     Args:
-        folder: where to.
-        monitor: the metric; None where there is nothing to judge by.
+        folder: folder of the checkpoint.
+        monitor: name of the metric, or None.
         mode: "min" or "max".
-        earlier: the folder of the checkpoint that the training goes on from, if it does; the best one of there is
-            brought along.
+        previous_folder: folder of the checkpoint from which the run resumes, if it does; its `best.ckpt` is copied.
     """
 
-    def __init__(self, folder: Path, monitor: str | None, mode: str, earlier: Path | None = None) -> None:
+    def __init__(self, folder: Path, monitor: str | None, mode: str, previous_folder: Path | None = None) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-        self.path, self.earlier = folder / "best.ckpt", earlier
+        self.path, self.previous_folder = folder / "best.ckpt", previous_folder
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was best so far, wherever the folder is now."""
-        source = (self.earlier or self.path.parent) / "best.ckpt"
-        if not source.is_file():  # somebody has moved last.ckpt alone: what comes is judged anew
+        """Restore the best score so far; the run's folder may have moved since."""
+        source = (self.previous_folder or self.path.parent) / "best.ckpt"
+        if not source.is_file():  # last.ckpt was moved without it
             return
         if source.resolve() != self.path.resolve():
             with whole_file(self.path) as temporary:
                 shutil.copyfile(source, temporary)
-        here = str(self.path)
-        scores = dict.fromkeys([here] * len(state_dict["best_k_models"]), state_dict["best_model_score"])
-        moved = {"dirpath": self.dirpath, "best_model_path": here, "kth_best_model_path": here, "best_k_models": scores}
+        path = str(self.path)
+        scores = dict.fromkeys([path] * len(state_dict["best_k_models"]), state_dict["best_model_score"])
+        moved = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path, "best_k_models": scores}
         super().load_state_dict(state_dict | moved)
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`, and stops the training when a signal asks for it: after the step, with everything saved.
+    """Keeps `last.ckpt`, and ends the training after a signal, once the present step is finished and saved.
 
-    A checkpoint is only written where a training can go on from to the bit: between two steps of the optimizer, and
-    neither before a validation that is due nor in it. An exception in the middle of a step could leave one with half of
-    the weights updated. A second signal stops at once; what was saved before stands. One within a second is the same
-    signal: who starts processes passes it on to them, and the machine may have sent it to all already.
+    Checkpoints are written between optimizer steps only, and never between a step and a validation that is due after
+    it, so that a resumed run is bit-for-bit identical.
 
-    Processes that train together save and stop together, whichever of them has the signal.
+    A second signal ends the training at once; signals within a second count as one, since torchrun and Slurm both
+    pass them on. The processes of a distributed training save and stop together, whichever of them gets the signal.
 
     Args:
-        path: the checkpoint.
-        seconds: save so often; more seldom if it would take more than a fiftieth of the time. None: at the ends of
-            epochs only, which is done in any case where that fiftieth permits it, and at the end of the training.
-        steps: save after so many steps of the optimizer, too, whatever it takes.
+        path: path of the checkpoint.
+        seconds: time between checkpoints; longer if they would take more than 2 % of the time. None: they are written
+            at the ends of epochs only, within the same 2 %, and at the end of the training.
+        steps: also save after every so many optimizer steps, whatever it takes.
 
     Attributes:
-        signal: the number of the signal that has come, if one has.
-        step: the step of the optimizer up to which all is saved.
-        seconds_before: how long the training had taken when it was interrupted.
+        signal: number of the signal received, if any.
+        step: optimizer step of the checkpoint.
+        seconds_before: training time before the run was resumed, in seconds.
     """
 
     def __init__(self, path: Path, seconds: float | None = None, steps: int | None = None) -> None:
@@ -84,26 +81,28 @@ class LastCheckpoint(Checkpoint):
         self.signal: int | None = None
         self.step = 0
         self.seconds_before = 0.0
-        self._in_steps = self._stopped_early = self._leaving = False
-        self._signalled = 0.0
-        self._began = self._saved = time.monotonic()
+        self._signal_time = 0.0
+        self._stops_after_step = False  # whether a first signal waits for the end of the step
+        self._leaving = False
+        self._stopped_early = False
+        self._started = self._saved = time.monotonic()
         self._cost = 0.0
 
     @property
-    def ended(self) -> str:
-        """By what the training was ended."""
+    def cause(self) -> str:
+        """What ended the training, for a message."""
         return "interrupted" if self.signal in (None, signal.SIGINT) else f"ended by {signal.Signals(self.signal).name}"
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch the signals. Outside the main thread Python lets nobody do so."""
+    def handle_signals(self) -> Iterator[None]:
+        """Handle the signals within the block. Python allows that in the main thread only."""
         previous = {}
         if threading.current_thread() is threading.main_thread():
             previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             yield
         except BaseException:
-            if launched() and previous:  # torchrun ends all as soon as it misses one; they are to say first what it was
+            if launched() and previous:  # torchrun terminates all processes once one has ended; let them report first
                 previous[signal.SIGTERM] = signal.SIG_IGN
             raise
         finally:
@@ -111,104 +110,100 @@ class LastCheckpoint(Checkpoint):
                 signal.signal(number, handler)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count, and take back the signals that Lightning has taken.
+        """Start the clock.
 
         Raises:
-            InputError: the processes that train together do not see the same files.
+            InputError: If the processes of the training do not see the same files.
         """
-        self._in_steps = True
-        self._began = self._saved = time.monotonic()
-        self._take_signals()
+        self._stops_after_step = True
+        self._started = self._saved = time.monotonic()
+        self._reclaim_signals()
         trainer.should_stop = self._stopped_early
         folder = self.path.parents[1]
-        # Hydra's record is written by the first process alone.
-        for found in (trainer.global_step, (folder / ".hydra" / "config.yaml").is_file()):
-            if max_of_all(trainer, found, -found) != [found, -found]:
+        # Hydra's record is written by the first process only.
+        for value in (trainer.global_step, (folder / ".hydra" / "config.yaml").is_file()):
+            if max_of_all(trainer, value, -value) != [value, -value]:
                 raise InputError(
-                    f"{folder}: not all processes that train together see it as it is; name an output_dir= in a file"
+                    f"{folder}: not all processes of this training see the same files; name an output_dir= in a file"
                     " system that all hosts share"
                 )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take back the signals."""
-        self._take_signals()
+        """Handle signals in the validation after the training, too."""
+        self._reclaim_signals()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take back the signals."""
-        self._take_signals()
+        """Handle signals in the test, too."""
+        self._reclaim_signals()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time to, and stop if a signal has come; a step may have several batches."""
-        whole_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        validation_next = (batch_idx + 1) % trainer.val_check_batch == 0  # type: ignore[operator]
-        if whole_step and not validation_next and not trainer.is_last_batch:
-            due = self.seconds is not None and self._since() >= self.seconds and self._cheap()
+        """Save if a checkpoint is due, and stop after a signal."""
+        step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        validation_next = (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
+        if step_complete and not validation_next and not trainer.is_last_batch:
+            due = self.seconds is not None and time.monotonic() - self._saved >= self.seconds and self._is_cheap()
             due = due or (self.steps is not None and trainer.global_step % self.steps == 0)
             self._save_and_stop(trainer, due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The same, where all else has been done for the epoch."""
+        """Save unless that takes too long, and stop after a signal; the other callbacks have done their work."""
         self._stopped_early = trainer.should_stop
         steps, epochs = trainer.max_steps, trainer.max_epochs
-        over = trainer.should_stop or trainer.current_epoch + 1 == epochs or trainer.global_step == steps
-        self._save_and_stop(trainer, over or self._cheap())
+        complete = trainer.should_stop or trainer.current_epoch + 1 == epochs or trainer.global_step == steps
+        self._save_and_stop(trainer, complete or self._is_cheap())
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """From here on a signal changes nothing: it is leaving."""
+        """Ignore signals from now on, since the training is ending."""
         self._leaving = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on a signal stops at once: all is saved."""
-        self._in_steps = False
+        """Let a signal end the run at once from now on, since everything is saved."""
+        self._stops_after_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        """How long the training has taken, and whether it is to go on."""
-        elapsed = self.seconds_before + time.monotonic() - self._began
+        """Return the training time, and whether another callback has stopped the training."""
+        elapsed = self.seconds_before + time.monotonic() - self._started
         return {"seconds": elapsed, "stopped_early": self._stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from there."""
+        """Restore what `state_dict` returned."""
         self.seconds_before, self._stopped_early = state_dict["seconds"], state_dict["stopped_early"]
 
-    def _since(self) -> float:
-        return time.monotonic() - self._saved
-
-    def _cheap(self) -> bool:
-        return self._cost <= _SHARE * self._since()
+    def _is_cheap(self) -> bool:
+        return self._cost <= _MOST_TIME * (time.monotonic() - self._saved)
 
     def _save_and_stop(self, trainer: pl.Trainer, due: bool) -> None:
         stop = self.signal is not None
         if trainer.world_size > 1:
-            # All processes must save together. Rank 0 has the clock; a signal may have reached only one of them yet.
+            # All processes save together, by the clock of rank 0; the signal may have reached only some of them.
             number, due_there = max_of_all(trainer, self.signal or 0, due and trainer.is_global_zero)
             stop, due = number > 0, due_there > 0
             self.signal = number or None
         if due or stop:
-            began = time.monotonic()
+            start = time.monotonic()
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
-            self._cost = self._saved - began
+            self._cost = self._saved - start
             self.step = trainer.global_step
         if stop:
-            # torchrun ends the processes that are left as soon as one has gone.
+            # torchrun sends SIGTERM to the remaining processes as soon as one has ended.
             self._leaving = True
             raise KeyboardInterrupt
 
-    def _take_signals(self) -> None:
-        # Lightning's own way would let processes wait for each other in the middle of whatever they do.
+    def _reclaim_signals(self) -> None:
+        # Lightning installs handlers of its own, in which processes wait for each other in the middle of a step.
         if signal.getsignal(signal.SIGINT) == self._on_signal:
             for number in _SIGNALS:
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now, first = time.monotonic(), self.signal is None
-        if self._leaving or (not first and now - self._signalled < 1):
+        if self._leaving or (not first and now - self._signal_time < 1):
             return
-        self.signal, self._signalled = number, now
-        if not first or not self._in_steps:
+        self.signal, self._signal_time = number, now
+        if not first or not self._stops_after_step:
             raise KeyboardInterrupt
-        with contextlib.suppress(OSError, RuntimeError):  # the terminal may be gone, or just being written to
-            if is_first():
-                print(f"\n{self.ended}: saving after this step (once more to stop at once)", file=sys.stderr)
+        with contextlib.suppress(OSError, RuntimeError):  # the terminal may be closed, or in the middle of a print
+            print_once(f"\n{self.cause}: saving after this step (once more to stop at once)", sys.stderr)

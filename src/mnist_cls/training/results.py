@@ -1,0 +1,75 @@
+"""Results of a training: model.safetensors, metrics.json, TensorBoard's hyperparameters, and a printed summary."""
+
+import dataclasses
+import datetime
+import shlex
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ..checkpoints.weights import save_weights, versions
+from ..cli.messages import display_path, override, overrides, program
+from ..cli.settings import TrainSettings
+from ..files import write_json
+from .module import MNISTModule
+
+# Settings that affect the result.
+_HYPERPARAMETERS = (
+    *("model", "data", "optimizer", "scheduler", "label_smoothing", "temperature", "compile", "trainer", "callbacks"),
+    *("checkpoint", "model_file", "seed"),
+)
+
+
+def save_results(
+    settings: TrainSettings,
+    module: MNISTModule,
+    metrics: dict[str, float],
+    folder: Path,
+    logger: TensorBoardLogger | None,
+) -> None:
+    """Write the results into the run's folder.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    everything = dataclasses.asdict(settings)
+    hyperparameters = {key: everything[key] for key in _HYPERPARAMETERS}
+    if logger is not None:
+        logger.log_hyperparams(hyperparameters, {f"final/{name}": value for name, value in metrics.items()})
+        logger.save()
+    typed = overrides(output_dir=None)
+    provenance: dict[str, Any] = {
+        "config": hyperparameters,
+        "command": None if typed is None else f"python -m mnist_cls.train {typed}".rstrip(),
+        "metrics": metrics,
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
+    }
+    save_weights(folder / "model.safetensors", module.model, settings.model, provenance)
+    write_json(folder / "metrics.json", metrics)  # last, since it marks the run as finished
+
+
+def print_summary(settings: TrainSettings, module: MNISTModule, metrics: dict[str, float], folder: Path) -> None:
+    """Print the metrics, where the files are, and the next commands to run."""
+    path = display_path(folder)
+    for stage, name, remark in (("test", "test", ""), ("val", "validation", " in the best epoch")):
+        if f"{stage}/accuracy" in metrics:
+            print(f"{name + ' accuracy':<20} {metrics[f'{stage}/accuracy']:.2%}{remark}")
+        elif f"{stage}/loss" in metrics:
+            print(f"{name + ' loss':<20} {metrics[f'{stage}/loss']:.4f}{remark}")
+    speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
+    print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
+    events = ", tensorboard" if settings.tensorboard else ""
+    print(f"files                {path}: model.safetensors, metrics.json, checkpoints{events}")
+    if module.classifies or hasattr(module.model, "reconstruction_error"):
+        use = override("checkpoint" if module.classifies else "is_digit", path)
+        command = f"{program('mnist_cls.predict')} {use}{own_models(settings)}"
+        print(f"predict with it      {command} input=IMAGE_OR_FOLDER")
+    if settings.tensorboard:
+        print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(path.parent))}")
+
+
+def own_models(settings: TrainSettings) -> str:
+    """Return the option that another command needs to load a network of the user's own, with a space before it."""
+    return "" if settings.model_file is None else f" {override('model_file', settings.model_file)}"
