@@ -1,4 +1,4 @@
-"""From a digit's ink to MNIST's form: 20 pixels high or wide, strokes as thick, in the middle of 28x28."""
+"""MNIST's form: a digit 20 pixels high or wide, with strokes of usual width, centred in 28x28 by its mass."""
 
 import math
 
@@ -7,87 +7,81 @@ from PIL import Image
 from scipy import ndimage
 
 from ..images import SIZE
+from .components import ink_box
 
-_INK_BOX = 20  # MNIST's makers scaled each digit into 20x20 before they placed it in 28x28.
+# MNIST's makers scaled each digit to 20x20 pixels before they centred it in 28x28.
+_DIGIT_SIZE = 20
 
-
-# Nearly all of MNIST's digits have strokes between these, in pixels of the 20x20 (mean 3.0; see `stroke_width`).
+# Nearly all of MNIST's digits have a stroke width between these, in pixels of the 20x20. The mean is 3.0.
 THINNEST, THICKEST = 2.1, 5.2
 
+# Strokes are measured, and made thinner or thicker, at this many times the resolution.
+_OVERSAMPLING = 4
 
-_FINE = 4  # Strokes are measured, and made thinner or thicker, in a picture so many times finer.
 
-
-def place(ink: np.ndarray, usual_strokes: bool = True) -> np.ndarray:
-    """Scale a digit's ink into 20x20 with its aspect kept, and place it in 28x28 by its centre of mass.
-
-    That is what MNIST's makers did (LeCun et al. 1998).
+def scale_and_centre(ink: np.ndarray, adjust_strokes: bool = True) -> np.ndarray:
+    """Scale a digit to 20x20 with its aspect ratio kept, and centre it in 28x28 by its mass, as in LeCun et al. 1998.
 
     Args:
         ink: float32 (H, W), 0 to 1, cropped to the digit.
-        usual_strokes: bring strokes much thinner or thicker than MNIST's near to its.
+        adjust_strokes: bring the width of strokes much thinner or thicker than MNIST's close to the usual.
 
     Returns:
         uint8 (28, 28), bright ink on black.
     """
-    return centre(_scale(_with_usual_strokes(ink) if usual_strokes else ink))
-
-
-def stroke_width(inked: np.ndarray) -> float:
-    """The mean width of strokes in pixels: in a long stroke, the mean distance to its edge is a quarter of it.
-
-    Args:
-        inked: bool (H, W).
-    """
-    distances = ndimage.distance_transform_edt(np.pad(inked, 1))
-    # Distances are from a pixel's centre to the next one outside, half a pixel too much.
-    return float(4 * (distances[distances > 0] - 0.5).mean()) if inked.any() else 0.0
-
-
-def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
-    """The same digit with strokes between `THINNEST` and `THICKEST`; itself if they are."""
-    height, width = ink.shape
-    fine = _FINE * _INK_BOX
-    ratio = fine / max(height, width)
-    size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    large = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BILINEAR))
-    inked = large >= 0.5
-    found = stroke_width(inked) / _FINE
-    if not inked.any() or THINNEST <= found <= THICKEST:
-        return ink
-    wanted = THINNEST if found < THINNEST else THICKEST
-    grow = (wanted - found) / 2 * _FINE
-    room = math.ceil(max(grow, 0)) + 1
-    padded = np.pad(inked, room)
-    outside, inside = ndimage.distance_transform_edt(~padded), ndimage.distance_transform_edt(padded)
-    # The edge is moved by `grow`, and half a pixel to each side of it is neither ink nor paper.
-    moved: np.ndarray = np.clip(inside - outside + grow + 0.5, 0, 1).astype(np.float32)
-    rows, columns = (np.flatnonzero((moved >= 0.5).any(axis)) for axis in (1, 0))
-    # Where thinning would leave little, the digit was a blot; better thick than in pieces.
-    if len(rows) < 0.7 * size[1]:
-        return ink
-    return moved[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _scale(ink: np.ndarray) -> np.ndarray:
-    height, width = ink.shape
-    ratio = _INK_BOX / max(height, width)
-    size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    scaled = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.HAMMING))
-    digit: np.ndarray = np.clip(scaled * (255 / max(scaled.max(), 1e-6)), 0, 255).round().astype(np.uint8)
-    return digit
+    if adjust_strokes:
+        ink = _with_usual_strokes(ink)
+    scaled = _resize(ink, _DIGIT_SIZE, Image.Resampling.HAMMING)
+    return centre(np.clip(scaled * (255 / max(scaled.max(), 1e-6)), 0, 255).round().astype(np.uint8))
 
 
 def centre(digit: np.ndarray) -> np.ndarray:
-    """Put ink, uint8 of at most 28x28, into 28x28, its centre of mass in the middle."""
+    """Paste a digit, uint8 of at most 28x28, into 28x28 so that its centre of mass is in the middle."""
     mass = digit.astype(np.float64)
     total = mass.sum()
-    canvas = np.zeros((SIZE, SIZE), np.uint8)
     corner = []
     for axis, length in enumerate(digit.shape):
-        centre = (mass.sum(1 - axis) * np.arange(length)).sum() / total
-        # MNIST's centres of mass lie within half a pixel of row 14 and column 14, counted from 0.
-        corner.append(min(max(math.floor(SIZE / 2 + 0.5 - centre), 0), SIZE - length))
+        centre_of_mass = (mass.sum(1 - axis) * np.arange(length)).sum() / total
+        # MNIST's centres of mass are within half a pixel of row 14 and column 14, counted from 0.
+        corner.append(min(max(math.floor(SIZE / 2 + 0.5 - centre_of_mass), 0), SIZE - length))
     top, left = corner
-    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return canvas
+    image = np.zeros((SIZE, SIZE), np.uint8)
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return image
+
+
+def stroke_width(mask: np.ndarray) -> float:
+    """Return the mean width of strokes in pixels: four times the mean distance of their pixels to the edge.
+
+    Args:
+        mask: bool (H, W), the ink.
+    """
+    distances = ndimage.distance_transform_edt(np.pad(mask, 1))
+    # Distances are measured to the centre of the next pixel outside, which is half a pixel beyond the edge.
+    return float(4 * (distances[distances > 0] - 0.5).mean()) if mask.any() else 0.0
+
+
+def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
+    """Return the digit with a stroke width between `THINNEST` and `THICKEST`, unchanged if it has one."""
+    mask = _resize(ink, _OVERSAMPLING * _DIGIT_SIZE, Image.Resampling.BILINEAR) >= 0.5
+    width = stroke_width(mask) / _OVERSAMPLING
+    if not mask.any() or THINNEST <= width <= THICKEST:
+        return ink
+    grow = ((THINNEST if width < THINNEST else THICKEST) - width) / 2 * _OVERSAMPLING
+    padded = np.pad(mask, math.ceil(max(grow, 0)) + 1)
+    to_ink, to_paper = ndimage.distance_transform_edt(~padded), ndimage.distance_transform_edt(padded)
+    # The edge moves outwards by `grow`, and is one pixel wide from full ink to paper.
+    moved: np.ndarray = np.clip(to_paper - to_ink + grow + 0.5, 0, 1).astype(np.float32)
+    moved_mask = moved >= 0.5
+    # Where thinning would leave little, the digit was a blot: better thick than in pieces.
+    if np.count_nonzero(moved_mask.any(1)) < 0.7 * mask.shape[0]:
+        return ink
+    box = ink_box(moved_mask)
+    return moved[box.top : box.bottom, box.left : box.right]
+
+
+def _resize(ink: np.ndarray, longer_side: int, resampling: Image.Resampling) -> np.ndarray:
+    height, width = ink.shape
+    ratio = longer_side / max(height, width)
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return np.asarray(Image.fromarray(ink).resize(size, resampling))

@@ -1,4 +1,4 @@
-"""Ink and paper told apart: whichever is darker, under uneven light, on paper that is not clean."""
+"""Ink, the foreground, separated from paper, the background: dark or light, in uneven light, on paper with grain."""
 
 import numpy as np
 from PIL import Image
@@ -6,75 +6,81 @@ from scipy import ndimage
 
 from ..errors import InputError
 
-# A contrast below this many of the 255 levels is no writing.
-NO_INK = 16
-# The light on a page changes slowly: it is fitted to a picture of this many pixels at most on each side.
-_SMALL = 40
+# The least difference between ink and paper, in grey levels of 255. Anything fainter is no writing.
+_LEAST_CONTRAST = 16
+
+# The light on a page changes slowly, so the paper is fitted to a picture of at most this many pixels on each side.
+_FIT_SIDE = 40
+
+# Rounds of the robust fit of the paper's brightness.
 _ROUNDS = 9
-# Medians are taken of so many pixels at least, if there are as many; every one would take longer than the rest.
+
+# Medians and percentiles are taken of at least this many pixels, if there are as many. All of them would take longer
+# than everything else.
 _SAMPLES = 5000
 
 
 def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
-    """Say for each pixel of a page how much of it is ink.
+    """Compute for each pixel of a page how much of it is covered by ink.
 
-    The paper's brightness is fitted by a surface of second degree, so that light may fall from one side. What differs
-    from it by more than the paper's own unevenness is ink, on the side, darker or lighter, that has more of it.
+    The paper's brightness is fitted by a polynomial of degree two, so that light may fall from one side. Ink is what
+    differs from it by more than the paper's own grain: darker or lighter, whichever there is more of.
 
     Args:
         grey: uint8 (H, W).
-        coarse: the picture was enlarged from pixels as wide as strokes: a pixel's grey says how much of it is ink, as
-            in MNIST's own images. Else grey is mostly the blurred edge of strokes, and what is nearly ink is ink.
+        coarse: the page was enlarged from pixels as wide as strokes. Then grey is the fraction of a pixel that is ink,
+            as in MNIST's own images; otherwise it is mostly the blurred edge of a stroke, and nearly ink is ink.
 
     Returns:
-        float32 (H, W): 0 is paper, 1 is ink.
+        float32 (H, W), from 0, paper, to 1, ink.
 
     Raises:
-        InputError: nothing stands out from the paper.
+        InputError: If nothing stands out from the paper.
     """
     paper = fit_paper(grey)
     darker = paper - grey
-    # Ink on dark paper hides less light; seen as a share of the paper's brightness it is the same everywhere.
+    # Ink on dark paper absorbs less light. As a fraction of the paper's brightness its contrast is the same everywhere.
     difference = np.where(darker > 0, darker * (255 / np.maximum(paper, 32)), darker)
-    noise = _noise(difference)
-    smooth = ndimage.gaussian_filter(difference, min(1.0, max(grey.shape) / 64)) if noise > 2 else difference
-    grain = _noise(smooth)
-    least = max(NO_INK / 2, 4 * grain)
-    dark, light = (np.clip(side - least, 0, None).sum() for side in (smooth, -smooth))
-    ink = smooth if dark >= light else -smooth
-    contrast = _level(ink[ink > least])
-    if contrast < max(NO_INK, 5 * grain):
+    if _noise(difference) > 2:
+        difference = ndimage.gaussian_filter(difference, min(1.0, max(grey.shape) / 64))
+    grain = _noise(difference)
+    threshold = max(_LEAST_CONTRAST / 2, 4 * grain)
+    dark, light = (np.clip(side - threshold, 0, None).sum() for side in (difference, -difference))
+    ink = difference if dark >= light else -difference
+    contrast = _percentile(ink[ink > threshold], 85)
+    if contrast < max(_LEAST_CONTRAST, 5 * grain):
         raise InputError(
             f"no digit to see: the brightness (of colours nothing else counts) differs by {max(contrast, 0):.0f} of 255"
             f" levels, the paper's own by {grain:.0f}"
         )
-    full = 0.96 * _level(ink[ink > least], 90) if coarse else 0.92 * contrast
-    floor = min(3 * grain if coarse else max(3 * grain, 0.15 * contrast), 0.4 * contrast)
-    strength: np.ndarray = np.clip((ink - floor) / (full - floor), 0, 1).astype(np.float32)
-    return strength
+    if coarse:
+        black, white = 0.96 * _percentile(ink[ink > threshold], 90), 3 * grain
+    else:
+        black, white = 0.92 * contrast, max(3 * grain, 0.15 * contrast)
+    white = min(white, 0.4 * contrast)
+    coverage: np.ndarray = np.clip((ink - white) / (black - white), 0, 1).astype(np.float32)
+    return coverage
 
 
 def fit_paper(grey: np.ndarray) -> np.ndarray:
-    """Fit the paper's brightness, float32 (H, W): the surface of second degree that most of a page lies on.
+    """Fit the paper's brightness, float32 (H, W), by the polynomial of degree two that most of the page agrees with.
 
-    Most pages are simple: nearly half of their pixels differ by no more than a little from one brightness, which is
-    then the paper's. Else the fit is a robust one: pixels that are far off weigh less, in each round anew (Cauchy's
-    weights). Each way starts at two brightnesses, that of the border and the most frequent one, and keeps what more
-    pixels agree with; those at the border and in the corners count more, because ink is rarely there.
+    On simple pages nearly half of the pixels are close to one brightness, which then is the paper's. Otherwise the fit
+    is a robust one: pixels that are far off weigh less (Cauchy's weights), in each round anew. Both start from two
+    values, the median along the border and the most frequent one, and keep what more pixels agree with. Pixels at the
+    border and in the corners count more, because ink is rarely there.
     """
     height, width = grey.shape
-    small = np.asarray(Image.fromarray(grey).resize((min(width, _SMALL), min(height, _SMALL)), Image.Resampling.BOX))
-    weights = _trust(*small.shape).ravel()
+    size = min(width, _FIT_SIDE), min(height, _FIT_SIDE)
+    small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX))
+    weights = _border_weights(*small.shape).ravel()
     values = small.ravel().astype(np.float64)
     starts = np.median(values[weights > 1]), np.bincount(small.ravel() // 8).argmax() * 8 + 4
-    levels = [
-        np.median(values[np.abs(values - start) <= 8]) if (np.abs(values - start) <= 8).any() else start
-        for start in starts
-    ]
+    levels = [np.median(values[near]) if (near := np.abs(values - start) <= 8).any() else start for start in starts]
     agreeing = [(weights * (np.abs(values - level) <= 4)).sum() / weights.sum() for level in levels]
     if max(agreeing) > 0.45:
         return np.full(grey.shape, levels[int(np.argmax(agreeing))], np.float32)
-    terms = _terms(*small.shape)
+    terms = _quadratic_terms(*small.shape)
     fits = [_robust_fit(terms, values, weights, float(start)) for start in starts]
     coefficients, _ = max(fits, key=lambda fit: fit[1])
     y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
@@ -83,47 +89,51 @@ def fit_paper(grey: np.ndarray) -> np.ndarray:
     return surface
 
 
-def _trust(height: int, width: int) -> np.ndarray:
-    """How much each pixel counts as paper: 1 inside, 2 at the border, and the corners half as much as all others."""
-    trust = np.ones((height, width))
-    trust[[0, -1]] = trust[:, [0, -1]] = 2
+def _border_weights(height: int, width: int) -> np.ndarray:
+    """Weigh pixels as paper: 1 inside, 2 at the border, and the four corners together half as much as all pixels."""
+    weights = np.ones((height, width))
+    weights[[0, -1]] = weights[:, [0, -1]] = 2
     corner = max(1, min(height, width) // 10)
     for rows in (slice(corner), slice(-corner, None)):
         for columns in (slice(corner), slice(-corner, None)):
-            trust[rows, columns] = height * width / (8 * corner**2)
-    return trust
+            weights[rows, columns] = height * width / (8 * corner**2)
+    return weights
 
 
-def _terms(height: int, width: int) -> np.ndarray:
+def _quadratic_terms(height: int, width: int) -> np.ndarray:
+    """Return 1, x, y, x², xy and y² at each pixel, float64 (H * W, 6), with x and y from -1 to 1."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
 
 
 def _robust_fit(terms: np.ndarray, values: np.ndarray, weights: np.ndarray, start: float) -> tuple[np.ndarray, float]:
+    """Fit a polynomial by iteratively reweighted least squares.
+
+    Returns:
+        The six coefficients, and the total weight of the pixels that agree with them.
+    """
     residuals = values - start
     coefficients = np.zeros(6)
-    # At first nothing but a level, then a slope, then a curve: ink in a corner must not bend the paper early on.
+    # A constant at first, then a plane, then a curved surface: early on, ink in a corner must not bend the paper.
     for turn in range(_ROUNDS):
         spread = max(4.0, 32.0 / (turn + 1))
-        trust = weights / (1 + (residuals / spread) ** 2)
+        robust = weights / (1 + (residuals / spread) ** 2)
         degree = (1, 3, 6)[min(turn // 2, 2)]
-        part = terms[:, :degree]
-        # A little of a ridge: in a page of one row the terms are not independent.
-        normal = part.T @ (part * trust[:, None]) + 1e-3 * np.eye(degree)
+        used = terms[:, :degree]
+        # A small ridge: on a page of one pixel row the terms are linearly dependent.
+        normal = used.T @ (used * robust[:, None]) + 1e-3 * np.eye(degree)
         coefficients = np.zeros(6)
-        coefficients[:degree] = np.linalg.solve(normal, part.T @ (values * trust))
+        coefficients[:degree] = np.linalg.solve(normal, used.T @ (values * robust))
         residuals = values - terms @ coefficients
     return coefficients, float((weights / (1 + (residuals / 4) ** 2)).sum())
 
 
 def _noise(difference: np.ndarray) -> float:
-    """The standard deviation of the paper's grain, by the median of what the nearer half of the pixels differs."""
-    sizes = np.abs(difference.ravel()[:: difference.size // _SAMPLES * 2 + 1])
-    return float(1.4826 * np.median(sizes[sizes <= 48])) if (sizes <= 48).any() else 0.0
+    """Estimate the standard deviation of the paper's grain: by the median of deviations small enough for it."""
+    deviations = np.abs(difference.ravel()[:: difference.size // _SAMPLES * 2 + 1])
+    small = deviations[deviations <= 48]
+    return float(1.4826 * np.median(small)) if len(small) else 0.0
 
 
-def _level(values: np.ndarray, percentile: float = 85) -> float:
-    """How strong full ink is: what so many per cent of the pixels that are ink at all stay below."""
-    if not len(values):
-        return 0.0
-    return float(np.percentile(values[:: len(values) // _SAMPLES * 2 + 1], percentile))
+def _percentile(values: np.ndarray, percent: float) -> float:
+    return float(np.percentile(values[:: len(values) // _SAMPLES * 2 + 1], percent)) if len(values) else 0.0

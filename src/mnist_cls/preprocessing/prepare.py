@@ -9,43 +9,40 @@ from PIL import Image
 from ..errors import InputError
 from ..images import SIZE, in_mnist_form
 from .decode import Page, decode, reduce, to_grey
-from .digit import ROW_SIDE, SIDE, Digits, find_one, find_row
-
-__all__ = ["Digits", "prepare", "prepare_all", "to_mnist_form"]
+from .digit import ROW_SIDE, SIDE, Digits, find_digit, find_row
 
 
 def to_mnist_form(image: Image.Image | np.ndarray) -> np.ndarray:
-    """Bring an image of one digit into MNIST's form, step by step as MNIST's makers did (LeCun et al. 1998).
+    """Convert an image of one digit to MNIST's form, step by step as MNIST's makers did (LeCun et al. 1998).
 
-    Transparent parts are taken away and colours become grey; ink and paper are told apart, whichever is darker, under
-    uneven light; rulings and frames at the edges and specks are removed; the ink is cropped, scaled to fit 20x20 with
-    its aspect kept, strokes much thinner or thicker than MNIST's are brought near its width, and the digit is placed
-    in 28x28 with its centre of mass in the middle. An image that is in MNIST's form stays as it is; if it is inverted,
-    that is all that changes.
+    Convert to grey, with transparent parts removed; find the ink, dark or light, under uneven light; remove rulings,
+    frames and specks; crop to the digit; scale it to 20x20 with its aspect ratio kept, and strokes much thinner or
+    thicker than MNIST's to their width; centre it in 28x28 by its mass. An image in MNIST's form is returned unchanged,
+    and an inverted one is only inverted back.
 
     Args:
-        image: of any mode and size; as an array uint8 (H, W), (H, W, 3) or (H, W, 4).
+        image: of any mode and size; an array is uint8 (H, W), (H, W, 3) or (H, W, 4).
 
     Returns:
         uint8 (28, 28), bright ink on black.
 
     Raises:
-        InputError: there is no ink, nothing but ink, or more than one digit.
+        InputError: If there is no digit, or more than one.
     """
     form: np.ndarray = prepare(image).images[0]
     return form
 
 
 def prepare(image: bytes | np.ndarray | Image.Image, preprocess: str = "auto", split: bool = False) -> Digits:
-    """Find the digit of an image, or the digits of its row, and bring each into MNIST's form.
+    """Find the digit of an image, or the digits of its row, and convert each to MNIST's form.
 
     Args:
-        image: the contents of an image file; its pixels, uint8 (H, W), (H, W, 3) or (H, W, 4); or an image.
-        preprocess: "auto", see `to_mnist_form`; or "none" for images that are 28x28 and shall be taken as they are.
-        split: look for a row of digits instead of one.
+        image: the contents of an image file; an array, uint8 (H, W), (H, W, 3) or (H, W, 4); or a Pillow image.
+        preprocess: "auto", see `to_mnist_form`; or "none" to take images of 28x28 pixels as they are.
+        split: look for a row of digits instead of a single one.
 
     Raises:
-        InputError: it is no image, or shows no digit, or without `split` several.
+        InputError: If it is no image, or shows no digit, or shows several without `split`.
     """
     [result] = prepare_all([image], preprocess, split)
     if isinstance(result, InputError):
@@ -56,28 +53,30 @@ def prepare(image: bytes | np.ndarray | Image.Image, preprocess: str = "auto", s
 def prepare_all(
     images: Iterable[bytes | np.ndarray | Image.Image | InputError], preprocess: str = "auto", split: bool = False
 ) -> list[Digits | InputError]:
-    """Do with each image what `prepare` does; in place of what it raises is the error, and errors stay as they are.
+    """Prepare many images, see `prepare`, and return an error in place of each that fails.
 
-    Whether images of 28x28 pixels are in MNIST's form is told of all at once, in a fraction of the time.
+    Errors among `images` are passed on. Images of 28x28 pixels are checked for MNIST's form all at once, which takes a
+    fraction of the time.
     """
-    found = [_look(image, preprocess, split) for image in images]
-    small = {place: look for place, look in enumerate(found) if isinstance(look, Page)}
-    if small:
-        greys = np.stack([page.grey for page in small.values()])
-        plain, inverted = in_mnist_form(greys), in_mnist_form(255 - greys)
-        for number, (place, page) in enumerate(small.items()):
-            as_it_is = preprocess == "none" or plain[number]
-            if as_it_is or inverted[number]:
-                found[place] = _whole(page.grey if as_it_is else 255 - page.grey)
+    results = [_digits_or_small_page(image, preprocess, split) for image in images]
+    pages = {index: result for index, result in enumerate(results) if isinstance(result, Page)}
+    if pages:
+        greys = np.stack([page.grey for page in pages.values()])
+        in_form = in_mnist_form(greys) | (preprocess == "none")
+        inverted = in_mnist_form(255 - greys)
+        for (index, page), is_in_form, is_inverted in zip(pages.items(), in_form, inverted, strict=True):
+            if is_in_form or is_inverted:
+                image = page.grey if is_in_form else 255 - page.grey
+                results[index] = Digits(image[None], np.array([[0, 0, SIZE, SIZE]], np.int32))
             else:
-                found[place] = _find(page, partial(reduce, page.grey), split)
-    return [look for look in found if not isinstance(look, Page)]
+                results[index] = _find(page, partial(reduce, page.grey), split)
+    return [result for result in results if not isinstance(result, Page)]
 
 
-def _look(
+def _digits_or_small_page(
     image: bytes | np.ndarray | Image.Image | InputError, preprocess: str, split: bool
 ) -> Digits | InputError | Page:
-    """The digits of an image; a page of 28x28 comes as it is."""
+    """Return the digits of an image, or the page if it has 28x28 pixels."""
     if isinstance(image, InputError):
         return image
     try:
@@ -93,22 +92,17 @@ def _look(
     return _find(page, read, split)
 
 
-def _find(page: Page, read: Callable[[int], Page], split: bool) -> Digits | InputError:
-    try:
-        return find_row(page) if split else find_one(page, read)
-    except InputError as error:
-        return error
-    # Whatever strangers' pixels are, the other images shall not suffer from it.
-    except Exception as error:
-        return InputError(f"no digit found: {type(error).__name__}: {error}")
-
-
-def _whole(grey: np.ndarray) -> Digits:
-    return Digits(grey[None], np.array([[0, 0, SIZE, SIZE]], np.int32))
-
-
 def _reader(image: bytes | np.ndarray | Image.Image) -> Callable[[int], Page]:
-    """A function that gives the page with a longer side of at least so many pixels, if it has as many."""
+    """Return a function that reads the page with a longer side of at least N pixels, if the image has as many."""
     if isinstance(image, bytes):
         return partial(decode, image)
     return partial(reduce, to_grey(image if isinstance(image, Image.Image) else Image.fromarray(image)))
+
+
+def _find(page: Page, read: Callable[[int], Page], split: bool) -> Digits | InputError:
+    try:
+        return find_row(page) if split else find_digit(page, read)
+    except InputError as error:
+        return error
+    except Exception as error:  # whatever this image holds, the others must not suffer
+        return InputError(f"no digit found: {type(error).__name__}: {error}")

@@ -1,0 +1,144 @@
+"""What is on a page but is not a digit: rulings, frames, dark backgrounds, things at the edges and specks."""
+
+import numpy as np
+from scipy import ndimage
+
+from ..errors import InputError
+from .components import INKED, NEIGHBOURS, Box, Component, bounding_box, find_components, mask_of
+
+# The strokes of a worn pen break. Gaps of up to this fraction of the largest component's longer side are bridged.
+_PEN_SKIP = 0.03
+
+# Where a pen was light, components are connected by pixels with at least this much ink.
+_FAINT = 0.15
+
+# Components with less than this fraction of the largest one's pixels are specks.
+_SPECK = 0.03
+
+# Width of the border in which things at a page's edge lie, as a fraction of the page's shorter side. A component that
+# touches the edge and has less than 15 % of its pixels inside the border is no digit.
+_BORDER = 0.12
+
+
+def clean(ink: np.ndarray) -> np.ndarray:
+    """Remove everything that is not part of a digit, as far as that can be known from shape, size and position.
+
+    Args:
+        ink: float32 (H, W), 0 to 1.
+
+    Returns:
+        float32 (H, W), zero where something was removed. What remains is never empty, unless `ink` is.
+
+    Raises:
+        InputError: If there is nothing but a dark or light background along the sides of the page.
+    """
+    ink = _without_rulings(ink)
+    labels, found = find_components(ink, _PEN_SKIP)
+    if not found:
+        return ink
+    components = [component for component in found if not _is_background(component, labels.shape)]
+    if not components:
+        raise InputError("no digit to see: nothing but a dark or light side of the page")
+    components = [component for component in components if not _is_frame(component, components, labels)]
+    inner = [component for component in components if not _lies_along_edge(component, labels)]
+    # In a tight crop the digit itself touches the edges, and the bar of a 5 lies along one.
+    if inner and not any(_touches_edge(component.box, labels.shape) for component in inner):
+        components = inner
+    largest = max(component.area for component in components)
+    kept = [component for component in components if component.area >= _SPECK * largest]
+    if len(kept) < len(components):
+        kept = _with_faintly_connected(kept, components, labels, ink)
+    kept = [component for component in kept if not _is_stray(component, kept, largest)]
+    return ink if len(kept) == len(found) else _only(kept, labels, ink)
+
+
+def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndarray:
+    """Set all ink to zero but that of some components and of the soft edges around them."""
+    is_kept = np.zeros(int(labels.max()) + 1, bool)
+    is_kept[[component.label for component in kept]] = True
+    mask = is_kept[labels]
+    removed = (labels > 0) & ~mask
+    near = ndimage.maximum_filter(mask, 2 * max(1, max(ink.shape) // 64) + 1)
+    return np.where(near & (mask | ~ndimage.maximum_filter(removed, 3)), ink, 0).astype(np.float32)
+
+
+def _without_rulings(ink: np.ndarray) -> np.ndarray:
+    """Remove lines that run from edge to edge in the outer quarters of the page, even where they touch the digit.
+
+    The bar of a 7 in a tight crop is such a line, too. But then the rest of the ink reaches the side on which the line
+    ends, while the rest of a digit that stands on a ruling does not.
+    """
+    return _without_horizontal_rulings(_without_horizontal_rulings(ink).T).T
+
+
+def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
+    height, width = ink.shape
+    mask = ink >= INKED
+    ruled = mask[:, 0] & mask[:, -1] & (mask.mean(1) > 0.95)
+    ruled[height // 4 : height - height // 4] = False
+    # The bar of a 7 is thicker than a ruling.
+    if not ruled.any() or ruled.sum() > 0.1 * height:
+        return ink
+    rest = ink.copy()
+    rest[ndimage.binary_dilation(ruled)] = 0
+    coverage = (rest >= INKED).mean(0)
+    in_digit = (coverage > 0) & (coverage < 0.6)  # more is a vertical ruling, such as the side of a frame
+    margin = max(2, width // 8)
+    return ink if not coverage.any() or in_digit[:margin].any() or in_digit[-margin:].any() else rest
+
+
+def _is_background(component: Component, page: tuple[int, ...]) -> bool:
+    """Whether it is a solid area along a whole side of the page: a desk, a thick shadow, the edge of a scanner."""
+    height, width = page
+    box = component.box
+    across, down = width // 50 + 1, height // 50 + 1
+    upright = box.height > height - 2 * down and (box.left < across or box.right > width - across)
+    lying = box.width > width - 2 * across and (box.top < down or box.bottom > height - down)
+    solid = component.area > 0.8 * box.width * box.height
+    return (upright or lying) and solid and min(box.width, box.height) > 0.05 * min(height, width)
+
+
+def _is_frame(component: Component, components: list[Component], labels: np.ndarray) -> bool:
+    """Whether it surrounds the others, as a printed box or circle does."""
+    left, top, right, bottom = box = component.box
+    others = [other.box for other in components if other is not component and other.box.height >= 0.25 * box.height]
+    if not others or not all(
+        left < other.left and top < other.top and right > other.right and bottom > other.bottom for other in others
+    ):
+        return False
+    # Its own pixels are all near its outline.
+    across, down = box.width // 7, box.height // 7
+    inside = labels[top + down : bottom - down, left + across : right - across]
+    return bool((inside == component.label).sum() < 0.15 * component.area)
+
+
+def _touches_edge(box: Box, page: tuple[int, ...]) -> bool:
+    height, width = page
+    margin = max(1, min(height, width) // 25)
+    return box.left <= margin or box.top <= margin or box.right >= width - margin or box.bottom >= height - margin
+
+
+def _lies_along_edge(component: Component, labels: np.ndarray) -> bool:
+    if not _touches_edge(component.box, labels.shape):
+        return False
+    border = max(1, round(_BORDER * min(labels.shape)))
+    inside = labels[border : labels.shape[0] - border, border : labels.shape[1] - border]
+    return bool((inside == component.label).sum() < 0.15 * component.area)
+
+
+def _with_faintly_connected(
+    kept: list[Component], components: list[Component], labels: np.ndarray, ink: np.ndarray
+) -> list[Component]:
+    """Return the components that are kept, and those connected to them by faint ink, which are no specks."""
+    faint, count = ndimage.label(ink >= _FAINT, NEIGHBOURS)
+    reached = np.zeros(count + 1, bool)
+    reached[faint[mask_of(kept, labels)]] = True
+    return [component for component in components if reached[faint[labels == component.label]].any()]
+
+
+def _is_stray(component: Component, components: list[Component], largest: int) -> bool:
+    """Whether it is small and so far from all larger ones that it would reduce the digit's scale considerably."""
+    if component.area >= 0.1 * largest:
+        return False
+    larger = [other for other in components if other.area > component.area]
+    return bounding_box([*larger, component]).longer_side > 1.2 * bounding_box(larger).longer_side
