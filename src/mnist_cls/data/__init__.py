@@ -1,1 +1,1 @@
-"""MNIST and its relatives: loaded, split, batched, augmented."""
+"""MNIST and similar datasets: loading, splits, batches, augmentation; scans and corruptions for tests."""

@@ -1,8 +1,8 @@
-"""What happens to images on their way to a network: noise, blur, fog, another slant, a line across.
+"""Corruptions of images, to measure how robust a network is: noise, blur, fog, rotation, a line across.
 
-The kinds are like those of MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), written anew, each with one
-strength; Gaussian noise, Gaussian blur and straight lines stand for its kinds of these. The same seed gives the same
-images everywhere.
+Most of the kinds of MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), implemented anew, each at a single
+strength, with Gaussian noise, Gaussian blur and straight lines in place of several related kinds. Results depend on the
+seed alone.
 """
 
 import math
@@ -14,31 +14,32 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..images import SIZE
+from .augmentation import affine_grid, resample
 
 
 def list_corruptions() -> list[str]:
-    """The names that `corrupt` knows."""
+    """List the kinds of corruption."""
     return list(_KINDS)
 
 
 def corrupt(images: Tensor, kind: str, seed: int = 0) -> Tensor:
-    """Spoil images, each in its own way.
+    """Corrupt images, each with random numbers of its own.
 
     Args:
         images: uint8 (N, 28, 28).
         kind: one of `list_corruptions()`.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         uint8 (N, 28, 28).
 
     Raises:
-        InputError: there is no such kind.
+        InputError: If the kind is unknown.
     """
     if kind not in _KINDS:
         raise InputError(f"corruption={kind}: expected one of {', '.join(_KINDS)}")
-    spoilt = _KINDS[kind](images.cpu().float(), torch.Generator().manual_seed(seed))
-    return spoilt.round().clamp(0, 255).byte().to(images.device)
+    corrupted = _KINDS[kind](images.cpu().float(), torch.Generator().manual_seed(seed))
+    return corrupted.round().clamp(0, 255).byte().to(images.device)
 
 
 def _noise(x: Tensor, generator: Generator) -> Tensor:
@@ -52,20 +53,26 @@ def _blur(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _shear(x: Tensor, generator: Generator) -> Tensor:
-    return _moved(x, shear=0.4 * _signs(len(x), generator))
+    return _transformed(x, shear=0.4 * _signs(len(x), generator))
 
 
 def _scale(x: Tensor, generator: Generator) -> Tensor:
-    return _moved(x, size=torch.where(_signs(len(x), generator) > 0, 1.3, 0.65))
+    return _transformed(x, size=torch.where(_signs(len(x), generator) > 0, 1.3, 0.65))
 
 
 def _rotation(x: Tensor, generator: Generator) -> Tensor:
-    return _moved(x, angle=math.radians(30) * _signs(len(x), generator))
+    return _transformed(x, angle=math.radians(30) * _signs(len(x), generator))
 
 
 def _translation(x: Tensor, generator: Generator) -> Tensor:
-    pixels = 4 * torch.stack([_signs(len(x), generator), _signs(len(x), generator)], 1)
-    return _moved(x, pixels=pixels)
+    shift = 4 * 2 / SIZE  # four pixels
+    return _transformed(x, shift_x=shift * _signs(len(x), generator), shift_y=shift * _signs(len(x), generator))
+
+
+def _transformed(x: Tensor, **changes: Tensor) -> Tensor:
+    zeros = torch.zeros(len(x))
+    identity = {"angle": zeros, "size": torch.ones(len(x)), "shear": zeros, "shift_x": zeros, "shift_y": zeros}
+    return resample(x, affine_grid(**identity | changes))
 
 
 def _brightness(x: Tensor, generator: Generator) -> Tensor:
@@ -87,15 +94,15 @@ def _spatter(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _lines(x: Tensor, generator: Generator) -> Tensor:
-    """A straight line, a pixel and a half wide, through a point near the middle."""
+    """Draw a straight line, one and a half pixels wide, through a point near the middle."""
     angle = math.pi * torch.rand(len(x), 1, 1, generator=generator)
     middle = (SIZE - 1) / 2 + 6 * (2 * torch.rand(2, len(x), 1, 1, generator=generator) - 1)
-    places = torch.arange(SIZE)
-    distance = (places[:, None] - middle[0]) * angle.cos() - (places - middle[1]) * angle.sin()
+    positions = torch.arange(SIZE)
+    distance = (positions[:, None] - middle[0]) * angle.cos() - (positions - middle[1]) * angle.sin()
     return torch.maximum(x, 255 * (1.25 - distance.abs()).clamp(0, 1))
 
 
-# Kind by kind, in the order of a table.
+# In the order of the table in docs/accuracy.md.
 _KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "noise": _noise,
     "blur": _blur,
@@ -112,28 +119,11 @@ _KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
 
 
 def _signs(count: int, generator: Generator) -> Tensor:
+    """Draw -1 or 1, float32 (N,)."""
     return 2.0 * torch.randint(0, 2, (count,), generator=generator) - 1
 
 
 def _clouds(count: int, knots: int, generator: Generator) -> Tensor:
-    """Smooth random fields (N, 28, 28) of values mostly from 0 to 1: the more knots, the finer."""
+    """Draw smooth random fields (N, 28, 28), mostly from 0 to 1; the more knots, the finer their structure."""
     heights = torch.rand(count, 1, knots, knots, generator=generator)
     return F.interpolate(heights, (SIZE, SIZE), mode="bicubic", align_corners=True).squeeze(1)
-
-
-def _moved(
-    x: Tensor,
-    angle: Tensor | float = 0.0,
-    size: Tensor | float = 1.0,
-    shear: Tensor | float = 0.0,
-    pixels: Tensor | float = 0.0,
-) -> Tensor:
-    """Images turned, made smaller or larger, slanted and shifted, each argument (N,), the last one (N, 2)."""
-    count = len(x)
-    angle, size, shear = (torch.as_tensor(value).expand(count) for value in (angle, size, shear))
-    shift = torch.as_tensor(pixels).expand(count, 2) * 2 / SIZE  # the grid's unit is half an image
-    cos, sin = angle.cos() / size, angle.sin() / size
-    rows = [torch.stack([cos, shear - sin], 1), torch.stack([sin, cos], 1)]
-    matrix = torch.cat([torch.stack(rows, 1), shift.unsqueeze(2)], 2).float()
-    grid = F.affine_grid(matrix, [count, 1, SIZE, SIZE], align_corners=False)
-    return F.grid_sample(x.unsqueeze(1), grid, align_corners=False).squeeze(1)

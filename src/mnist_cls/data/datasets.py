@@ -5,7 +5,7 @@ import io
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -22,20 +22,21 @@ Split = Literal["train", "test"]
 
 CACHE = expand("~/.cache/mnist_cls")
 
-# What torchvision downloads for each, and below which folder it looks for it: for the message without a network.
+# The class of each dataset in torchvision, which also names the folder that its files are downloaded to.
 _TORCHVISION = {
     "fashion_mnist": "FashionMNIST",
     "kmnist": "KMNIST",
     "qmnist": "QMNIST",
     "emnist_digits": "EMNIST",
 }
+
+# The files that torchvision expects there, for the message when there is no network.
 _FILES = {
+    "fashion_mnist": "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz",
+    "kmnist": "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz",
     "qmnist": "qmnist-{train,test}-images-idx3-ubyte.gz and qmnist-{train,test}-labels-idx2-int.gz",
     "emnist_digits": "emnist-digits-{train,test}-images-idx3-ubyte and emnist-digits-{train,test}-labels-idx1-ubyte",
 }
-
-
-_AHEAD: "list[Future[LabelledImages]]" = []
 
 
 class LabelledImages(NamedTuple):
@@ -45,23 +46,26 @@ class LabelledImages(NamedTuple):
     labels: Tensor
 
     def subset(self, indices: Tensor) -> "LabelledImages":
-        """The images and labels at `indices`, int64 (M,)."""
+        """Return the images and labels at `indices`, int64 (M,)."""
         return LabelledImages(self.images[indices], self.labels[indices])
 
 
-def list_datasets() -> list[str]:
-    """The names that `load_dataset` knows, sorted."""
-    return sorted(["mnist", *_TORCHVISION])
+_AHEAD: list[Future[LabelledImages]] = []
 
 
 def read_ahead() -> None:
-    """Begin to read the training images that the package carries, on another core, while this thread does other things.
+    """Start reading the package's training images in a thread.
 
-    The next `load_dataset()` waits for them; what goes wrong is raised there.
+    The next `load_dataset()` waits for them, and raises what went wrong.
     """
     worker = ThreadPoolExecutor(1)
     _AHEAD.append(worker.submit(_load, "mnist", "train", None))
     worker.shutdown(wait=False)
+
+
+def list_datasets() -> list[str]:
+    """List the names of datasets that `load_dataset` accepts, sorted."""
+    return sorted(["mnist", *_TORCHVISION])
 
 
 def load_dataset(name: str = "mnist", split: Split = "train", directory: str | Path | None = None) -> LabelledImages:
@@ -70,13 +74,13 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
     Args:
         name: one of `list_datasets()`.
         split: "train" or "test".
-        directory: a folder with IDX files named as MNIST's, plain or `.gz`, in the folder itself or in torchvision's
-            layout below it (`MNIST/raw`). Left out, "mnist" is the one that the package carries, and the others
-            are kept in `~/.cache/mnist_cls`, where torchvision downloads them to.
+        directory: a folder with IDX files named like MNIST's, plain or `.gz`, in the folder itself or in torchvision's
+            layout below it (`MNIST/raw`). By default "mnist" is the one in the package, and the others are in
+            `~/.cache/mnist_cls`, to which torchvision downloads them.
 
     Raises:
-        InputError: the name is unknown, the files are missing or damaged, or they hold no 28x28 images with labels
-            0 to 9.
+        InputError: If the name is unknown, the files are missing or damaged, or they do not hold 28x28 images with
+            labels 0 to 9.
     """
     if _AHEAD and (name, split, directory) == ("mnist", "train", None):
         return _AHEAD.pop().result()
@@ -86,43 +90,31 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
 def _load(name: str, split: Split, directory: str | Path | None) -> LabelledImages:
     if name not in list_datasets():
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
+    start = "train" if split == "train" else "t10k"
+    files = f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"
     folder = None if directory is None else expand(directory)
     if folder is not None and not folder.is_dir():
-        raise InputError(f"data.dir={folder} is no folder; expected one with {_names(split)[0]}[.gz]")
+        raise InputError(f"data.dir={folder} is no folder; expected one with {files[0]}[.gz]")
     if name == "mnist" and folder is None:
-        return _read_pair(*(embedded_file(f"{file}.gz") for file in _names(split)))
-    pair = _find_pair(folder or CACHE, name, split)
-    if pair is not None:
-        return _read_pair(*pair)
-    if name == "mnist":
-        wanted = " and ".join(f"{file}[.gz]" for file in _names(split))
-        raise InputError(
-            f"data.dir={folder} has no {wanted}, neither itself nor in MNIST/raw below it;"
-            " leave data.dir out for the MNIST that the package carries"
-        )
-    return _from_torchvision(name, split, folder or CACHE)
-
-
-def _names(split: Split) -> tuple[str, str]:
-    start = "train" if split == "train" else "t10k"
-    return f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"
-
-
-def _find_pair(folder: Path, name: str, split: Split) -> tuple[Path, Path] | None:
-    for place in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
-        for end in ("", ".gz"):
-            images, labels = (place / f"{file}{end}" for file in _names(split))
-            if images.is_file() and labels.is_file():
-                return images, labels
-    return None
+        return _read_pair(*(embedded_file(f"{file}.gz") for file in files))
+    for parent in (folder or CACHE, (folder or CACHE) / _TORCHVISION.get(name, "MNIST") / "raw"):
+        for suffix in ("", ".gz"):
+            pair = [parent / f"{file}{suffix}" for file in files]
+            if all(path.is_file() for path in pair):
+                return _read_pair(*pair)
+    if name != "mnist":
+        return _from_torchvision(name, split, folder or CACHE)
+    raise InputError(
+        f"data.dir={folder} has no {files[0]}[.gz] and {files[1]}[.gz], neither itself nor in MNIST/raw below it;"
+        " leave data.dir out for the MNIST that the package carries"
+    )
 
 
 def _read_pair(images_file: Path, labels_file: Path) -> LabelledImages:
-    images, labels = read_idx(images_file), read_idx(labels_file)
-    return _labelled(images, labels, images_file, labels_file)
+    return _checked(read_idx(images_file), read_idx(labels_file), images_file, labels_file)
 
 
-def _labelled(images: np.ndarray, labels: np.ndarray, images_file: object, labels_file: object) -> LabelledImages:
+def _checked(images: np.ndarray, labels: np.ndarray, images_file: Path, labels_file: Path) -> LabelledImages:
     if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE) or len(images) == 0:
         raise InputError(f"{images_file}: {images.dtype} {images.shape}; expected uint8 images (N, 28, 28)")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
@@ -133,30 +125,25 @@ def _labelled(images: np.ndarray, labels: np.ndarray, images_file: object, label
 
 
 def _from_torchvision(name: str, split: Split, root: Path) -> LabelledImages:
-    from torchvision import datasets  # costs a second, and only these datasets need it
+    from torchvision import datasets  # takes a second to import, and only these datasets need it
 
     print(f"{name}: looking for it in {root}, downloading it if it is not there", file=sys.stderr)
-    train = split == "train"
+    options: dict[str, Any] = {"train": split == "train"}
+    if name == "qmnist":
+        options = {"what": "train" if split == "train" else "test10k"}
+    elif name == "emnist_digits":
+        options["split"] = "digits"
     try:
         # torchvision prints a line for each mirror that it tries; what went wrong is in the exception too.
         with contextlib.redirect_stdout(io.StringIO()):
-            if name == "qmnist":
-                data = datasets.QMNIST(root, what="train" if train else "test10k", download=True)
-            elif name == "emnist_digits":
-                data = datasets.EMNIST(root, split="digits", train=train, download=True)
-            else:
-                data = getattr(datasets, _TORCHVISION[name])(root, train=train, download=True)
+            data = getattr(datasets, _TORCHVISION[name])(root, download=True, **options)
     except (URLError, OSError, RuntimeError) as error:
-        files = _FILES.get(name, "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz")
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{name} is not in {root} and could not be downloaded ({reason}); put {files}"
+            f"{name} is not in {root} and could not be downloaded ({reason}); put {_FILES[name]}"
             f" into {root / _TORCHVISION[name] / 'raw'} and run again"
         ) from error
-    images = data.data
-    labels = (
-        data.targets[:, 0] if data.targets.ndim == 2 else data.targets
-    )  # QMNIST: the class is the first of 8 columns
-    if name == "emnist_digits":
-        images = images.transpose(1, 2)  # EMNIST's files hold each image with its rows and columns exchanged
-    return _labelled(images.contiguous().numpy(), labels.numpy(), root, root)
+    # EMNIST's files hold each image transposed; in QMNIST's the class is the first of eight columns.
+    images = data.data.transpose(1, 2) if name == "emnist_digits" else data.data
+    labels = data.targets[:, 0] if name == "qmnist" else data.targets
+    return _checked(images.contiguous().numpy(), labels.numpy(), root, root)

@@ -1,4 +1,4 @@
-"""MNIST as the package carries it: four gzip-compressed IDX files, checked against their digests when read."""
+"""MNIST as the package carries it: four gzip-compressed IDX files, checked against their digests whenever read."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from ..errors import InputError
 
 FOLDER = Path(__file__).parent / "mnist"
 
-# SHA-256 of the compressed files: checked before a byte of them is decompressed or parsed.
+# SHA-256 of the compressed files.
 DIGESTS = {
     "train-images-idx3-ubyte.gz": "0b367032e93c5d0cea0925647cfdb18614af8ee15f83e6f2fc2ad904a6835971",
     "train-labels-idx1-ubyte.gz": "1787548bbe0bff1ec2ecdc0ef292b02df999e2d1a6002d27500982c652b17203",
@@ -17,22 +17,22 @@ DIGESTS = {
 
 
 def embedded_file(name: str, folder: Path = FOLDER) -> Path:
-    """The path of one of the package's four files, after a look at its digest.
+    """Return the path of one of the package's four files, after checking its digest.
 
     Args:
-        name: one of `DIGESTS`.
-        folder: where the files lie.
+        name: a key of `DIGESTS`.
+        folder: the folder that contains the files.
 
     Raises:
-        InputError: the file is missing, cut off or changed; the line names it and both digests.
+        InputError: If the file is missing, truncated or changed.
     """
     path = folder / name
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing; install mnist-cls again, or name your own folder: data.dir=") from error
-    if found != DIGESTS[name]:
+    if digest != DIGESTS[name]:
         raise InputError(
-            f"{path} is damaged: its SHA-256 is {found}, expected {DIGESTS[name]}; install mnist-cls again"
+            f"{path} is damaged: its SHA-256 is {digest}, expected {DIGESTS[name]}; install mnist-cls again"
         )
     return path

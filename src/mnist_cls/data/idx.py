@@ -1,6 +1,6 @@
 """IDX, the file format of MNIST: a magic number, the sizes, then the values, all big-endian.
 
-Source of the format: http://yann.lecun.com/exdb/mnist/ ("the IDX file format").
+Specification: http://yann.lecun.com/exdb/mnist/ ("the IDX file format").
 """
 
 import gzip
@@ -8,59 +8,64 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import InputError
 
+# The third byte of a file, and the dtype of its values.
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
+_READ_SIZE = 1 << 24  # bytes
 
-_PIECE = 1 << 24
+
+class Readable(Protocol):
+    """A binary file, compressed or not."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes."""
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """Read an IDX file, plain or gzip-compressed (told by its first bytes, not by its name).
+    """Read an IDX file, plain or gzip-compressed, which is detected from its first bytes.
 
-    Never holds more than the size that the file's header declares, so that a decompression bomb stays small.
+    Reads no more than the size declared in the header, so that a decompression bomb does no harm.
 
     Args:
         path: the file.
 
     Returns:
-        An array of the header's shape, in the machine's byte order; for MNIST uint8 of shape (N, 28, 28) or (N,).
+        An array of the header's shape in native byte order; for MNIST uint8 of shape (N, 28, 28) or (N,).
 
     Raises:
-        InputError: the file is no IDX file, or its size is not what its header declares.
-        OSError: the file cannot be opened.
+        InputError: If the file is no IDX file, or its size is not the one declared in its header.
+        OSError: If the file cannot be opened.
     """
     path = Path(path)
-    with path.open("rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC
-        raw.seek(0)
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if compressed else raw
+    with path.open("rb") as file:
+        compressed = file.read(2) == _GZIP_MAGIC
+        file.seek(0)
         try:
-            return _parse(stream, path)
+            return _parse(gzip.GzipFile(fileobj=file) if compressed else file, path)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path}: broken gzip data ({error}); copy the file again") from error
 
 
-def read_header(stream: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
-    """Read what comes before an IDX file's values.
+def read_header(stream: Readable, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    """Read the header of an IDX file.
 
     Args:
-        stream: at the file's beginning; afterwards at the first value.
-        path: for the messages.
+        stream: positioned at the start of the file; afterwards at the first value.
+        path: for error messages.
 
     Returns:
-        The values' dtype, big-endian as they are in the file, and their shape.
+        The dtype of the values, big-endian, and their shape.
 
     Raises:
-        InputError: it is no IDX file, or cut off.
+        InputError: If it is no IDX file, or is truncated.
     """
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] == 0:
@@ -71,14 +76,14 @@ def read_header(stream: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]
     return np.dtype(DTYPES[magic[2]]), struct.unpack(f">{magic[3]}I", header)
 
 
-def _parse(stream: BinaryIO, path: Path) -> np.ndarray:
+def _parse(stream: Readable, path: Path) -> np.ndarray:
     dtype, shape = read_header(stream, path)
     size = math.prod(shape) * dtype.itemsize
     values = bytearray()
-    # One byte more than declared is asked for, to notice a file that is too long. In pieces, because a single
-    # read of a huge declared size would reserve that much memory at once.
-    while len(values) <= size and (piece := stream.read(min(_PIECE, size + 1 - len(values)))):
-        values += piece
+    # One byte more than declared is requested, to detect a file that is too long. A single read of a huge declared size
+    # would reserve that much memory at once.
+    while len(values) <= size and (read := stream.read(min(_READ_SIZE, size + 1 - len(values)))):
+        values += read
     if len(values) != size:
         found = f"{len(values):,}" if len(values) < size else "more"
         raise InputError(f"{path}: holds {found} bytes of values, its header {shape} declares {size:,}")

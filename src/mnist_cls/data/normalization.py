@@ -1,4 +1,4 @@
-"""The canonical image: 28x28, uint8, a bright digit on black; how anything becomes one, and how a network sees it."""
+"""The normalization that every network expects."""
 
 from torch import Tensor
 
@@ -6,16 +6,16 @@ from ..images import MEAN, STD
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Turn images into what every network here takes: `(x / 255 - 0.1307) / 0.3081`.
+    """Compute `(x / 255 - 0.1307) / 0.3081`.
 
     Args:
-        images: values 0 to 255, uint8 or floating, shape (B, 28, 28), on any device.
+        images: (B, 28, 28), values 0 to 255, uint8 or floating, on any device.
 
     Returns:
-        Float32 (B, 1, 28, 28) on the same device; a floating dtype is kept.
+        (B, 1, 28, 28) on the same device, float32 or the floating dtype of `images`.
     """
     x = images.unsqueeze(1)
     if not x.is_floating_point():
         x = x.float()
-    # One multiplication and one addition instead of two divisions and a subtraction.
+    # One multiplication and one subtraction instead of two divisions and a subtraction.
     return x.mul(1 / (255 * STD)).sub_(MEAN / STD)
