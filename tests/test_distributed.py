@@ -54,7 +54,7 @@ class Slow(nn.Sequential):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cluster with two CPUs that somebody else has started, and whose token we have been given."""
+    """The address of a cluster with two CPUs that somebody else has started, and whose token we have."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -131,9 +131,9 @@ def test_the_rows_are_those_of_the_local_engine(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # paths that are not absolute mean the same on the workers
     for input in write_inputs(tmp_path, digits):
-        work = PredictOptions(device="cpu", engine="eager", min_confidence=0.9)
-        local = predict_files(input, "local.parquet", device="cpu", engine="eager", min_confidence=0.9)
-        found = predict_on_ray(input, "rows", work, cluster, part_size=256)
+        options = PredictOptions(device="cpu", engine="eager", min_confidence=0.9)
+        local = predict_files(input, "local.parquet", options)
+        found = predict_on_ray(input, "rows", options, address=cluster, part_size=256)
         assert len(list(Path("rows").glob("part-*"))) == 3
         check_same(Path("rows"), Path("local.parquet"))
         assert found._replace(seconds=0) == local._replace(seconds=0)
@@ -142,16 +142,18 @@ def test_the_rows_are_those_of_the_local_engine(
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_an_earlier_run_stopped(tmp_path: Path, digits: np.ndarray, cluster: str) -> None:
+def test_an_interrupted_run_is_resumed(tmp_path: Path, digits: np.ndarray, cluster: str) -> None:
     np.save(tmp_path / "array.npy", np.tile(digits, (100, 1, 1)))
-    work, output = PredictOptions(engine="eager"), tmp_path / "rows"
+    options, output = PredictOptions(engine="eager"), tmp_path / "rows"
 
     def run(resume: bool = True, part_size: int = 2048) -> Summary:
-        return predict_on_ray(tmp_path / "array.npy", output, work, cluster, part_size=part_size, resume=resume)
+        return predict_on_ray(
+            tmp_path / "array.npy", output, options, address=cluster, part_size=part_size, resume=resume
+        )
 
     assert run(resume=False).inputs == 10_000
     whole = {path.name: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(InputError, match="holds _SUCCESS; choose another folder, or go on with --resume"):
+    with pytest.raises(InputError, match="holds _SUCCESS; choose another folder, or continue with --resume"):
         run(resume=False)
     for name in ("part-00000001.parquet", "part-00000004.parquet", COMPLETE):
         (output / name).unlink()
@@ -206,7 +208,7 @@ def test_a_part_that_kills_every_worker_ends_the_run(tmp_path: Path, digits: np.
     command = [*SCRIPT, "array.npy", "rows", f"--address={cluster}", *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: part-00000000.parquet: 5 workers died with it")
+    assert done.stderr.splitlines()[-1].startswith("error: part-00000000.parquet: 5 workers died while predicting it")
     assert len(list(tmp_path.glob("worker-*"))) == 5
     assert not (tmp_path / "rows").exists()
 
@@ -228,23 +230,23 @@ def test_what_goes_wrong_on_a_worker_is_one_line(tmp_path: Path, digits: np.ndar
 
 def test_what_cannot_work_is_said_before_ray_starts(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"rows\.csv: engine=ray writes many Parquet files; name a folder"):
-        predict_on_ray(png, tmp_path / "rows.csv", PredictOptions())
-    with pytest.raises(InputError, match="input=-: no worker can read"):
-        predict_on_ray("-", tmp_path / "rows", PredictOptions())
+        predict_on_ray(png, tmp_path / "rows.csv")
+    with pytest.raises(InputError, match="input=-: workers cannot read"):
+        predict_on_ray("-", tmp_path / "rows")
     with pytest.raises(InputError, match="workers=0: expected at least 1"):
-        predict_on_ray(png, tmp_path / "rows", PredictOptions(), workers=0)
+        predict_on_ray(png, tmp_path / "rows", workers=0)
     with pytest.raises(InputError, match="lies in the input"):
-        predict_on_ray(tmp_path, tmp_path / "rows", PredictOptions())
+        predict_on_ray(tmp_path, tmp_path / "rows")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
     with pytest.raises(InputError, match=r"full: holds note\.txt; choose another folder"):
-        predict_on_ray(png, tmp_path / "full", PredictOptions())
+        predict_on_ray(png, tmp_path / "full")
     pq.write_table(pa.table({"path": ["a"]}), tmp_path / "full" / "part-00000000.parquet")
     with pytest.raises(InputError, match=r"part-00000000\.parquet: not written by engine=ray"):
-        predict_on_ray(png, tmp_path / "full", PredictOptions(), resume=True)
+        predict_on_ray(png, tmp_path / "full", resume=True)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"Ray is not installed; pip install 'mnist-cls\[ray\]'"):
-        predict_on_ray(png, tmp_path / "rows", PredictOptions())
+        predict_on_ray(png, tmp_path / "rows")
     assert {path.name for path in tmp_path.iterdir()} == {png.name, "full"}
     assert {path.name for path in (tmp_path / "full").iterdir()} == {"note.txt", "part-00000000.parquet"}
 
@@ -254,4 +256,4 @@ def test_rays_options_want_ray(tmp_path: Path) -> None:
         command = [*SCRIPT, "in.npy", "out.csv", option]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2
-        assert "goes with --engine ray" in done.stderr
+        assert "needs --engine ray" in done.stderr

@@ -16,10 +16,13 @@ from mnist_cls import Predictor, load_model
 from mnist_cls.checkpoints.weights import save_weights
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.models.autoencoder import Autoencoder
 
 from .conftest import ROOT, Run, one_line
+
+CPU = PredictOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,9 @@ def test_the_labels_stay_what_they_are(digits: np.ndarray) -> None:
 def test_every_sink_has_the_column(mixed: Path, tmp_path: Path) -> None:
     expected = [None] + [True] * 10 + [False, False]
     for kind in ("csv", "jsonl", "parquet"):
-        summary = predict_files(mixed, tmp_path / f"rows.{kind}", device="cpu", is_digit=True, preprocess="none")
+        summary = predict_files(
+            mixed, tmp_path / f"rows.{kind}", PredictOptions(device="cpu", is_digit=True, preprocess="none")
+        )
         assert summary.errors == 1
     with (tmp_path / "rows.csv").open() as file:
         table = list(csv.reader(file))
@@ -77,7 +82,7 @@ def test_the_screen_has_it_too(run: Run, mixed: Path) -> None:
 
 
 def test_without_the_option_there_is_no_column(mixed: Path, tmp_path: Path) -> None:
-    predict_files(mixed, tmp_path / "rows.csv", device="cpu")
+    predict_files(mixed, tmp_path / "rows.csv", CPU)
     assert "is_digit" not in (tmp_path / "rows.csv").read_text()
 
 

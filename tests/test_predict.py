@@ -23,10 +23,13 @@ from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.data.embedded import FOLDER
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.rows import COLUMNS
 
 from .conftest import ROOT, Run, one_line
+
+CPU = PredictOptions(device="cpu")
 
 Row = dict[str, object]
 
@@ -101,7 +104,7 @@ def test_arrays_in_files(tmp_path: Path, mnist_test: LabelledImages, kind: str) 
     else:
         content = (FOLDER / "t10k-images-idx3-ubyte.gz").read_bytes()
         path.write_bytes(content if kind == "idx.gz" else gzip.decompress(content))
-    summary = predict_files(path, tmp_path / "rows.parquet", device="cpu")
+    summary = predict_files(path, tmp_path / "rows.parquet", CPU)
     assert (summary.inputs, summary.errors) == (10_000, 0)
     table = pq.read_table(tmp_path / "rows.parquet")
     assert table["path"].to_pylist() == [str(index) for index in range(10_000)]
@@ -161,9 +164,9 @@ def test_an_output_in_the_input_is_refused(run: Run, tmp_path: Path, folder: Pat
 def test_pictures_in_the_input_are_refused(tmp_path: Path, folder: Path, seen: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="lies in the input"):
-        predict_files(folder, tmp_path / "rows.csv", device="cpu", save_preprocessed=tmp_path / seen)
+        predict_files(folder, tmp_path / "rows.csv", CPU, save_preprocessed=tmp_path / seen)
     assert sorted(tmp_path.rglob("*")) == before
-    predict_files(folder, tmp_path / "rows.csv", device="cpu", save_preprocessed=tmp_path / "scans of before")
+    predict_files(folder, tmp_path / "rows.csv", CPU, save_preprocessed=tmp_path / "scans of before")
 
 
 def test_an_output_that_cannot_be_written(run: Run, tmp_path: Path, png: Path) -> None:
@@ -225,7 +228,7 @@ def test_many_files_are_decoded_by_many_processes_in_order(tmp_path: Path, mnist
     for index in range(1200):
         image = Image.fromarray(mnist_test.images[index].numpy())
         image.save(tmp_path / "many" / f"{index:04}.png")
-    summary = predict_files(tmp_path / "many", tmp_path / "rows.parquet", device="cpu")
+    summary = predict_files(tmp_path / "many", tmp_path / "rows.parquet", CPU)
     assert summary.inputs == 1200
     table = pq.read_table(tmp_path / "rows.parquet")
     assert [Path(path).stem for path in table["path"].to_pylist()] == [f"{index:04}" for index in range(1200)]
@@ -238,16 +241,16 @@ def test_strange_names(tmp_path: Path, png: Path, name: str) -> None:
     place.mkdir()
     shutil.copy(png, place / name)
     for kind in ("csv", "jsonl", "parquet"):
-        predict_files(place, tmp_path / f"rows.{kind}", device="cpu")
+        predict_files(place, tmp_path / f"rows.{kind}", CPU)
         assert [row["path"] for row in read(tmp_path / f"rows.{kind}")] == [str(place / name)]
-    predict_files(place, device="cpu")
+    predict_files(place, options=CPU)
 
 
 def test_a_name_that_is_no_utf8(tmp_path: Path, png: Path) -> None:
     place = tmp_path / "strange"
     place.mkdir()
     shutil.copy(os.fsencode(png), os.fsencode(place) + b"/\xff.png")
-    predict_files(place, tmp_path / "rows.csv", device="cpu")
+    predict_files(place, tmp_path / "rows.csv", CPU)
     [row] = read(tmp_path / "rows.csv")
     assert str(row["path"]).endswith("\\xff.png")
 
@@ -373,6 +376,6 @@ def test_a_gpu_sees_what_the_cpu_sees(mnist_test: LabelledImages) -> None:
 
 
 def test_the_readmes_digits_are_read_right(tmp_path: Path) -> None:
-    predict_files(ROOT / "docs" / "digits", tmp_path / "rows.jsonl", device="cpu")
+    predict_files(ROOT / "docs" / "digits", tmp_path / "rows.jsonl", CPU)
     rows = read(tmp_path / "rows.jsonl")
     assert [str(row["label"]) for row in rows] == [Path(str(row["path"])).stem for row in rows] == ["2", "5", "7"]

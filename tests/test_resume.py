@@ -18,9 +18,12 @@ import torch
 
 from mnist_cls.checkpoints.weights import save_weights
 from mnist_cls.errors import InputError
-from mnist_cls.inference import progress as partial
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.inference.sinks import partial_file
 from mnist_cls.models.registry import create_model, register_file
+
+CPU = PredictOptions(device="cpu")
 
 # A network that takes its time, so that there is time to kill it.
 SLOW = """
@@ -41,8 +44,8 @@ class Slow(nn.Sequential):
 # Like the entry point, but with an entry in the journal for every chunk or two.
 DRIVER = """
 import sys
-from mnist_cls.inference import partial
-partial.INTERVAL = 0.08
+from mnist_cls.inference.sinks import partial_file
+partial_file.INTERVAL = 0.08
 from mnist_cls.predict import main
 main()
 """
@@ -170,27 +173,27 @@ def stopped(place: Path, output: str, number: signal.Signals) -> tuple[str, int]
 def test_an_error_in_the_middle_keeps_what_is_done_and_a_new_run_replaces_it(
     tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(partial, "INTERVAL", 0)
+    monkeypatch.setattr(partial_file, "INTERVAL", 0)
     images = np.tile(digits, (30, 1, 1))
     whole = gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.tobytes())
     (tmp_path / "many.gz").write_bytes(whole[:-100])
     output = tmp_path / "rows.jsonl"
     with pytest.raises(InputError, match=r"many\.gz"):
-        predict_files(tmp_path / "many.gz", output, device="cpu")
+        predict_files(tmp_path / "many.gz", output, CPU)
     assert "the rows of 2,048 inputs are kept" in capsys.readouterr().err
     kept = {".rows.jsonl.partial", ".rows.jsonl.journal"}
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
     (tmp_path / "many.gz").write_bytes(whole)
     with pytest.raises(InputError, match="was begun with input="):
-        predict_files(tmp_path / "many.gz", output, device="cpu", resume=True)
+        predict_files(tmp_path / "many.gz", output, CPU, resume=True)
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
-    assert predict_files(tmp_path / "many.gz", output, device="cpu").earlier == 0
+    assert predict_files(tmp_path / "many.gz", output, CPU).earlier == 0
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", "rows.jsonl"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
 def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(partial, "INTERVAL", 0)
+    monkeypatch.setattr(partial_file, "INTERVAL", 0)
     path, output = tmp_path / "scans.tar", tmp_path / f"rows.{kind}"
     with tarfile.open(path, "w") as archive:
         for number in range(700):
@@ -200,12 +203,12 @@ def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytes
     path.write_bytes(broken)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(InputError, match=r"scans.tar: .* \(bad checksum"):
-        predict_files(path, output, device="cpu", resume=True)
+        predict_files(path, output, CPU, resume=True)
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    summary = predict_files(path, output, device="cpu", resume=True)
+    summary = predict_files(path, output, CPU, resume=True)
     assert (summary.inputs, summary.errors, summary.earlier) == (700, 700, 512)
-    predict_files(path, tmp_path / f"whole.{kind}", device="cpu")
+    predict_files(path, tmp_path / f"whole.{kind}", CPU)
     assert output.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
     assert {path.suffix for path in tmp_path.iterdir()} == {".tar", ".png", f".{kind}"}
 
@@ -213,13 +216,13 @@ def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytes
 def test_with_nothing_to_go_on_with_it_begins(tmp_path: Path, png: Path) -> None:
     output = tmp_path / "rows.csv"
     for _ in range(2):
-        assert predict_files(png, output, device="cpu", resume=True).earlier == 0
+        assert predict_files(png, output, CPU, resume=True).earlier == 0
     (tmp_path / ".rows.csv.journal").write_text("nonsense")
     with pytest.raises(InputError, match=r"\.rows\.csv\.journal: not a journal"):
-        predict_files(png, output, device="cpu", resume=True)
+        predict_files(png, output, CPU, resume=True)
 
 
 def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path, png: Path) -> None:
     with pytest.raises(InputError, match="checkpoint=nothing"):
-        predict_files(png, tmp_path / "rows.csv", "nothing")
+        predict_files(png, tmp_path / "rows.csv", PredictOptions("nothing"))
     assert list(tmp_path.iterdir()) == [png]

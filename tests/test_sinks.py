@@ -15,6 +15,7 @@ from PIL import Image
 
 from mnist_cls import Predictor
 from mnist_cls.errors import InputError
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.predictor import Predictions
 from mnist_cls.inference.progress import Progress
@@ -22,6 +23,8 @@ from mnist_cls.inference.rows import READING_COLUMNS, Rows, prediction_rows, rea
 from mnist_cls.inference.sinks.sink import open_sink
 
 from .conftest import ROOT, Run, one_line
+
+CPU = PredictOptions(device="cpu")
 
 
 def made_up(count: int, broken: int = 1) -> Rows:
@@ -39,7 +42,7 @@ def test_npy_has_the_probabilities_as_the_network_gave_them(tmp_path: Path, digi
     images = digits.astype(np.float32) / 255
     images[3] = np.nan
     np.save(tmp_path / "digits.npy", images)
-    predict_files(tmp_path / "digits.npy", tmp_path / "rows.npy", device="cpu", engine="eager")
+    predict_files(tmp_path / "digits.npy", tmp_path / "rows.npy", PredictOptions(device="cpu", engine="eager"))
     found = np.load(tmp_path / "rows.npy")
     assert (found.dtype, found.shape) == (np.float32, (100, 10))
     np.testing.assert_array_equal(found, Predictor(device="cpu", engine="eager")(images).probabilities)
@@ -114,13 +117,13 @@ def test_what_cannot_be_written_is_one_line(run: Run, png: Path, tmp_path: Path)
     for output in ("rows.txt", "-.parquet", "-.npy"):
         with pytest.raises(InputError, match=r"output=.*expected a name that ends in .csv, .jsonl, .parquet, .npy"):
             predict_files(png, output)
-    for nowhere in (None, "-"):
-        with pytest.raises(InputError, match="resume=true goes with a file as output"):
-            predict_files(png, nowhere, resume=True)
-    with pytest.raises(InputError, match=r"a .npy has ten probabilities a row, no readings"):
-        predict_files(png, tmp_path / "rows.npy", split=True)
-    with pytest.raises(InputError, match="is_digit does not go with split"):
-        predict_files(png, split=True, is_digit=True)
+    for printed in (None, "-"):
+        with pytest.raises(InputError, match="resume=true needs a file as output"):
+            predict_files(png, printed, resume=True)
+    with pytest.raises(InputError, match=r"a .npy holds ten probabilities a row, no readings"):
+        predict_files(png, tmp_path / "rows.npy", PredictOptions(split=True))
+    with pytest.raises(InputError, match="is_digit and split=true exclude each other"):
+        predict_files(png, options=PredictOptions(split=True, is_digit=True))
     one_line(run("predict", f"input={png}", "preprocess=some"), "preprocess=some")
 
 
@@ -135,7 +138,7 @@ def readings() -> Rows:
 
 def test_rows_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for output in ("rows.csv", "rows.jsonl", "rows.parquet", None):
-        with open_sink(output and tmp_path / output, split=True) as sink:
+        with open_sink(output and tmp_path / output, READING_COLUMNS) as sink:
             sink.write(readings(), Progress())
     with (tmp_path / "rows.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -160,11 +163,13 @@ def test_what_the_network_saw_can_be_looked_at(tmp_path: Path, digits: np.ndarra
     Image.fromarray(digits[0]).save(place / "=a b;c.png")
     (place / "empty.png").write_bytes(b"")
     Image.fromarray(digits[1]).save(place / "x.png")
-    predict_files(place, tmp_path / "rows.csv", device="cpu", save_preprocessed=tmp_path / "seen" / "here")
+    predict_files(place, tmp_path / "rows.csv", CPU, save_preprocessed=tmp_path / "seen" / "here")
     seen = sorted((tmp_path / "seen" / "here").iterdir())
     assert [path.name for path in seen] == ["000000000__a_b_c.png", "000000002_x.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(seen[0])), digits[0])
-    predict_files(place, tmp_path / "rows.csv", device="cpu", split=True, save_preprocessed=tmp_path / "split")
+    predict_files(
+        place, tmp_path / "rows.csv", PredictOptions(device="cpu", split=True), save_preprocessed=tmp_path / "split"
+    )
     assert "000000002_x_0.png" in [path.name for path in (tmp_path / "split").iterdir()]
 
 

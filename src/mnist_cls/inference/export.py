@@ -1,4 +1,4 @@
-"""A network as a file for other programs: ONNX, PyTorch's exported program, safetensors; checked before it appears."""
+"""Networks as files for other programs: ONNX, PyTorch's exported program, safetensors; compared before they appear."""
 
 import hashlib
 import io
@@ -18,20 +18,17 @@ from ..data.datasets import load_dataset
 from ..errors import InputError
 from ..files import expand, whole_file
 from ..images import CLASSES, MEAN, SIZE, STD
-from .engines.onnx import onnx_session, require_onnx
-from .whole_pass import OUTPUTS, WholePass, exported_program, onnx_model, quiet_export
+from .engines.onnx import OnnxEngine, require_onnx
+from .whole_pass import OUTPUTS, WholePass, exported_program, one_line_export_errors, onnx_model
 
-# What stands in `format_version`: it goes up when inputs, outputs or metadata change their names or their meaning.
+# The version of the names and meanings of inputs, outputs and metadata, in `format_version`.
 FORMAT_VERSION = 1
 
-
-# How the metadata are called among the extra files of a .pt2.
+# The name of the metadata among the extra files of a .pt2.
 METADATA_FILE = "metadata.json"
 
-
-# On so many of MNIST's test images a file is compared with its network, and so far the probabilities may differ.
+# Number of test images on which a file is compared with its network, and by how much probabilities may differ.
 CHECKED, TOLERANCE = 1000, 1e-4
-
 
 _EXAMPLES = {
     "onnx": """\
@@ -50,14 +47,14 @@ predictions = predictor(numpy.zeros((1, 28, 28), numpy.uint8))""",
 
 
 class Exported(NamedTuple):
-    """A file that was written, and how far it was found to be from its network.
+    """A file that was written, and how much it differs from its network.
 
     Attributes:
         path: the file.
         format: "onnx", "torch" or "safetensors".
         size: in bytes.
-        difference: the greatest of the probabilities, on `CHECKED` test images.
-        differing: how many of their labels are not the network's: 0, or there would be no file.
+        difference: greatest difference of a probability on `CHECKED` test images.
+        differing: number of labels that differ: 0, or the file would not have been written.
     """
 
     path: Path
@@ -68,17 +65,17 @@ class Exported(NamedTuple):
 
     @property
     def example(self) -> str:
-        """Three lines of Python that run the file, from where `path` leads to it."""
+        """Three lines of Python that run the file."""
         return _EXAMPLES[self.format].format(path=str(self.path))
 
     def __str__(self) -> str:
-        gives = "labels, confidences, probabilities of mnist_cls.Predictor"
+        outputs = "labels, confidences, probabilities of mnist_cls.Predictor"
         if self.format != "safetensors":
-            gives = "logits float32 (batch, 10), probabilities float32 (batch, 10), label int64 (batch)"
+            outputs = "logits float32 (batch, 10), probabilities float32 (batch, 10), label int64 (batch)"
         return (
             f"{self.path}: {self.format}, {self.size:,} bytes\n"
             f"inputs   images uint8 (batch, 28, 28), 0 to 255, bright digits on black\n"
-            f"outputs  {gives}\n"
+            f"outputs  {outputs}\n"
             f"checked  on {CHECKED:,} test images: the probabilities differ from the network's by at most"
             f" {self.difference:.1e}, {self.differing} labels differ"
         )
@@ -91,7 +88,7 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
     to `logits` and `probabilities`, float32 (B, 10) each, and `label`, int64 (B,), 0 to 9; B may be any number. A
     `.safetensors` holds the weights, for `load_model` and `Predictor`. Each carries the same metadata: `model`, the
     network's name; `mnist_cls`, JSON of its name, options and provenance; `checkpoint_sha256`; `classes`; `mean` and
-    `std` of the normalization; `format_version`. Of several networks, `model` and `checkpoint_sha256` are separated
+    `std` of the normalization; `format_version`. For several networks, `model` and `checkpoint_sha256` are separated
     by commas, and `mnist_cls` is a list.
 
     The file is read back and compared with the network on 1,000 of MNIST's test images before it appears.
@@ -101,18 +98,16 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
         print(export_model("model.onnx", "accurate").example)
 
     Args:
-        output: a `.onnx`, `.pt2` or `.safetensors` file; what stood there stays until the new one is checked.
-        checkpoint: as `load_model` takes it; of several the file gives the mean of the probabilities, but there is no
-            `.safetensors` of several.
-        format: "onnx", "torch" or "safetensors"; None: the ending of `output` tells.
-
-    Returns:
-        What was written, and how far it is from the network.
+        output: a `.onnx`, `.pt2` or `.safetensors` file. An existing one is replaced once the new one is checked.
+        checkpoint: as `load_model` takes it. The probabilities of several are averaged; a `.safetensors` holds
+            only one.
+        format: "onnx", "torch" or "safetensors"; None: by the ending of `output`.
 
     Raises:
-        InputError: format and ending do not fit; a checkpoint cannot be read, or its network gives no logits or cannot
-            be exported; the extra `onnx` is wanted and not installed; what was written differs from the network.
-        OSError: the file cannot be written.
+        InputError: If format and ending contradict each other; a checkpoint cannot be read, or its network computes no
+            logits or cannot be exported; the extra `onnx` is needed and not installed; or the file differs from the
+            network.
+        OSError: If the file cannot be written.
     """
     path = expand(output)
     kind = export_format(path, format)
@@ -123,15 +118,15 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
     weights = [read_weights(one) for one in each(checkpoint)]
     if kind == "safetensors" and len(weights) > 1:
         raise InputError(f"output={path}: a .safetensors holds one network, not {len(weights)}; use .onnx or .pt2")
-    # Parameters that want gradients would do so in the .pt2, and its outputs could not become NumPy arrays.
+    # With gradients the outputs of a .pt2 could not become NumPy arrays.
     network = build_all(weights).requires_grad_(False)
-    _check_gives_logits(network, weights[0])
+    _check_is_classifier(network, weights[0])
     with whole_file(path) as temporary:
         _write(temporary, kind, network, weights)
         difference, differing = _compare(temporary, kind, network)
-        if not (difference <= TOLERANCE and differing == 0):  # NaN is no agreement
+        if not (difference <= TOLERANCE and differing == 0):  # not with NaN, either
             raise InputError(
-                f"{path}: not written: what {kind} gives differs from the network on {CHECKED:,} test images, in"
+                f"{path}: not written: the {kind} file differs from the network on {CHECKED:,} test images, in"
                 f" {differing} labels, expected 0, and in the probabilities by up to {difference:.1e}, expected at"
                 f" most {TOLERANCE:.0e}; try another format, or look at the network with mnist_cls.forward"
             )
@@ -139,17 +134,17 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
     return Exported(path, kind, size, difference, differing)
 
 
-def _check_gives_logits(network: nn.Module, weights: Weights) -> None:
-    given = network(torch.zeros(2, 1, SIZE, SIZE))
-    if not isinstance(given, Tensor) or given.shape != (2, CLASSES):
+def _check_is_classifier(network: nn.Module, weights: Weights) -> None:
+    output = network(torch.zeros(2, 1, SIZE, SIZE))
+    if not isinstance(output, Tensor) or output.shape != (2, CLASSES):
         name = weights.model["name"]
-        raise InputError(f"{weights.path}: {name} gives no ten logits for each image; only classifiers are exported")
+        raise InputError(f"{weights.path}: {name} computes no logits (B, 10); only classifiers can be exported")
 
 
-def _metadata(weights: Sequence[Weights]) -> dict[str, str]:
-    ours = [{"model": one.model, "provenance": one.provenance} for one in weights]
-    return {
-        KEY: json.dumps(ours if len(ours) > 1 else ours[0]),
+def _write(path: Path, kind: str, network: nn.Module, weights: Sequence[Weights]) -> None:
+    described = [{"model": one.model, "provenance": one.provenance} for one in weights]
+    metadata = {
+        KEY: json.dumps(described if len(described) > 1 else described[0]),
         "format_version": str(FORMAT_VERSION),
         "model": ",".join(one.model["name"] for one in weights),
         "checkpoint_sha256": ",".join(hashlib.sha256(one.path.read_bytes()).hexdigest() for one in weights),
@@ -157,10 +152,6 @@ def _metadata(weights: Sequence[Weights]) -> dict[str, str]:
         "mean": str(MEAN),
         "std": str(STD),
     }
-
-
-def _write(path: Path, kind: str, network: nn.Module, weights: Sequence[Weights]) -> None:
-    metadata = _metadata(weights)
     if kind == "onnx":
         path.write_bytes(onnx_model(network, metadata))
     elif kind == "torch":
@@ -174,37 +165,37 @@ def _torch_model(network: nn.Module, metadata: dict[str, str]) -> bytes:
     # They would be pickled into the file, and whoever runs it has images of their own.
     program.example_inputs = None
     file = io.BytesIO()
-    with quiet_export(network):
+    with one_line_export_errors(network):
         torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata)})
     return file.getvalue()
 
 
 @torch.inference_mode()
 def _compare(path: Path, kind: str, network: nn.Module) -> tuple[float, int]:
-    """The greatest difference of the probabilities between a file and its network, and how many labels differ."""
+    """Return the greatest difference of a probability between a file and its network, and how many labels differ."""
     images = load_dataset("mnist", "test").images[:CHECKED]
-    wanted = WholePass(network)(images)
-    run = _open(path, kind)
+    _, expected, expected_labels = WholePass(network)(images)
     try:
-        # One image alone, too: that the size of the batch is free is a promise.
-        parts = [run(images[:1]), run(images[1:])]
-        logits, probabilities, labels = (torch.cat(both) for both in zip(*parts, strict=True))
-        # The logits may differ more than the probabilities: a network that is sure has large ones.
-        found = torch.stack([probabilities, logits.softmax(1)])
-        return (found - wanted[1]).abs().max().item(), int((labels != wanted[2]).sum())
-    except Exception as error:  # a runtime fails in ways of its own
+        run = _open(path, kind)
+        # One image alone, too, because a file promises any batch size.
+        batches = [run(images[:1]), run(images[1:])]
+        logits, probabilities, labels = (torch.cat(outputs) for outputs in zip(*batches, strict=True))
+    except Exception as error:  # runtimes raise errors of their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"not written: what {kind} has of the network does not run: {reason}") from error
+        raise InputError(f"not written: the {kind} file does not run: {reason}") from error
+    # Not the logits themselves: those of confident networks are large, and so are their differences.
+    found = torch.stack([probabilities, logits.softmax(1)])
+    return (found - expected).abs().max().item(), int((labels != expected_labels).sum())
 
 
 def _open(path: Path, kind: str) -> Callable[[Tensor], Sequence[Tensor]]:
-    """What runs a file that was written a moment ago."""
+    """Return a function that runs the file: uint8 images (B, 28, 28) -> `OUTPUTS`."""
     if kind == "onnx":
-        session = onnx_session(path.read_bytes())
+        session = OnnxEngine(path.read_bytes(), torch.get_num_threads()).session
         return lambda images: [torch.from_numpy(array) for array in session.run(OUTPUTS, {"images": images.numpy()})]
     if kind == "torch":
-        # torch.export.load may unpickle what a file brings along. It is for files of our own, never for a stranger's:
-        # nothing else in this package calls it.
+        # torch.export.load may unpickle parts of a file. This one was written a moment ago; for files of anybody else
+        # it is never called.
         program = torch.export.load(io.BytesIO(path.read_bytes()))
         return program.module()
     return WholePass(load_model(path))

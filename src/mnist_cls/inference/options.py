@@ -1,4 +1,4 @@
-"""What is to be done with each input, by whatever process does it: one network, its options, and the rows it gives."""
+"""The options of a prediction, each with its one default."""
 
 import hashlib
 import importlib.metadata
@@ -8,19 +8,30 @@ from typing import Any
 
 from ..checkpoints.find import DETECTOR, Checkpoint, each, find_checkpoint
 from ..errors import InputError
-from .decoding.batches import Chunk
-from .predictor import Predictor
-from .progress import Progress
-from .rows import COLUMNS, READING_COLUMNS, Rows, prediction_rows, reading_rows
-from .sources.blocks import Source
+
+ENGINES = ("auto", "eager", "onnx", "int8")
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The options of a prediction that decide what its rows say, see `predict_files`.
+    """How inputs are prepared and predicted.
+
+    Args:
+        checkpoint: as `load_model` takes it.
+        device: see `Predictor`, as for all options down to `shifts`.
+        batch_size: number of images in the network at once.
+        early_exit: let images leave at the first confident head.
+        is_digit: add a column `is_digit`.
+        engine: one of `ENGINES`.
+        shifts: average over the image moved by up to this many pixels.
+        min_confidence: add a column `undecided` that flags predictions whose confidence is below this threshold,
+            0 to 1.
+        preprocess: "auto" brings images into MNIST's form, "none" takes 28x28 images as they are, see `prepare`.
+        split: images are rows of digits; the rows of the output are `READING_COLUMNS`.
+        model_file: Python file that registers the checkpoint's network, see `load_user_models`.
 
     Raises:
-        InputError: one of them is out of range, or two do not go together.
+        InputError: If an option is out of range, or two exclude each other.
     """
 
     checkpoint: Checkpoint = None
@@ -33,75 +44,43 @@ class PredictOptions:
     min_confidence: float | None = None
     preprocess: str = "auto"
     split: bool = False
+    model_file: str | Path | None = None
 
     def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"batch_size={self.batch_size}: expected at least 1")
+        if self.engine not in ENGINES:
+            raise InputError(f"engine={self.engine}: expected one of {', '.join(ENGINES)}")
+        if self.shifts < 0:
+            raise InputError(f"shifts={self.shifts}: expected 0 or more")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise InputError(f"min_confidence={self.min_confidence}: expected 0 to 1")
         if self.preprocess not in ("auto", "none"):
             raise InputError(f"preprocess={self.preprocess}: expected auto or none")
         if self.split and self.is_digit is not False:
-            raise InputError("is_digit does not go with split=true; leave one of them out")
+            raise InputError("is_digit and split=true exclude each other; leave one of them out")
 
-    def predictor(self) -> Predictor:
-        """The network, loaded."""
-        return Predictor(
-            self.checkpoint, self.device, self.batch_size, self.early_exit, self.is_digit, self.engine, self.shifts
-        )
+    def identity(self, source: str) -> dict[str, Any]:
+        """Return what must not change between an interrupted run and the one that resumes it, as plain values.
 
-    def further(self, source: Source) -> list[str]:
-        """The columns that rows have after the usual ones."""
-        asked = {"is_digit": self.is_digit is not False, "undecided": self.min_confidence is not None}
-        return [name for name, wanted in {**asked, "target": source.labelled and not self.split}.items() if wanted]
-
-    def columns(self, source: Source) -> list[str]:
-        """All columns of the rows."""
-        return [*(READING_COLUMNS if self.split else COLUMNS), *self.further(source)]
-
-    def identity(self, source: Source) -> dict[str, Any]:
-        """What must be the same in two runs for the rows of both to be those of one."""
+        Args:
+            source: the identity of the input, see `Source`.
+        """
         return {
-            "input": source.identity,
-            "weights": self._digest(),
+            "input": source,
+            "weights": self._weights_digest(),
             "version": importlib.metadata.version("mnist_cls"),
-            **{"batch_size": self.batch_size, "early_exit": self.early_exit, "shifts": self.shifts},
-            **{"min_confidence": self.min_confidence, "preprocess": self.preprocess, "split": self.split},
+            "batch_size": self.batch_size,
+            "early_exit": self.early_exit,
+            "shifts": self.shifts,
+            "min_confidence": self.min_confidence,
+            "preprocess": self.preprocess,
+            "split": self.split,
         }
 
-    def _digest(self) -> str:
-        """A digest of all files with weights."""
+    def _weights_digest(self) -> str:
         files = [find_checkpoint(one) for one in each(self.checkpoint)]
         if self.is_digit is not False:
             files.append(find_checkpoint(DETECTOR if self.is_digit is True else self.is_digit))
-        return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
-
-    def answer(self, predictor: Predictor, chunk: Chunk, labelled: bool) -> Rows:
-        """The rows of a chunk, of a source that is labelled or not."""
-        decoded = chunk.decoded
-        predictions = predictor.predict(decoded.images, None if self.split else decoded.errors)
-        if self.split:
-            rows = reading_rows(chunk.names, predictions, decoded.counts, decoded.boxes, decoded.errors)
-        else:
-            further = {} if predictions.is_digit is None else {"is_digit": predictions.is_digit.tolist()}
-            rows = prediction_rows(chunk.names, predictions, further)
-        if self.min_confidence is not None:
-            given = zip(rows.columns["confidence"], rows.errors, strict=True)
-            least = self.min_confidence
-            rows.columns["undecided"] = [None if error is not None else not sure >= least for sure, error in given]
-        if labelled and not self.split:
-            known = zip(chunk.targets or [], rows.errors, strict=True)
-            rows.columns["target"] = [target if error is None else None for target, error in known]
-        return rows
-
-
-def progress_after(before: Progress, chunk: Chunk, rows: Rows) -> Progress:
-    """How far a run is after a chunk."""
-    labels, targets = rows.columns.get("label", []), rows.columns.get("target", [])
-    known = [(label, target) for label, target in zip(labels, targets, strict=False) if target is not None]
-    return Progress(
-        before.inputs + len(chunk.names),
-        before.errors + sum(error is not None for error in rows.errors),
-        before.undecided + sum(value is True for value in rows.columns.get("undecided", [])),
-        before.labelled + len(known),
-        before.right + sum(label == target for label, target in known),
-        chunk.names_digest,
-    )
+        digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
+        return hashlib.sha256(b"".join(digests)).hexdigest()[:16]

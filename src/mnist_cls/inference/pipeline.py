@@ -10,28 +10,30 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from ..checkpoints.find import Checkpoint
 from ..errors import InputError
 from ..files import expand
-from .decoding.batches import chunks_of
+from .decoding.batches import Chunk, chunks_of
 from .decoding.pool import Decoders
-from .options import PredictOptions, progress_after
+from .options import PredictOptions
+from .predictor import Predictor, load_predictor
 from .progress import Progress
+from .rows import Rows, batch_rows, output_columns
 from .sinks.saved_images import ImageFolder
 from .sinks.sink import open_sink
+from .sources.blocks import Source
 from .sources.detect import open_source
 
 
 class Summary(NamedTuple):
-    """How a prediction went.
+    """The result of a prediction in numbers.
 
     Attributes:
-        inputs: how many there were.
-        errors: how many of them have error rows.
-        seconds: without the loading of the network.
-        undecided: how many the network was not sure enough of; None: nobody asked.
-        accuracy: the share, 0 to 1, of inputs with a label and no error whose label was told; None: there are none.
-        earlier: how many of the inputs an earlier run had done.
+        inputs: number of inputs.
+        errors: how many of their rows are errors.
+        seconds: time without the loading of the network.
+        undecided: number of predictions below `min_confidence`; None without that option.
+        accuracy: fraction of labelled, readable inputs classified correctly; None if there are none.
+        earlier: how many of the inputs an interrupted run had done before.
     """
 
     inputs: int
@@ -43,117 +45,118 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         speed = (self.inputs - self.earlier) / max(self.seconds, 1e-9)
-        resumed = f" ({self.earlier:,} of them by an earlier run)" if self.earlier else ""
-        failed = f", {self.errors:,} with an error" if self.errors else ""
-        unsure = f", {self.undecided:,} undecided" if self.undecided is not None else ""
-        right = f", accuracy {self.accuracy:.2%}" if self.accuracy is not None else ""
-        images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}{resumed}"
-        return f"{images}{failed}{unsure}{right}, {self.seconds:.2f} s, {speed:,.0f} images/s"
+        earlier = f" ({self.earlier:,} of them by an earlier run)" if self.earlier else ""
+        errors = f", {self.errors:,} with an error" if self.errors else ""
+        undecided = f", {self.undecided:,} undecided" if self.undecided is not None else ""
+        accuracy = f", accuracy {self.accuracy:.2%}" if self.accuracy is not None else ""
+        images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}{earlier}"
+        return f"{images}{errors}{undecided}{accuracy}, {self.seconds:.2f} s, {speed:,.0f} images/s"
 
 
 def predict_files(
     input: str | Path,
     output: str | Path | None = None,
-    checkpoint: Checkpoint = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    early_exit: bool = False,
-    is_digit: bool | str | Path = False,
-    engine: str = "auto",
-    shifts: int = 0,
-    min_confidence: float | None = None,
-    preprocess: str = "auto",
-    split: bool = False,
+    options: PredictOptions = PredictOptions(),
+    *,
     save_preprocessed: str | Path | None = None,
     resume: bool = False,
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
 
-    Memory does not grow with the number of inputs. SIGTERM counts as Ctrl-C: what is done is kept.
+    Memory does not grow with the number of inputs. On SIGTERM, as on Ctrl-C, the rows written so far are kept.
 
     Args:
         input: see `open_source`.
         output: see `open_sink`; None is the screen.
-        checkpoint: see `load_model`.
-        device: see `Predictor`.
-        batch_size: see `Predictor`.
-        early_exit: see `Predictor`.
-        is_digit: see `Predictor`; the rows get a last column of that name.
-        engine: see `Predictor`.
-        shifts: see `Predictor`.
-        min_confidence: the rows get a last column `undecided`: whether the confidence is below this, 0 to 1.
-        preprocess: "auto" brings images into MNIST's form, "none" takes them as they are, see `prepare`.
-        split: images are rows of digits; what is written of them: `READING_COLUMNS`.
-        save_preprocessed: a folder for what the network saw, see `ImageFolder`.
-        resume: go on with what an earlier run, that was interrupted, has done of the same work.
+        options: which network predicts, and how.
+        save_preprocessed: folder for what the network saw, see `ImageFolder`.
+        resume: continue an interrupted run of the same input and options.
 
     Raises:
-        InputError: one of them is not there, or not what it should be.
-        OSError: the output cannot be written.
+        InputError: If the input or the checkpoint cannot be read, the options do not fit them, or there is nothing in
+            the input.
+        OSError: If the output cannot be written.
     """
-    work = PredictOptions(
-        checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, min_confidence, preprocess, split
-    )
     check_apart(input, output, save_preprocessed)
-    source = open_source(input, preprocess)
-    run = work.identity(source)
+    source = open_source(input, options.preprocess)
+    run = options.identity(source.identity)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stopped_by_sigterm())
-        decoders = stack.enter_context(Decoders(preprocess, split))
-        # The output is opened before the network is loaded: a folder that cannot be written is said at once.
-        sink = stack.enter_context(open_sink(output, work.further(source), split, resume))
-        saved = None if save_preprocessed is None else ImageFolder(save_preprocessed, split)
+        decoders = stack.enter_context(Decoders(options.preprocess, options.split))
+        # Opened before the network is loaded, so that a folder that cannot be written is reported at once.
+        sink = stack.enter_context(open_sink(output, output_columns(options, source.labelled), resume))
+        saved = None if save_preprocessed is None else ImageFolder(save_preprocessed, options.split)
         if not source.arrays:
-            # Before the network is loaded, because there is less to be copied.
+            # Forked before the network is loaded, because there is less to copy.
             decoders.start(source.count)
-        predictor = work.predictor()
+        predictor = load_predictor(options)
         predictor.prepare(source.count or 0)
-        earlier = progress = sink.resume({**run, "engine": predictor.engine, "device": str(predictor.device)})
-        began = time.perf_counter()
+        engine = predictor.engine
+        earlier = progress = sink.resume({**run, "engine": engine.name, "device": engine.device})
+        start = time.perf_counter()
         with progress_bar(source.count, earlier.inputs) as advance:
-            for chunk in chunks_of(source, decoders, earlier):
-                rows = work.answer(predictor, chunk, source.labelled)
+            for batch, rows, progress in predict_batches(source, decoders, predictor, options, earlier):
                 if saved is not None:
-                    saved.write(progress.inputs, chunk)
-                progress = progress_after(progress, chunk, rows)
+                    saved.write(progress.inputs - len(batch.names), batch)
                 sink.write(rows, progress)
-                advance(len(chunk.names))
-        seconds = time.perf_counter() - began
+                advance(len(batch.names))
+        seconds = time.perf_counter() - start
         if progress.inputs == 0:
             raise InputError(f"input={input}: there is nothing in it; expected images")
-    return summary_of(progress, work, seconds, earlier.inputs)
+    return summarize(progress, options, seconds, earlier.inputs)
 
 
-def summary_of(progress: Progress, work: PredictOptions, seconds: float, earlier: int) -> Summary:
-    """The summary of a run that is at its end."""
-    undecided = None if work.min_confidence is None else progress.undecided
-    accuracy = progress.right / progress.labelled if progress.labelled else None
+def predict_batches(
+    source: Source, decoders: Decoders, predictor: Predictor, options: PredictOptions, earlier: Progress
+) -> Iterator[tuple[Chunk, Rows, Progress]]:
+    """Yield batch after batch of a source, its rows, and the progress with them; skip what an `earlier` run has done.
+
+    Raises:
+        InputError: See `chunks_of`.
+    """
+    progress = earlier
+    for batch in chunks_of(source, decoders, earlier):
+        decoded = batch.decoded
+        predictions = predictor(decoded.images, None if options.split else decoded.errors)
+        rows = batch_rows(batch, predictions, options, source.labelled)
+        progress = progress.after(rows, batch.names_digest)
+        yield batch, rows, progress
+
+
+def summarize(progress: Progress, options: PredictOptions, seconds: float, earlier: int) -> Summary:
+    """Return the summary of a complete run, of whose inputs `earlier` were done before."""
+    undecided = None if options.min_confidence is None else progress.undecided
+    accuracy = progress.correct / progress.labelled if progress.labelled else None
     return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier)
 
 
-def check_apart(input: str | Path, *written: str | Path | None) -> None:
-    """Refuse to write into the folder that is read: the next run would read it."""
+def check_apart(input: str | Path, *outputs: str | Path | None) -> None:
+    """Check that no output lies in the folder that is the input: the next run would read it.
+
+    Raises:
+        InputError: If one does.
+    """
     folder = expand(input)
     if not folder.is_dir():
         return
-    for path in written:
-        if path is None or str(path).startswith("-"):
+    for output in outputs:
+        if output is None or str(output).startswith("-"):
             continue
-        place = expand(path).resolve()
-        if folder.resolve() in (place, *place.parents):
+        path = expand(output).resolve()
+        if folder.resolve() in (path, *path.parents):
             raise InputError(
-                f"{path}: lies in the input {folder}, and would be read by the next run; choose another place"
+                f"{output}: lies in the input {folder}, and would be read by the next run; choose another folder"
             )
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came: somebody shuts the machine down, or the job's time is over."""
+    """SIGTERM: the machine shuts down, or the job's time is over."""
 
 
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what is done is kept."""
-    if threading.current_thread() is not threading.main_thread():  # only it may say what signals do
+    """Let SIGTERM end the block as Ctrl-C does, so that finished work is kept."""
+    if threading.current_thread() is not threading.main_thread():  # Python sets signal handlers in that thread only
         yield
         return
 
@@ -169,9 +172,9 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes how many more are done; it moves a bar, if somebody looks and there is time to."""
+    """Show a bar for long runs in a terminal; yield a function that adds a number of inputs to it."""
     if (total is not None and total - done <= 1000) or not sys.stderr.isatty():
-        yield lambda more: None
+        yield lambda count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -183,4 +186,4 @@ def progress_bar(total: int | None, done: int) -> Iterator[Callable[[int], None]
     columns = BarColumn(), MofNCompleteColumn(), Speed(""), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("predict", total=total, completed=done)
-        yield lambda more: bar.advance(task, more)
+        yield lambda count: bar.advance(task, count)

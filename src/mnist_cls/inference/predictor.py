@@ -1,38 +1,38 @@
-"""A network that reads arrays of digits, without gradients, whatever memory the device has left."""
+"""A network that classifies arrays of digits in batches, whatever memory the device has left."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from ..checkpoints.build import forward_options, load_model
-from ..checkpoints.find import DETECTOR, Checkpoint, each
-from ..checkpoints.weights import read_weights
-from ..data.datasets import load_dataset
-from ..data.normalization import normalize
+from ..checkpoints.find import Checkpoint
 from ..errors import InputError
-from ..images import CLASSES, SIZE, images_from_array
-from ..memory import keep_freed_memory, out_of_memory
-from ..models.average import Average
-from .engines.int8 import int8_network
-from .engines.onnx import ENGINES, LONG, onnx_engine, onnx_is_there
+from ..images import CLASSES, images_from_array
+from ..memory import keep_freed_memory
+from .engines.choose import faster_engine, load_detector, load_engine
+from .options import PredictOptions
 
-# Images in the network at once: on the CPU more are no faster; on a GPU (not measured) they should be.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Images in the network at once. On the CPU more are no faster; for a GPU the number was not measured.
 CPU_BATCH, GPU_BATCH = 256, 1024
+
+# From this many images on, engine=auto exports the network to ONNX Runtime: well above the number that repays the
+# export (docs/benchmarks.md).
+MANY_IMAGES = 150_000
 
 
 class Predictions(NamedTuple):
-    """What a network says of N images. Of an image that has an error it says nothing: label -1, the rest NaN.
+    """What a network predicts for N images. An image with an error has label -1, and NaN everywhere else.
 
     Attributes:
         labels: int64 (N,), 0 to 9.
         confidences: float32 (N,), the probability of the label, 0 to 1.
-        probabilities: float32 (N, 10), each row adding up to 1.
-        errors: N times None, or why the image could not be used.
+        probabilities: float32 (N, 10), each row summing to 1.
+        errors: for each image None, or why it could not be used.
         is_digit: bool (N,), whether the image looks like a digit at all; None unless the predictor was asked to tell.
     """
 
@@ -44,7 +44,7 @@ class Predictions(NamedTuple):
 
 
 class Predictor:
-    """Reads digits.
+    """Classifies digits.
 
     Example::
 
@@ -52,215 +52,128 @@ class Predictor:
         predictions.labels
 
     Args:
-        model: a network, or a checkpoint as `load_model` takes it; left out, the weights that the package carries; of
-            several checkpoints the probabilities are averaged.
-        device: "auto" takes CUDA where there is one; else a name as PyTorch has it, such as "cpu" or "cuda:1".
-        batch_size: how many images are in the network at once; None: 256 on the CPU, 1024 on a GPU. It is halved when
-            the device's memory runs out.
-        early_exit: let images leave at the first head that is sure of them, in a network that has one.
-        is_digit: tell whether each image is a digit at all: True by the autoencoder that the package carries, or by
-            the one of a checkpoint.
-        engine: what computes: "eager" is PyTorch; "onnx" ONNX Runtime, on the CPU only, the faster one once it is
-            prepared; "int8" PyTorch in 8 bits, the fastest, with probabilities that differ by some hundredths; "auto"
-            takes ONNX Runtime where it is installed, `model` is a checkpoint, and a call has so many images that its
-            preparation pays, else PyTorch. The two others keep the weights that they were prepared with.
-        shifts: look at each image in several places, moved by up to so many pixels in each direction, and average the
-            probabilities: with 1 it takes nine times as long.
+        model: a network, or a checkpoint as `load_model` takes it; by default the packaged weights. The probabilities
+            of several checkpoints are averaged.
+        device: "auto" is CUDA if it is available, else the CPU; or a name that PyTorch knows, such as "cpu" or
+            "cuda:1".
+        batch_size: number of images in the network at once; None: 256 on the CPU, 1024 on a GPU. It is halved when the
+            device runs out of memory.
+        early_exit: let images leave at the first confident head of a network that has several.
+        is_digit: tell whether each image is a digit at all: True uses the packaged autoencoder; or the checkpoint of
+            another one.
+        engine: "eager" is PyTorch. "onnx" is ONNX Runtime, on the CPU only: faster, after some seconds of preparation.
+            "int8" is PyTorch with 8-bit weights and activations, on the CPU only: the fastest, with probabilities that
+            differ by some hundredths. "auto" is PyTorch, and ONNX Runtime for 150,000 images and more if it is
+            installed and `model` is a checkpoint. Both "onnx" and "int8" keep the weights of the moment they were
+            prepared.
+        shifts: classify each image at several positions, moved by up to this many pixels in each direction, and
+            average the probabilities: 1 takes nine times as long.
+        model_file: Python file that registers the checkpoint's network, see `load_user_models`.
 
-    On Linux a predictor lets this process keep freed memory, see `keep_freed_memory`.
+    On Linux a predictor makes this process keep freed memory, see `keep_freed_memory`.
 
     Raises:
-        InputError: there is no such checkpoint, device or engine, the network gives no logits, has no early exit,
-            the one for `is_digit` is no calibrated autoencoder, or the engine cannot do what is asked for.
+        InputError: If a checkpoint cannot be loaded, an option is out of range, or the network or the engine does not
+            support one.
     """
 
     def __init__(
         self,
-        model: nn.Module | Checkpoint = None,
-        device: str = "auto",
-        batch_size: int | None = None,
-        early_exit: bool = False,
-        is_digit: bool | str | Path = False,
-        engine: str = "auto",
-        shifts: int = 0,
+        model: "nn.Module | Checkpoint" = None,
+        device: str = PredictOptions.device,
+        batch_size: int | None = PredictOptions.batch_size,
+        early_exit: bool = PredictOptions.early_exit,
+        is_digit: bool | str | Path = PredictOptions.is_digit,
+        engine: str = PredictOptions.engine,
+        shifts: int = PredictOptions.shifts,
+        model_file: str | Path | None = PredictOptions.model_file,
     ) -> None:
-        if shifts < 0:
-            raise InputError(f"shifts={shifts}: expected 0 or more")
-        network = model if isinstance(model, nn.Module) else load_model(model, shifts)
-        if isinstance(model, nn.Module) and shifts:
-            network = Average([network], shifts)
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size={batch_size}: expected at least 1")
-        if hasattr(network, "reconstruction_error"):
-            raise InputError("an autoencoder tells digits from other images, not which they are; use it as is_digit=")
-        self.options = forward_options(network, early_exit)
-        self.device = find_device(device)
-        self.batch_size = batch_size or (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH)
-        # Convolutions are about 1.5 times as fast when the channels of a pixel lie side by side.
-        self.model = network.eval().to(memory_format=torch.channels_last).to(self.device)
-        self.detector = None if is_digit is False else _load_detector(is_digit).to(self.device)
-        self.engine = "eager" if engine == "auto" and isinstance(model, nn.Module) else engine
-        self.run_onnx: Callable[[Tensor], Tensor] | None = None
-        self._prepare_engine(_images_of(model) if engine == "int8" else None)
+        if model is None or isinstance(model, (str, Path, Sequence)):
+            checkpoint, network = model, None
+        else:
+            checkpoint, network = None, model
+        options = PredictOptions(
+            checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, model_file=model_file
+        )
+        self.engine = load_engine(options, network)
+        self.detector = None if is_digit is False else load_detector(is_digit, device)
+        self.batch_size = batch_size or (CPU_BATCH if self.engine.device == "cpu" else GPU_BATCH)
+        # A network of the user's own may be trained on, which an export would not follow.
+        self._may_export = engine == "auto" and network is None
         keep_freed_memory()
 
-    @torch.inference_mode()
-    def _prepare_engine(self, images: Tensor | None) -> None:
-        if self.engine not in ENGINES:
-            raise InputError(f"engine={self.engine}: expected one of {', '.join(ENGINES)}")
-        if self.engine in ("auto", "eager"):
-            return
-        if self.device.type != "cpu" or self.options:
-            what = f"device={self.device}" if self.device.type != "cpu" else "early_exit=true"
-            raise InputError(f"engine={self.engine} does not go with {what}; use engine=eager")
-        _logits(self.model(torch.zeros(1, 1, SIZE, SIZE)))
-        if self.engine == "int8":
-            several = self.model if isinstance(self.model, Average) else None
-            parts = [int8_network(part, images) for part in (several.members if several else [self.model])]
-            self.model = Average(parts, several.shifts) if several else parts[0]
-        else:
-            self.run_onnx = onnx_engine(self.model)
-
     def prepare(self, count: int) -> None:
-        """Get ready for `count` images to come: with engine "auto" choose the one that takes the least time for all.
+        """Announce that `count` images will follow, so that engine "auto" can choose what is fastest for all of them.
 
-        A call does so by itself; whoever passes many small arrays may say here how many images they are.
+        A call does so itself; this is for callers that pass many small arrays.
         """
-        if self.engine != "auto" or count < LONG or self.device.type != "cpu" or self.options or not onnx_is_there():
-            return
-        try:
-            self.run_onnx, self.engine = onnx_engine(self.model), "onnx"
-        except InputError:  # the network cannot be exported, or not be loaded
-            self.engine = "eager"
+        if self._may_export and count >= MANY_IMAGES:
+            self._may_export = False
+            self.engine = faster_engine(self.engine)
 
-    def __call__(self, images: np.ndarray | Tensor) -> Predictions:
-        """Predict an array of images that are in MNIST's form, see `images_from_array` for shapes and dtypes.
-
-        Raises:
-            InputError: the shape or the dtype is none of those.
-        """
-        usable, errors = images_from_array(images)
-        # PyTorch takes no array that is read-only, as memory-mapped ones are, or that runs backwards.
-        plain = usable.flags.writeable and usable.flags.c_contiguous
-        return self.predict(usable if plain else usable.copy(), errors)
-
-    def predict(self, images: np.ndarray, errors: list[str | None] | None = None) -> Predictions:
-        """Predict images that have been checked.
+    def __call__(self, images: "np.ndarray | Tensor", errors: Sequence[str | None] | None = None) -> Predictions:
+        """Classify images in MNIST's form.
 
         Args:
-            images: uint8 (N, 28, 28), contiguous and writable.
-            errors: N times None, or why an image cannot be used; such an image is not predicted.
-        """
-        self.prepare(len(images))
-        errors = errors or [None] * len(images)
-        probabilities = np.full((len(images), 10), np.nan, np.float32)
-        labels = np.full(len(images), -1, np.int64)
-        good = np.array([error is None for error in errors], bool)
-        is_digit = None if self.detector is None else np.zeros(len(images), bool)
-        if good.any():
-            found, novel = self._run(torch.from_numpy(images if good.all() else images[good]))
-            probabilities[good] = found.numpy()
-            labels[good] = probabilities[good].argmax(1)
-            if is_digit is not None:
-                is_digit[good] = ~novel.numpy()
-        return Predictions(labels, probabilities.max(1, initial=-np.inf), probabilities, errors, is_digit)
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Images uint8 (N, 28, 28) on any device -> probabilities float32 (N, 10) on the CPU."""
-        return self._run(images)[0]
-
-    @torch.inference_mode()
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The probabilities (N, 10), and which images are no digits, bool (N,): none without a detector.
-
-        When the device's memory runs out, the batch is halved and tried again; when not even one image fits, the
-        network moves to the CPU. Both are said on standard error, and hold for what comes after.
+            images: N of them, see `images_from_array` for shapes and dtypes.
+            errors: for each image None, or why it cannot be used; such an image is not classified.
 
         Raises:
-            InputError: not even one image fits into the CPU's memory.
+            InputError: If the shape or the dtype is none of those, or not even one image fits into memory.
         """
-        results, novel = torch.empty(len(images), CLASSES), torch.zeros(len(images), dtype=torch.bool)
+        images, found = images_from_array(images)
+        all_errors = [before or after for before, after in zip(errors or found, found, strict=True)]
+        self.prepare(len(images))
+        probabilities = np.full((len(images), CLASSES), np.nan, np.float32)
+        labels = np.full(len(images), -1, np.int64)
+        is_digit = None if self.detector is None else np.zeros(len(images), bool)
+        usable = np.array([error is None for error in all_errors], bool)
+        if usable.any():
+            computed, digits = self._run(images if usable.all() else images[usable])
+            probabilities[usable] = computed
+            labels[usable] = computed.argmax(1)
+            if is_digit is not None:
+                is_digit[usable] = digits
+        return Predictions(labels, probabilities.max(1, initial=-np.inf), probabilities, all_errors, is_digit)
+
+    def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Uint8 (N, 28, 28) -> probabilities (N, 10), and whether each is a digit, bool (N,): not without a detector.
+
+        When memory runs out, the batch is halved for this and all later calls.
+        """
+        probabilities, is_digit = np.empty((len(images), CLASSES), np.float32), np.zeros(len(images), bool)
         start = 0
         while start < len(images):
             left = len(images) - start
-            # The rest is cut into powers of two. Of each size that it has met a process keeps memory for good (small
-            # blocks of oneDNN's between large ones of glibc's, which then cannot be joined): of hundreds, gigabytes.
+            # The rest is cut into powers of two. For each batch size it has met, a process keeps memory for good (small
+            # blocks of oneDNN's between large ones of glibc's, which then cannot be joined): gigabytes for hundreds.
             size = self.batch_size if left >= self.batch_size else 1 << (left.bit_length() - 1)
-            batch = images[start : start + size]
+            batch = slice(start, start + size)
             try:
-                if self.run_onnx is not None:
-                    results[start : start + len(batch)] = self.run_onnx(batch.to(self.device))
-                if self.run_onnx is None or self.detector is not None:
-                    x = normalize(batch.to(self.device))
-                if self.run_onnx is None:
-                    results[start : start + len(batch)] = _logits(self.model(x, **self.options)).softmax(1)
+                probabilities[batch] = self.engine(images[batch])
                 if self.detector is not None:
-                    error = self.detector.reconstruction_error(x)  # type: ignore[operator]
-                    novel[start : start + len(batch)] = ~(error <= self.detector.threshold)  # NaN is no digit
-            except (RuntimeError, MemoryError) as error:
-                if out_of_memory(error) is None:
-                    raise
-                self._shrink(len(batch))
-            else:
-                start += len(batch)
-        return results, novel
-
-    def _shrink(self, failed: int) -> None:
-        if failed > 1:
-            self.batch_size = failed // 2
-            print(f"out of memory with {failed} images on {self.device}: trying {self.batch_size}", file=sys.stderr)
-        elif self.device.type != "cpu":
-            print(f"out of memory with a single image on {self.device}: moving to the CPU", file=sys.stderr)
-            self.device = torch.device("cpu")
-            self.model = self.model.to(self.device)
-            self.detector = self.detector and self.detector.to(self.device)
-        else:
-            raise InputError(
-                "out of memory with a single image on the CPU; close other programs, or use a smaller network"
-            )
+                    is_digit[batch] = self.detector(images[batch])
+                start += size
+            except MemoryError as error:
+                if size == 1:
+                    raise InputError(
+                        "out of memory with a single image on the CPU; close other programs, or use a smaller network"
+                    ) from error
+                self.batch_size = size // 2
+                trying = f"trying {self.batch_size}"
+                print(f"out of memory with {size} images on {self.engine.device}: {trying}", file=sys.stderr)
+        return probabilities, is_digit
 
 
-def _logits(output: object) -> Tensor:
-    if isinstance(output, Tensor) and output.shape[1:] == (CLASSES,):
-        return output
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise InputError(f"the network gives {found} in evaluation; prediction needs ten logits for each image, (B, 10)")
-
-
-def _images_of(model: nn.Module | Checkpoint) -> Tensor | None:
-    """The training images of the dataset that a checkpoint was trained on; None: MNIST's."""
-    if isinstance(model, nn.Module):
-        return None
-    weights = read_weights(each(model)[0])
-    config = weights.provenance.get("config", {})
-    data = config.get("data", {}) if isinstance(config, dict) else None
-    name, folder = (data.get("name", "mnist"), data.get("dir")) if isinstance(data, dict) else (None, None)
-    if not isinstance(name, str) or not isinstance(folder, str | None):
-        raise InputError(f"{weights.path}: its provenance names no dataset to set engine=int8 by; use engine=eager")
-    return load_dataset(name, "train", folder).images
-
-
-def _load_detector(checkpoint: bool | str | Path) -> nn.Module:
-    detector = load_model(DETECTOR if checkpoint is True else str(checkpoint))
-    if not hasattr(detector, "reconstruction_error") or not hasattr(detector, "threshold"):
-        raise InputError(f"is_digit={checkpoint}: not an autoencoder; train one with model=autoencoder")
-    if detector.threshold.isnan():  # type: ignore[operator]
-        raise InputError(f"is_digit={checkpoint}: its threshold was never set; use the run's model.safetensors")
-    return detector
-
-
-def find_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        InputError: PyTorch knows no such device, or this machine has none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # on "meta" there is nothing to compute with
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["not there"])[0]
-        raise InputError(f"device={name}: {reason}; use device=cpu, or device=auto to take what there is") from error
-    return device
+def load_predictor(options: PredictOptions) -> Predictor:
+    """Load what `options` name."""
+    return Predictor(
+        options.checkpoint,
+        options.device,
+        options.batch_size,
+        options.early_exit,
+        options.is_digit,
+        options.engine,
+        options.shifts,
+        options.model_file,
+    )

@@ -1,23 +1,44 @@
-"""A file that appears when it is whole, and until then can be taken up again where an earlier run has stopped."""
+"""How far a prediction has come."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .rows import Rows
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """The counts of a run so far.
 
     Attributes:
-        inputs: how many have their rows.
-        errors: how many of these are errors.
-        undecided: of how many the network was not sure enough.
-        labelled: how many have a label and no error.
-        right: of how many of these it was told.
-        names: a digest of the inputs' names.
+        inputs: inputs with a row.
+        errors: how many of these rows are errors.
+        undecided: how many predictions have a confidence below `min_confidence`.
+        labelled: inputs with a label and no error.
+        correct: how many of these were classified correctly.
+        names: digest of all inputs' names.
     """
 
     inputs: int = 0
     errors: int = 0
     undecided: int = 0
     labelled: int = 0
-    right: int = 0
+    correct: int = 0
     names: str = ""
+
+    def after(self, rows: "Rows", names: str) -> "Progress":
+        """Count the rows of one more batch.
+
+        Args:
+            rows: of the batch.
+            names: digest of all names, those of the batch included.
+        """
+        labels, targets = rows.columns.get("label", []), rows.columns.get("target", [])
+        labelled = [(label, target) for label, target in zip(labels, targets, strict=False) if target is not None]
+        return Progress(
+            self.inputs + len(rows.errors),
+            self.errors + sum(error is not None for error in rows.errors),
+            self.undecided + sum(value is True for value in rows.columns.get("undecided", [])),
+            self.labelled + len(labelled),
+            self.correct + sum(label == target for label, target in labelled),
+            names,
+        )

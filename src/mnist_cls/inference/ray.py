@@ -1,15 +1,14 @@
-"""Prediction on many cores or machines: Ray Data hands parts of the input to workers, each with a network of its own.
+"""Prediction on many cores or machines with Ray Data: an extra, `pip install mnist-cls[ray]`.
 
-An extra, `pip install mnist-cls[ray]`. One reader goes through the source, cuts it into parts at the ends of chunks,
-and numbers them. A worker writes the rows of a part as one Parquet file, whole under the part's name, and tells the
-driver how many they are. What a part holds does not depend on who computes it: if a worker dies, Ray gives its part to
-another one, which writes the same file under the same name. docs/scale.md says what it costs.
+One reader cuts the input into numbered shards. Workers, each with a network of its own, write the rows of a shard as
+one Parquet file, and report its counts to the driver. What a shard holds does not depend on the worker: if one dies,
+Ray gives its shard to another, which writes the same file under the same name. docs/scale.md says how fast it is.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import os
 import pickle
@@ -18,81 +17,93 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..checkpoints.build import load_user_models
 from ..errors import InputError
 from ..files import expand, write_json
-from .decoding.batches import chunks_of
 from .decoding.pool import Decoders
-from .options import PredictOptions, progress_after
-from .pipeline import Summary, check_apart, progress_bar, stopped_by_sigterm, summary_of
-from .predictor import Predictor
+from .options import PredictOptions
+from .pipeline import Summary, check_apart, predict_batches, progress_bar, stopped_by_sigterm, summarize
+from .predictor import Predictor, load_predictor
 from .progress import Progress
+from .rows import output_columns
 from .sinks.formats import FORMATS, parquet_schema, record_batch
 from .sinks.shards import (
     COMPLETE,
-    PART,
+    PART_SIZE,
     Shard,
-    check_whole,
+    announce_shards,
+    check_complete,
     count_try,
     earlier_shards,
-    keeping,
-    locked,
+    open_folder,
     shard_name,
     shards_of,
     write_shard,
 )
-from .sources.blocks import Source
 from .sources.detect import open_source
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-# After so many deaths of workers with the same part in their hands the run is given up. Ray itself never gives up.
+# The run is given up after this many deaths of workers with the same shard; Ray itself would try for ever.
 _MOST_DEATHS = 5
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What reader and workers have to know.
+    """What the reader and the workers need to know.
 
     Attributes:
         input: see `predict_files`.
-        output: the folder of the parts.
-        work: what is to be done with each input.
-        run: what must be the same in all parts.
-        columns: of the parts.
+        output: folder of the shards.
+        options: of the prediction.
+        run: what identifies the run.
         labelled: whether the source has labels.
-        part_size: how many inputs a part has at least, if there are as many.
-        model_file: see `load_user_models`.
-        folder: where paths begin that are not absolute.
-        done: the digests of the names in the parts that an earlier run has written.
+        part_size: see `predict_on_ray`.
+        working_folder: what relative paths are relative to.
+        done: digest of the names in each shard that an interrupted run has written.
     """
 
     input: str
     output: Path
-    work: PredictOptions
+    options: PredictOptions
     run: dict[str, Any]
-    columns: list[str]
     labelled: bool
     part_size: int
-    model_file: str | None
-    folder: str
-    done: dict[int, str] = field(default_factory=dict)
+    working_folder: str
+    done: dict[int, str]
+
+
+class _Finished(NamedTuple):
+    """A worker's message: it has written a shard, from `start` to `end` in seconds since the epoch."""
+
+    number: int
+    progress: Progress
+    start: float
+    end: float
+
+
+class _ShardCount(NamedTuple):
+    """The reader's last message."""
+
+    total: int
+
+
+# What travels between reader, workers and driver; an InputError ends the run.
+_Message = Shard | _Finished | _ShardCount | InputError
 
 
 def predict_on_ray(
     input: str | Path,
     output: str | Path,
-    work: PredictOptions,
+    options: PredictOptions = PredictOptions(),
+    *,
     address: str | None = None,
     workers: int | None = None,
-    part_size: int = PART,
-    model_file: str | None = None,
+    part_size: int = PART_SIZE,
     resume: bool = False,
 ) -> Summary:
     """Predict everything in `input` on a Ray cluster and write the rows as Parquet files into a folder.
@@ -102,48 +113,47 @@ def predict_on_ray(
     output and the checkpoint under the same paths, and have the same version of this package.
 
     Args:
-        input: see `open_source`; standard input is none.
-        output: a folder that is not there yet, or empty.
-        work: with `device="auto"` workers are on the CPU; with a GPU as device each has one for itself.
-        address: of a cluster that is running, "auto" for the one on this machine; None starts one here, for this run.
-        workers: how many, each with a network; None: one for each CPU (or GPU) of the cluster.
-        part_size: how many inputs a part has, rounded up to whole chunks.
-        model_file: see `load_user_models`.
-        resume: go on with what an earlier run has left in the folder.
+        input: see `open_source`; not standard input.
+        output: a folder, new or empty.
+        options: which network predicts, and how; with `device="auto"` workers use the CPU, with a GPU as device each
+            has one for itself.
+        address: of a running cluster, "auto" for the one on this machine; None starts one here for this run.
+        workers: number of workers; None: one for each CPU (or GPU) of the cluster.
+        part_size: number of inputs in a shard, rounded up to whole batches.
+        resume: continue an interrupted run of the same input and options.
 
     Raises:
-        InputError: one of them is not there, or not what it should be; Ray is not installed, or does not answer.
-        OSError: the output cannot be written.
+        InputError: If the input or the checkpoint cannot be read, the options do not fit them, or Ray is not installed
+            or not running.
+        OSError: If the output cannot be written.
     """
     folder = expand(output)
-    _check(input, folder, workers, part_size)
+    _check_arguments(input, folder, workers, part_size)
     check_apart(input, folder / "part")
-    work = replace(work, device="cpu" if work.device == "auto" else work.device)
-    source = open_source(input, work.preprocess)
-    run = {**work.identity(source), "engine": work.engine, "device": work.device, "part_size": part_size}
-    run = json.loads(json.dumps(run))
-    with locked(folder):
+    options = replace(options, device="cpu" if options.device == "auto" else options.device)
+    source = open_source(input, options.preprocess)
+    run = options.identity(source.identity)
+    run = {**run, "engine": options.engine, "device": options.device, "part_size": part_size}
+    with open_folder(folder):
         earlier = earlier_shards(folder, run, resume)
         done = {number: progress.names for number, progress in earlier.items()}
-        columns = work.columns(source)
-        job = _Job(
-            str(input), folder, work, run, columns, source.labelled, part_size, model_file, str(Path.cwd()), done
-        )
+        job = _Job(str(input), folder, options, run, source.labelled, part_size, str(Path.cwd()), done)
         (folder / COMPLETE).unlink(missing_ok=True)
-        with _cluster(address) as cpus_and_gpus, stopped_by_sigterm(), keeping(folder):
-            found, seconds = _run(job, source, earlier, _worker_count(workers, work.device, cpus_and_gpus))
-        check_whole(folder, found)
-        total = Progress(*(sum(column) for column in list(zip(*found.values(), strict=True))[:-1]))
-        write_json(folder / COMPLETE, {"parts": len(found), "inputs": total.inputs, "errors": total.errors})
-    return summary_of(total, work, seconds, sum(progress.inputs for progress in earlier.values()))
+        with _cluster(address) as resources, stopped_by_sigterm(), announce_shards(folder):
+            workers = _worker_count(workers, options.device, resources)
+            shards, seconds = _run(job, source.count, earlier, workers)
+        check_complete(folder, shards)
+        total = Progress(*(sum(counts) for counts in list(zip(*shards.values(), strict=True))[:-1]))
+        write_json(folder / COMPLETE, {"parts": len(shards), "inputs": total.inputs, "errors": total.errors})
+    return summarize(total, options, seconds, sum(progress.inputs for progress in earlier.values()))
 
 
-def _check(input: str | Path, folder: Path, workers: int | None, part_size: int) -> None:
+def _check_arguments(input: str | Path, folder: Path, workers: int | None, part_size: int) -> None:
     if importlib.util.find_spec("ray") is None:
         raise InputError("engine=ray: Ray is not installed; pip install 'mnist-cls[ray]'")
     if str(input) == "-":
-        raise InputError("input=-: no worker can read this process's standard input; name a .txt list of paths")
-    # Folders of Parquet files are often called so themselves.
+        raise InputError("input=-: workers cannot read the standard input of this process; name a .txt list of paths")
+    # Folders of Parquet files often have a name that ends in .parquet themselves.
     one_file = folder.name.startswith("-") or folder.suffix.lower() in FORMATS.keys() - {".parquet"}
     if one_file or folder.is_file():
         raise InputError(f"output={folder}: engine=ray writes many Parquet files; name a folder for them")
@@ -155,16 +165,17 @@ def _check(input: str | Path, folder: Path, workers: int | None, part_size: int)
 
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[dict[str, float]]:
-    """Connect to a cluster, or start one; yield how many of what it has."""
-    # Before Ray is imported: it tells nobody what is done with it, and keeps to its log files.
-    quiet = {
+    """Connect to a cluster, or start one; yield its resources."""
+    # Set before Ray is imported: no usage statistics, no messages of its C++ code.
+    environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    # Where no cluster answers, asking once takes most of a minute, and Ray asks twenty times.
-    asked_once = {} if address is None else {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-    for name, value in {**quiet, **asked_once}.items():
+    if address is not None:
+        # If no cluster answers, one attempt takes most of a minute, and Ray makes twenty.
+        environment["RAY_NUM_REDIS_GET_RETRIES"] = "1"
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
     import ray
     import ray.data
@@ -179,175 +190,163 @@ def _cluster(address: str | None) -> Iterator[dict[str, float]]:
             ray.init(address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        what = "Ray does not start here" if address is None else f"address={address}: no Ray cluster that can be used"
-        raise InputError(f"{what} ({reason}); `ray start --head` starts one, and says its address") from error
-    # Of workers that die Ray tells on standard output, which is for the summary.
+        problem = "Ray does not start here" if address is None else f"address={address}: no usable Ray cluster"
+        raise InputError(f"{problem} ({reason}); `ray start --head` starts one and prints its address") from error
+    # Ray reports dead workers on standard output, which is for the summary.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of too few parts for all workers
+        warnings.simplefilter("ignore")  # about fewer shards than workers
         try:
-            yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+            yield dict(ray.cluster_resources())
         finally:
             ray.shutdown()
 
 
 @contextlib.contextmanager
 def _mute() -> Iterator[None]:
-    """Let nothing reach the terminal: Ray's C++ code announces the level of its log there, whatever the level is."""
+    """Redirect standard error to nowhere: Ray's C++ code announces its log level there, whatever the level is."""
     sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    terminal, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
-        os.close(nowhere)
+        os.close(null)
 
 
 def _worker_count(workers: int | None, device: str, resources: dict[str, float]) -> int:
     kind = "CPU" if device == "cpu" else "GPU"
-    there = int(resources.get(kind, 0))
-    if there == 0 or (workers or 1) > there:
-        raise InputError(f"workers={workers or 1}: the cluster has {there} {kind}s; expected one for each worker")
-    return workers or there
+    available = int(resources.get(kind, 0))
+    if available == 0 or (workers or 1) > available:
+        raise InputError(f"workers={workers or 1}: the cluster has {available} {kind}s; expected one for each worker")
+    return workers or available
 
 
-def _run(job: _Job, source: Source, earlier: dict[int, Progress], workers: int) -> tuple[dict[int, Progress], float]:
-    """Have all parts predicted that are not there yet.
-
-    Returns:
-        All parts, and the seconds from the first worker's first image to the last one's last.
-    """
+def _run(job: _Job, count: int | None, earlier: dict[int, Progress], workers: int) -> tuple[dict[int, Progress], float]:
+    """Predict all shards that are not done; return all shards' counts, and the seconds from first to last image."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # What the reader yields goes to a worker at once, not when 128 MB of it have come together.
+    # A shard goes to a worker at once, not when 128 MB of them have been read.
     context.target_max_block_size = 1
-    found, parts, times = dict(earlier), None, list[float]()
-    parts_of_source = ray.data.from_items([{"input": job.input}]).map_batches(
-        _read,  # type: ignore[arg-type]  # Ray's types know no further arguments
+    shards_and_count = ray.data.from_items([{"input": job.input}]).map_batches(
+        functools.partial(_read, job=job),
         batch_size=None,
         batch_format="pyarrow",
-        fn_kwargs={"job": job},
-        num_cpus=0,  # else it would wait for ever for one that the workers leave free
+        num_cpus=0,  # else it would wait for ever for a CPU that the workers leave free
     )
-    results = parts_of_source.map_batches(
+    results = shards_and_count.map_batches(
         _Worker,
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
-        num_gpus=0 if job.work.device == "cpu" else 1,
+        num_gpus=0 if job.options.device == "cpu" else 1,
     )
-    with progress_bar(source.count, sum(progress.inputs for progress in earlier.values())) as advance:
+    shards, expected, times = dict(earlier), -1, list[float]()
+    with progress_bar(count, sum(progress.inputs for progress in earlier.values())) as advance:
         for row in results.iter_rows():
-            said = json.loads(row["said"])
-            if "failed" in said:
-                raise InputError(said["failed"])
-            if "parts" in said:
-                parts = said["parts"]
-                continue
-            found[said["part"]] = Progress(**said["progress"])
-            times += [said["began"], said["ended"]]
-            advance(said["progress"]["inputs"])
-    if parts is None or set(found) != set(range(parts)):
-        raise InputError(
-            f"{job.output}: {len(found)} parts of {parts} came back; the same command with --resume goes on"
-        )
-    if parts == 0:
+            message = _unpack(row["message"])
+            if isinstance(message, InputError):
+                raise message
+            if isinstance(message, _ShardCount):
+                expected = message.total
+            elif isinstance(message, _Finished):
+                shards[message.number] = message.progress
+                times += [message.start, message.end]
+                advance(message.progress.inputs)
+    if set(shards) != set(range(expected)):
+        raise InputError(f"{job.output}: {len(shards)} parts of {expected} were written; continue with --resume")
+    if expected == 0:
         raise InputError(f"input={job.input}: there is nothing in it; expected images")
-    return found, max(times, default=0) - min(times, default=0)
+    return shards, max(times, default=0) - min(times, default=0)
 
 
 def _read(batch: "pa.Table", job: _Job) -> Iterator["pa.Table"]:
-    """Go through the source; yield its parts one by one, at last how many they are, or what went wrong."""
-    number = 0
+    """Go through the source; yield its shards one by one, at last their number, or what went wrong."""
+    count = 0
     try:
-        _stand_in(job)
-        for part in shards_of(open_source(job.input, job.work.preprocess), job.part_size):
-            if part.number not in job.done:
-                yield _message(part=part)
-            elif job.done[part.number] != part.names:
+        _enter_working_folder(job)
+        for shard in shards_of(open_source(job.input, job.options.preprocess), job.part_size):
+            if shard.number not in job.done:
+                yield _packed(shard)
+            elif job.done[shard.number] != shard.names:
                 raise InputError(
-                    f"resume=true: the inputs of {shard_name(part.number)} are not those of the earlier run;"
-                    " choose another folder to begin anew"
+                    f"resume=true: the inputs of {shard_name(shard.number)} have changed since the earlier run;"
+                    " choose another folder"
                 )
-            number += 1
-        yield _message(said={"parts": number})
+            count += 1
+        yield _packed(_ShardCount(count))
     except (InputError, OSError) as error:
-        yield _message(said={"failed": str(error)})
+        yield _packed(InputError(str(error)))
 
 
 class _Worker:
-    """Predicts parts and writes their files. The network is loaded with the first of them."""
+    """Predicts shards and writes their files. The network is loaded with the first of them."""
 
     def __init__(self, job: _Job) -> None:
         self.job = job
         self.predictor: Predictor | None = None
-        # One: the others of the machine belong to the other workers.
-        self.decoders = Decoders(job.work.preprocess, job.work.split, most=1)
+        # One decoder: the machine's other cores belong to other workers.
+        self.decoders = Decoders(job.options.preprocess, job.options.split, most=1)
 
     def __call__(self, batch: "pa.Table") -> "pa.Table":
-        [row] = batch.to_pylist()
-        if row["part"] is None:
-            return _message(said=json.loads(row["said"]))
+        message = _unpack(batch["message"][0].as_py())
+        if not isinstance(message, Shard):
+            return batch
         try:
-            # Written by our own reader a moment ago; Ray itself pickles whatever it sends.
-            return _message(said=self._predict(pickle.loads(row["part"])))  # noqa: S301
+            return _packed(self._predict(message))
         except (InputError, OSError) as error:
-            return _message(said={"failed": str(error)})
+            return _packed(InputError(str(error)))
 
-    def _predict(self, part: Shard) -> dict[str, Any]:
+    def _predict(self, shard: Shard) -> _Finished:
         import pyarrow as pa
 
+        job = self.job
         if self.predictor is None:
-            _stand_in(self.job)
-            load_user_models(self.job.model_file)
-            self.predictor = self.job.work.predictor()
-        if count_try(self.job.output, part.number) > _MOST_DEATHS:
+            _enter_working_folder(job)
+            self.predictor = load_predictor(job.options)
+        if count_try(job.output, shard.number) > _MOST_DEATHS:
             raise InputError(
-                f"{shard_name(part.number)}: {_MOST_DEATHS} workers died with it in their hands; if memory was short,"
-                " try fewer workers, a smaller --part-size or a smaller --batch-size"
+                f"{shard_name(shard.number)}: {_MOST_DEATHS} workers died while predicting it; if memory was short, try"
+                " fewer workers, a smaller --part-size or a smaller --batch-size"
             )
-        began = time.time()
-        work, progress = self.job.work, Progress()
-        schema = parquet_schema(self.job.columns)
-        batches = []
-        source = Source(None, lambda start: iter(part.pieces), part.chunk, self.job.labelled, part.arrays)
-        for chunk in chunks_of(source, self.decoders):
-            rows = work.answer(self.predictor, chunk, self.job.labelled)
-            progress = progress_after(progress, chunk, rows)
-            batches.append(record_batch(rows, schema))
-        table = pa.Table.from_batches(batches, schema)
-        write_shard(self.job.output, part.number, self.job.run, progress, table)
-        return {"part": part.number, "progress": progress._asdict(), "began": began, "ended": time.time()}
+        start = time.time()
+        source, schema = shard.source(job.labelled), parquet_schema(output_columns(job.options, job.labelled))
+        predicted = list(predict_batches(source, self.decoders, self.predictor, job.options, Progress()))
+        table = pa.Table.from_batches([record_batch(rows, schema) for _, rows, _ in predicted], schema)
+        _, _, progress = predicted[-1]
+        write_shard(job.output, shard.number, job.run, progress, table)
+        return _Finished(shard.number, progress, start, time.time())
 
 
-def _stand_in(job: _Job) -> None:
-    """Stand where the driver stands, so that paths mean the same; check that this is the driver's version.
+def _enter_working_folder(job: _Job) -> None:
+    """Change to the driver's working folder, so that paths mean the same; check the version of this package.
 
     Raises:
-        InputError: this machine has no such folder, or another version of the package.
+        InputError: If this machine has no such folder, or another version.
     """
     try:
-        os.chdir(job.folder)
+        os.chdir(job.working_folder)
     except OSError as error:
         raise InputError(
-            f"{job.folder}: {error.strerror} on {socket.gethostname()}; expected storage that all machines share"
+            f"{job.working_folder}: {error.strerror} on {socket.gethostname()}; expected shared storage"
         ) from error
-    here = importlib.metadata.version("mnist_cls")
-    if here != job.run["version"]:
-        wanted = job.run["version"]
-        raise InputError(f"mnist_cls {here} on {socket.gethostname()}; expected {wanted}, as here: install it there")
+    version, expected = importlib.metadata.version("mnist_cls"), job.run["version"]
+    if version != expected:
+        raise InputError(f"mnist_cls {version} on {socket.gethostname()}; install {expected} there, as here")
 
 
-def _message(part: Shard | None = None, said: dict[str, Any] | None = None) -> "pa.Table":
+def _packed(message: _Message) -> "pa.Table":
     import pyarrow as pa
 
-    content = {
-        "part": pa.array([part and pickle.dumps(part, protocol=5)], pa.large_binary()),
-        "said": pa.array([said and json.dumps(said)], pa.string()),
-    }
-    return pa.table(content)
+    return pa.table({"message": pa.array([pickle.dumps(message, protocol=5)], pa.large_binary())})
+
+
+def _unpack(content: bytes) -> _Message:
+    # Written by `_packed` a moment ago, in a process of the same cluster; Ray itself pickles whatever it sends.
+    message: _Message = pickle.loads(content)  # noqa: S301
+    return message

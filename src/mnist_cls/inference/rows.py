@@ -1,27 +1,23 @@
-"""What is said of each input: the columns of a row."""
+"""Predictions as rows with named columns."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .options import PredictOptions
 from .predictor import Predictions
 
+if TYPE_CHECKING:
+    from .decoding.batches import Chunk
+
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
-
-
 COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
 
-
-# Of inputs that are rows of digits.
+# The columns of inputs that are rows of digits.
 READING_COLUMNS = ["path", "reading", "confidence", "confidences", "boxes", "error"]
 
-
-# What rows may have besides, after those.
-FURTHER = ("is_digit", "undecided", "target")
-
-
-# Six decimals: enough to tell 0.999999 from 1, and the same text on every machine.
+# Six decimals tell 0.999999 from 1, and give the same text on every machine.
 _DECIMALS = 6
 
 
@@ -29,8 +25,8 @@ class Rows(NamedTuple):
     """Some rows, column by column.
 
     Attributes:
-        columns: by their names, in their order; what an error's row lacks is None.
-        probabilities: float32 (N, 10) as the network gave them, NaN in an error's row; None of rows of digits.
+        columns: the values of each column, by name, in the order of the output; None where an error row has no value.
+        probabilities: float32 (N, 10) unrounded, NaN in error rows; None for rows of digits.
     """
 
     columns: dict[str, list[Any]]
@@ -38,30 +34,64 @@ class Rows(NamedTuple):
 
     @property
     def errors(self) -> list[str | None]:
-        """Why there is nothing to be said of an input, or None."""
+        """For each row None, or why there is no prediction."""
         return self.columns["error"]
 
 
-def prediction_rows(names: Sequence[str], predictions: Predictions, further: Mapping[str, Sequence[Any]]) -> Rows:
-    """A row for each image.
+def output_columns(options: PredictOptions, labelled: bool) -> list[str]:
+    """Return the names of all columns of the output.
 
     Args:
-        names: N, what the inputs are called.
-        predictions: of N images.
-        further: more columns, each of N values, see `FURTHER`.
+        options: of the prediction.
+        labelled: whether the source has labels.
     """
-    numbers = predictions.probabilities.astype(float).round(_DECIMALS).T.tolist()
+    extra = {
+        "is_digit": options.is_digit is not False,
+        "undecided": options.min_confidence is not None,
+        "target": labelled and not options.split,
+    }
+    return [*(READING_COLUMNS if options.split else COLUMNS), *(name for name, present in extra.items() if present)]
+
+
+def batch_rows(batch: "Chunk", predictions: Predictions, options: PredictOptions, labelled: bool) -> Rows:
+    """Return a row for each input of a batch, with the columns of `output_columns`."""
+    if options.split:
+        decoded = batch.decoded
+        rows = reading_rows(batch.names, predictions, decoded.counts, decoded.boxes, decoded.errors)
+    else:
+        extra = {} if predictions.is_digit is None else {"is_digit": predictions.is_digit.tolist()}
+        rows = prediction_rows(batch.names, predictions, extra)
+    columns = rows.columns
+    if options.min_confidence is not None:
+        threshold = options.min_confidence
+        # NaN, too, is undecided.
+        columns["undecided"] = [None if value is None else not value >= threshold for value in columns["confidence"]]
+    if labelled and not options.split:
+        targets = zip(batch.targets or [], rows.errors, strict=True)
+        columns["target"] = [target if error is None else None for target, error in targets]
+    return rows
+
+
+def prediction_rows(names: Sequence[str], predictions: Predictions, extra_columns: Mapping[str, Sequence[Any]]) -> Rows:
+    """Return a row for each image.
+
+    Args:
+        names: names of the N inputs.
+        predictions: of N images.
+        extra_columns: further columns of N values each, by name.
+    """
+    probabilities = predictions.probabilities.astype(float).round(_DECIMALS).T.tolist()
     columns: dict[str, list[Any]] = {
         "path": list(names),
         "label": predictions.labels.tolist(),
         "confidence": predictions.confidences.astype(float).round(_DECIMALS).tolist(),
-        **dict(zip(PROBABILITIES, numbers, strict=True)),
+        **dict(zip(PROBABILITIES, probabilities, strict=True)),
         "error": list(predictions.errors),
-        **{name: list(values) for name, values in further.items()},
+        **{name: list(values) for name, values in extra_columns.items()},
     }
-    for place in (place for place, error in enumerate(predictions.errors) if error is not None):
+    for index in (index for index, error in enumerate(predictions.errors) if error is not None):
         for name in columns.keys() - {"path", "error"}:
-            columns[name][place] = None
+            columns[name][index] = None
     return Rows(columns, predictions.probabilities)
 
 
@@ -72,14 +102,14 @@ def reading_rows(
     boxes: np.ndarray,
     errors: Sequence[str | None],
 ) -> Rows:
-    """A row for each image of a row of digits.
+    """Return a row for each image of a row of digits.
 
     Args:
-        names: N, what the inputs are called.
-        predictions: of all digits, one input's after the other's.
-        counts: how many digits each of the N inputs has.
-        boxes: where each digit was in its input, see `Digits`.
-        errors: for each input None, or why there is nothing to be read.
+        names: names of the N inputs.
+        predictions: of all digits, input after input.
+        counts: number of digits in each of the N inputs.
+        boxes: position of each digit in its input, see `Digits`.
+        errors: for each input None, or why it cannot be read.
     """
     columns: dict[str, list[Any]] = {name: [] for name in READING_COLUMNS}
     first = 0

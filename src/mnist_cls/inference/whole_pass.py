@@ -1,8 +1,4 @@
-"""What computes the forward pass of a prediction on the CPU besides PyTorch as it is: ONNX Runtime.
-
-An extra, `pip install mnist-cls[onnx]`. How fast it is, and after how many images its preparation has paid:
-docs/benchmarks.md.
-"""
+"""The whole forward pass, from bytes to probabilities, as one graph that other runtimes can execute."""
 
 import contextlib
 import io
@@ -19,15 +15,15 @@ from ..data.normalization import normalize
 from ..errors import InputError
 from ..images import SIZE
 
-# What a `WholePass` gives, in its order, and what an ONNX file calls it.
+# The outputs of a `WholePass`, and their names in an ONNX file.
 OUTPUTS = ("logits", "probabilities", "label")
 
 
 class WholePass(nn.Module):
-    """From uint8 images to logits, probabilities and labels, with a network in the middle.
+    """A network with its normalization and softmax.
 
     Args:
-        network: gives logits (B, 10) for normalized images (B, 1, 28, 28).
+        network: computes logits (B, 10) for normalized images (B, 1, 28, 28).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -42,44 +38,42 @@ class WholePass(nn.Module):
 
 
 def exported_program(network: nn.Module) -> ExportedProgram:
-    """The `WholePass` of a network as one graph, for batches of any size.
+    """Export the `WholePass` of a network for batches of any size.
 
     Args:
-        network: in evaluation mode, on the CPU; gives logits (B, 10).
+        network: in evaluation mode, on the CPU; computes logits (B, 10).
 
     Raises:
-        InputError: PyTorch cannot export the network.
+        InputError: If PyTorch cannot export the network.
     """
-    example = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
-    with quiet_export(network):
-        whole = WholePass(network).eval()
-        shapes = ({0: torch.export.Dim("batch")},)
-        # Not strict, as newer versions of PyTorch have it by default: it takes more of what Python can say.
-        program = torch.export.export(whole, (example,), dynamic_shapes=shapes, strict=False)
+    with one_line_export_errors(network):
+        # Not strict, the default of newer versions of PyTorch: it accepts more of Python.
+        program = torch.export.export(
+            WholePass(network).eval(), _example(), dynamic_shapes=_any_batch_size(), strict=False
+        )
     for node in program.graph.nodes:
-        # Files made of the program would tell whoever gets them where on this machine the code lies.
+        # Files made of the program would reveal where the code lies on this machine.
         node.meta.pop("stack_trace", None)
     return program
 
 
 def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The `WholePass` of a network as the content of an ONNX file: `images` in, `OUTPUTS` out.
+    """Return the `WholePass` of a network as the content of an ONNX file: `images` in, `OUTPUTS` out.
 
     Args:
-        network: in evaluation mode, on the CPU; gives logits (B, 10).
-        metadata: what the file's `metadata_props` shall hold.
+        network: in evaluation mode, on the CPU; computes logits (B, 10).
+        metadata: the file's `metadata_props`.
 
     Raises:
-        InputError: PyTorch cannot export the network.
+        InputError: If PyTorch cannot export the network.
     """
     program = exported_program(network)
-    shapes = ({0: torch.export.Dim("batch")},)  # once more: for the name of the dimension in the file
-    with quiet_export(network):
+    with one_line_export_errors(network):
         exported: Any = torch.onnx.export(
             program,
-            (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),),
+            _example(),
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=_any_batch_size(),  # again, for the dimension's name in the file
             input_names=["images"],
             output_names=list(OUTPUTS),
             verbose=False,
@@ -89,22 +83,27 @@ def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) ->
     return content
 
 
+def _example() -> tuple[Tensor]:
+    return (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),)
+
+
+def _any_batch_size() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch")},)
+
+
 @contextlib.contextmanager
-def quiet_export(network: nn.Module) -> Iterator[None]:
-    """Silence PyTorch's exporters, and say in one line why they cannot export a network.
+def one_line_export_errors(network: nn.Module) -> Iterator[None]:
+    """Silence PyTorch's exporters, and turn their errors into one line.
 
     Raises:
-        InputError: the block has failed.
+        InputError: If the block fails.
     """
-    # They print their progress and warn of deprecations in their own dependencies.
+    # They print their progress, and warn about deprecations in their own dependencies.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:  # a network of the user's own may be anything
-        raise InputError(f"PyTorch cannot export {type(network).__name__}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # a user's own network may fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"PyTorch cannot export {type(network).__name__}: {reason}") from error

@@ -1,8 +1,8 @@
-"""A network whose convolutions and linear layers compute with whole numbers of 8 bits, for prediction on a CPU.
+"""Post-training quantization to 8 bits, for prediction on a CPU.
 
-Four times as many of them fit into a register as floats do, and CPUs with VNNI (AVX-512 or AVX) multiply and add them
+A register holds four times as many 8-bit integers as floats, and CPUs with VNNI (AVX-512 or AVX) multiply and add them
 in one instruction. The scheme is that of Jacob et al. 2017 (https://arxiv.org/abs/1712.05877): a float is a scale times
-(a whole number minus a zero point); weights have a scale for each output channel, and none but 0 as zero point.
+(an integer minus a zero point); weights have a scale for each output channel, and the zero point 0.
 """
 
 import copy
@@ -14,34 +14,44 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...checkpoints.find import Checkpoint, each
+from ...checkpoints.weights import read_weights
 from ...data.datasets import load_dataset
 from ...data.normalization import normalize
 from ...errors import InputError
+from ...models.average import Average
 
-# How many images tell the range of each layer's values, and of how many others the label must stay the same.
+# Number of images that calibrate each layer's range; on as many others the labels are compared.
 CALIBRATION = 1000
 
-
+# Fraction of these that must keep their label.
 _SAME_LABELS = 0.998
 
 
 class _Range(NamedTuple):
-    """A layer, by its name, and the least and largest values that came in and went out."""
+    """The range of a layer's values.
+
+    Attributes:
+        name: of the layer.
+        low: least input, at most 0.
+        high: greatest input.
+        high_out: greatest output.
+    """
 
     name: str
-    least: float
-    most: float
-    most_out: float
+    low: float
+    high: float
+    high_out: float
 
 
 class _Int8(nn.Module):
     """A convolution or a linear layer in 8 bits.
 
     Args:
-        layer: what it computes.
-        scale: of the values that come in.
-        zero: their zero point.
-        out_scale: what comes out is uint8 with this scale, and 0 where it would be negative; None: it is float32.
+        layer: the layer in float32.
+        scale: scale of the input.
+        zero: zero point of the input.
+        out_scale: scale of the output, uint8 with negative values clipped to 0; None: the output is float32.
     """
 
     def __init__(self, layer: nn.Module, scale: float, zero: int, out_scale: float | None) -> None:
@@ -51,8 +61,8 @@ class _Int8(nn.Module):
         weight = layer.weight.detach()
         self.weight_scales = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
         shape = [-1] + [1] * (weight.ndim - 1)
-        whole = (weight / self.weight_scales.view(shape)).round().to(torch.int8)
-        self.weight_zeros = torch.zeros(len(whole), dtype=torch.int64)
+        quantized = (weight / self.weight_scales.view(shape)).round().to(torch.int8)
+        self.weight_zeros = torch.zeros(len(quantized), dtype=torch.int64)
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.scale, self.zero, self.out_scale = scale, zero, out_scale
         self.geometry: tuple[object, ...] = ()
@@ -60,17 +70,19 @@ class _Int8(nn.Module):
             if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
                 raise TypeError(f"padding {layer.padding!r}, {layer.padding_mode}")
             self.geometry = (list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups)
-            self.weight = torch.ops.onednn.qconv_prepack(whole, self.weight_scales, scale, zero, *self.geometry, None)
+            self.weight = torch.ops.onednn.qconv_prepack(
+                quantized, self.weight_scales, scale, zero, *self.geometry, None
+            )
         else:
-            self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
+            self.weight = torch.ops.onednn.qlinear_prepack(quantized, None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float32, or uint8 of its scale and zero point -> float32, or uint8 of its `out_scale`."""
+        """Float32, or uint8 with the layer's scale and zero point -> float32, or uint8 with `out_scale`."""
         if x.is_floating_point():
             x = x.mul(1 / self.scale).add_(self.zero).round_().clamp_(0, 255).to(torch.uint8)
-        kind = torch.float32 if self.out_scale is None else torch.uint8
+        dtype = torch.float32 if self.out_scale is None else torch.uint8
         weights = (self.weight, self.weight_scales, self.weight_zeros, self.bias)
-        out: tuple[Any, ...] = (self.out_scale or 1.0, 0, kind, "none", [], "")
+        out: tuple[Any, ...] = (self.out_scale or 1.0, 0, dtype, "none", [], "")
         result: Tensor
         if self.geometry:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -81,20 +93,20 @@ class _Int8(nn.Module):
 
 
 class _Float(nn.Module):
-    """A layer in float32 after one that gives uint8."""
+    """A layer in float32 after one whose output is uint8."""
 
     def __init__(self, layer: nn.Module, scale: float) -> None:
         super().__init__()
         self.layer, self.scale = layer, scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """uint8 of its scale, or float32 -> float32."""
+        """Uint8 with the layer's scale, or float32 -> float32."""
         result: Tensor = self.layer(x if x.is_floating_point() else x.float().mul_(self.scale))
         return result
 
 
-class _PoolWholeNumbers(TorchFunctionMode):
-    """Does the maximum pooling of uint8 values, for which PyTorch has a kernel for tiny images only."""
+class _PoolUint8(TorchFunctionMode):
+    """Max pooling of uint8 values; PyTorch's own kernel takes tiny images only."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -114,13 +126,13 @@ def _max_pool2d(
     return_indices: bool = False,
 ) -> Tensor:
     if padding or dilation != 1 or ceil_mode or return_indices:
-        raise TypeError("maximum pooling with padding, dilation, ceil_mode or indices")
+        raise TypeError("max pooling with padding, dilation, ceil_mode or indices")
     kernel, step = (size if isinstance(size, tuple) else (size, size) for size in (kernel_size, stride or kernel_size))
     rows, columns = ((size - k) // s + 1 for size, k, s in zip(x.shape[2:], kernel, step, strict=True))
     ends = (rows - 1) * step[0] + 1, (columns - 1) * step[1] + 1
-    places = itertools.product(range(kernel[0]), range(kernel[1]))
+    offsets = itertools.product(range(kernel[0]), range(kernel[1]))
     return functools.reduce(
-        torch.maximum, (x[:, :, i : i + ends[0] : step[0], j : j + ends[1] : step[1]] for i, j in places)
+        torch.maximum, (x[:, :, i : i + ends[0] : step[0], j : j + ends[1] : step[1]] for i, j in offsets)
     )
 
 
@@ -130,59 +142,74 @@ class _Int8Network(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        with _PoolWholeNumbers():
+        with _PoolUint8():
             logits: Tensor = self.network(x)
         return logits
 
 
 @torch.inference_mode()
-def int8_network(network: nn.Module, images: Tensor | None = None) -> nn.Module:
-    """Make a network of 8 bits out of one of floats, by the ranges of its values for some images.
+def int8_network(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return an 8-bit copy of a network.
 
-    All convolutions and linear layers are replaced but the one that gives the logits. Where the layers between them
-    (ReLU, maximum pooling, flattening, dropout) can work on the whole numbers, nothing becomes a float on the way.
+    All convolutions and linear layers are replaced but the one that computes the logits. Where the layers between them
+    (ReLU, max pooling, flattening, dropout) can work on integers, values stay uint8 from layer to layer.
 
     Args:
-        network: in evaluation mode, on the CPU; gives logits (B, 10). It is left as it is.
-        images: of the kind that the network is for, uint8 (N, 28, 28): the first 1,000, or half of fewer, tell the
-            ranges, as many others whether the labels stay the same. None: MNIST's training images.
+        network: in evaluation mode, on the CPU; computes logits (B, 10). Of an `Average` each member is replaced.
+        images: of the kind that the network was trained on, uint8 (N, 28, 28): the first 1,000, or half of fewer,
+            calibrate the ranges, as many others show whether the labels stay the same.
 
     Raises:
-        InputError: the labels do not stay the same, or the network or this processor has no 8-bit way.
+        InputError: If too many labels change, or the network or this processor does not support 8 bits.
     """
-    if images is None:
-        images = load_dataset("mnist", "train").images
+    if isinstance(network, Average):
+        return Average([int8_network(member, images) for member in network.members], network.shifts)
     count = min(CALIBRATION, len(images) // 2)
     x, others = (normalize(part) for part in (images[:count], images[count : 2 * count]))
-    wanted = network(others).argmax(1)
+    expected = network(others).argmax(1)
     reason = ""
-    for in_a_chain in (True, False):
+    for keep_uint8 in (True, False):
         try:
-            found = _replaced(network, _ranges(network, x), in_a_chain)
-            same = (found(others).argmax(1) == wanted).float().mean().item()
-        # A network may do anything between its layers, and most of it does not go with whole numbers.
+            quantized = _quantized(network, _ranges(network, x), keep_uint8)
+            same = (quantized(others).argmax(1) == expected).float().mean().item()
+        # A network may do anything between its layers, and most of it does not work on integers.
         except Exception as error:
             reason = reason or (str(error).splitlines() or [type(error).__name__])[0]
             continue
         if same >= _SAME_LABELS:
-            return found
+            return quantized
         reason = f"{same:.1%} of {count} training images keep their label, expected {_SAME_LABELS:.1%}"
-    raise InputError(f"engine=int8: {type(network).__name__} does not go with 8 bits: {reason}; use engine=eager")
+    raise InputError(f"engine=int8: {type(network).__name__} does not work in 8 bits: {reason}; use engine=eager")
+
+
+def calibration_images(checkpoint: Checkpoint) -> Tensor:
+    """Return the training images of the dataset that a checkpoint was trained on, uint8 (N, 28, 28).
+
+    Raises:
+        InputError: If the checkpoint's provenance is not what `train` writes, or the dataset cannot be loaded.
+    """
+    weights = read_weights(each(checkpoint)[0])
+    config = weights.provenance.get("config", {})
+    data = config.get("data", {}) if isinstance(config, dict) else None
+    name, folder = (data.get("name", "mnist"), data.get("dir")) if isinstance(data, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(folder, str | None):
+        raise InputError(f"{weights.path}: its provenance names no dataset to calibrate with; use engine=eager")
+    return load_dataset(name, "train", folder).images
 
 
 def _ranges(network: nn.Module, x: Tensor) -> list[_Range]:
-    """The layers in the order in which they run."""
+    """Return the layers' ranges for the images `x`, in the order in which the layers run."""
     found: list[_Range] = []
     handles = []
     for name, layer in network.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
 
-            def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                least, most = inputs[0].aminmax()
-                most_out = max(output.max().item(), 1e-6)
-                found.append(_Range(name, min(least.item(), 0.0), max(most.item(), 1e-6), most_out))
+            def observe(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                low, high = inputs[0].aminmax()
+                high_out = max(output.max().item(), 1e-6)
+                found.append(_Range(name, min(low.item(), 0.0), max(high.item(), 1e-6), high_out))
 
-            handles.append(layer.register_forward_hook(look))
+            handles.append(layer.register_forward_hook(observe))
     try:
         network(x)
     finally:
@@ -191,17 +218,17 @@ def _ranges(network: nn.Module, x: Tensor) -> list[_Range]:
     return found
 
 
-def _replaced(network: nn.Module, ranges: list[_Range], in_a_chain: bool) -> nn.Module:
+def _quantized(network: nn.Module, ranges: list[_Range], keep_uint8: bool) -> nn.Module:
     if len(ranges) < 2:
         raise ValueError("it has no convolutions or linear layers before its last one")
     result = copy.deepcopy(network)
-    before: float | None = None  # the scale of the uint8 values that the layer before gives
-    for number, layer in enumerate(ranges):
+    before: float | None = None  # scale of the previous layer's output, if that is uint8
+    for index, layer in enumerate(ranges):
         old = result.get_submodule(layer.name)
-        last = number == len(ranges) - 1
-        out_scale = layer.most_out / 255 if in_a_chain and not last else None
-        scale = before or (layer.most - layer.least) / 255
-        zero = 0 if before else round(-layer.least / scale)
+        last = index == len(ranges) - 1
+        out_scale = layer.high_out / 255 if keep_uint8 and not last else None
+        scale = before or (layer.high - layer.low) / 255
+        zero = 0 if before else round(-layer.low / scale)
         new = _Float(old, scale) if last else _Int8(old, scale, zero, out_scale)
         result.set_submodule(layer.name, new)
         before = out_scale

@@ -1,6 +1,6 @@
-"""How rows become bytes: CSV, JSON lines, Parquet, and the bare probabilities as `.npy`.
+"""Rows as bytes: CSV, JSON lines, Parquet, and the probabilities alone as `.npy`.
 
-Each is written by appending, chunk after chunk, so that what a run has written until it died can be kept.
+Each is written by appending batch after batch, so that the rows of an interrupted run can be kept.
 """
 
 import csv
@@ -23,49 +23,47 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# Rows of a Parquet file that are compressed together, whatever chunks they came in.
+# Rows of a Parquet file that are compressed together, whatever batches they came in.
 ROW_GROUP = 1 << 16
 
-
-# NumPy's header of an array of fewer than 10^40 rows.
+# Length of NumPy's header for an array of fewer than 10^40 rows.
 _NPY_HEADER = 128
-
 
 _LINE_END = "\r\0\n"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format of files.
+    """A file format.
 
     Attributes:
-        begin: what such a file begins with.
-        encode: what rows add to it.
-        seal: what remains to be done to the file when all rows are in it.
-        convert: makes another file of it that is the result, see `parquet_format`.
+        header: the first bytes of a file.
+        encode: rows -> bytes to append.
+        complete_header: rewrites the header of a file that has all its rows.
+        convert: reads a file that has all its rows and writes the output, see `parquet_format`.
     """
 
-    begin: bytes
+    header: bytes
     encode: Callable[[Rows], bytes]
-    seal: Callable[[Path], None] | None = None
+    complete_header: Callable[[Path], None] | None = None
     convert: Callable[[Path, Path], None] | None = None
 
 
 def csv_format(columns: list[str]) -> Format:
-    """CSV with a header; lists are JSON in their cell."""
+    """CSV with a header line; lists are JSON in their cell."""
     return Format(_csv([columns]), lambda rows: _csv(_csv_rows(rows)))
 
 
 def _csv(rows: Any) -> bytes:
     text = io.StringIO(newline="")
-    # The writer puts quotes round what has a character of the line's end in it; with "\n" alone it forgets "\r".
+    # The writer quotes cells that contain a character of the line's end; with "\n" alone it would forget "\r".
     csv.writer(text, lineterminator=_LINE_END).writerows(rows)
     return text.getvalue().replace(_LINE_END, "\n").encode()
 
 
 def _csv_rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
     columns = dict(rows.columns)
-    # A spreadsheet runs what begins so as a formula; as a path it means the same with "./" before it.
+    # Spreadsheets run cells that begin like this as formulas; "./" before it does not change a path's meaning.
     columns["path"] = [f"./{path}" if re.match(r"[=+\-@\t\r]", path) else path for path in columns["path"]]
     for name in columns.keys() & {"confidences", "boxes"}:
         columns[name] = [None if value is None else json.dumps(value) for value in columns[name]]
@@ -73,22 +71,22 @@ def _csv_rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
 
 
 def jsonl_format(columns: list[str]) -> Format:
-    """A JSON object a line."""
+    """One JSON object per line."""
 
     def encode(rows: Rows) -> bytes:
-        found = zip(*rows.columns.values(), strict=True)
-        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in found)
+        values = zip(*rows.columns.values(), strict=True)
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in values)
         return "".join(lines).encode()
 
     return Format(b"", encode)
 
 
 def npy_format(columns: list[str]) -> Format:
-    """The probabilities alone, float32 (N, 10), NaN where there is an error."""
+    """The probabilities alone, float32 (N, 10), NaN in error rows."""
     if "reading" in columns:
-        raise InputError("output: a .npy has ten probabilities a row, no readings; use .csv, .jsonl or .parquet")
+        raise InputError("output: a .npy holds ten probabilities a row, no readings; use .csv, .jsonl or .parquet")
 
-    def seal(written: Path) -> None:
+    def complete_header(written: Path) -> None:
         with written.open("r+b") as file:
             count = (os.fstat(file.fileno()).st_size - _NPY_HEADER) // (4 * CLASSES)
             header = {"descr": "<f4", "fortran_order": False, "shape": (count, CLASSES)}
@@ -97,12 +95,12 @@ def npy_format(columns: list[str]) -> Format:
     def encode(rows: Rows) -> bytes:
         return b"" if rows.probabilities is None else rows.probabilities.astype("<f4").tobytes()
 
-    return Format(bytes(_NPY_HEADER), encode, seal)
+    return Format(bytes(_NPY_HEADER), encode, complete_header)
 
 
 def parquet_schema(columns: list[str]) -> "pa.Schema":
-    """The columns of a Parquet file with their types."""
-    import pyarrow as pa  # only who writes Parquet pays for it
+    """Return the columns of a Parquet file with their types."""
+    import pyarrow as pa  # imported only if Parquet is written
 
     types = {
         "path": pa.string(),
@@ -120,7 +118,7 @@ def parquet_schema(columns: list[str]) -> "pa.Schema":
 
 
 def record_batch(rows: Rows, schema: "pa.Schema") -> "pa.RecordBatch":
-    """Rows as Arrow has them."""
+    """Return rows as an Arrow record batch."""
     import pyarrow as pa
 
     arrays = [pa.array(rows.columns[field.name], field.type) for field in schema]
@@ -128,7 +126,7 @@ def record_batch(rows: Rows, schema: "pa.Schema") -> "pa.RecordBatch":
 
 
 def parquet_format(columns: list[str]) -> Format:
-    """Parquet. A Parquet file cannot be appended to: until the end, the rows are kept as Arrow's record batches."""
+    """Parquet. Such a file cannot be appended to: until the end, the rows are kept as Arrow record batches."""
     schema = parquet_schema(columns)
 
     def encode(rows: Rows) -> bytes:
@@ -147,7 +145,7 @@ def _to_parquet(written: Path, target: Path, schema: "pa.Schema") -> None:
 
 
 def _row_groups(file: BinaryIO, schema: "pa.Schema") -> "Iterator[pa.Table]":
-    """Tables of `ROW_GROUP` rows each, the last one of fewer, so that the same rows always make the same file."""
+    """Yield tables of `ROW_GROUP` rows each, the last one of fewer, so that the same rows make the same file."""
     import pyarrow as pa
 
     size, held = os.fstat(file.fileno()).st_size, schema.empty_table()
@@ -161,7 +159,7 @@ def _row_groups(file: BinaryIO, schema: "pa.Schema") -> "Iterator[pa.Table]":
         yield held.combine_chunks()
 
 
-# By the ending of a file's name.
+# By file extension.
 FORMATS: dict[str, Callable[[list[str]], Format]] = {
     ".csv": csv_format,
     ".jsonl": jsonl_format,

@@ -1,113 +1,84 @@
-"""A file that appears when it is whole, and until then can be taken up again where an earlier run has stopped."""
+"""A file that appears under its name when it is complete; until then, an interrupted run can be resumed."""
 
 import contextlib
 import json
 import os
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...errors import InputError
-from ...files import lock, remove_unfinished, sync_folder, whole_file
+from ...files import remove_unfinished, sync_folder, whole_file
 from ..progress import Progress
 from ..rows import Rows
 from .formats import Format
+from .resume import announce_kept, check_same_run, open_locked
 
-# Seconds between two entries of the journal. Each waits for the disk; this seldom that costs nothing.
+# Seconds between two entries of the journal. Each waits for the disk; this rarely, they cost nothing.
 INTERVAL = 2.0
 
 
 class PartialFile:
-    """A sink, as a context: rows go to a hidden file beside the output, which takes its place at the end.
+    """A sink: rows go to a hidden file beside the output, which is renamed to the output at the end.
 
-    Beside it lies a journal: how many inputs and bytes are surely in the file, and what run it is of. Whoever
-    finds both may cut the file off there and go on. If the block ends with an error, they stay, once there is an entry
-    in the journal; otherwise nothing stays. The lock on the file is gone when its process is.
-
-    Args:
-        output: the file.
-        form: its format.
-        wanted: go on with an earlier run's work, if there is any; else it is replaced with the first rows.
-
-    Raises:
-        InputError: another run is writing it.
-        OSError: it cannot be written.
+    A journal beside it says how many inputs and bytes are certainly in that file, and which run wrote them. To resume,
+    the file is cut to that length.
     """
 
-    def __init__(self, output: Path, form: Format, wanted: bool) -> None:
-        self.output, self.form, self.wanted = output, form, wanted
-        self.rows_file = output.with_name(f".{output.name}.partial")
-        self.journal = output.with_name(f".{output.name}.journal")
+    def __init__(self, output: Path, format: Format, resume: bool, rows_file: Path, descriptor: int) -> None:
+        self.output, self.format, self.wanted = output, format, resume
+        self.rows_file, self.descriptor = rows_file, descriptor
+        self.journal = _journal(output)
         self.run: dict[str, Any] = {}
         self.progress = Progress()
         self.size = 0
-        self.begun = False
-
-    def __enter__(self) -> "PartialFile":
-        try:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            self.descriptor = os.open(self.rows_file, flags, 0o666)
-        except OSError as error:
-            raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(self.output)) from error
-        if not lock(self.descriptor):
-            os.close(self.descriptor)
-            raise InputError(f"output={self.output}: another run is writing it; choose another name")
-        for path in (self.journal, self.output):
-            remove_unfinished(path.parent, path.name)
-        return self
+        self.started = False
 
     def resume(self, run: dict[str, Any]) -> Progress:
-        """Take up what an earlier run has left, if that is wanted and it is there; nothing is changed on the disk yet.
+        """Return how far an interrupted run came, if it is to be resumed. Nothing is changed on the disk yet.
 
         Args:
-            run: what makes the result what it is; of an earlier run it must have been the same.
+            run: what identifies this run; that of the interrupted one must be equal.
 
         Raises:
-            InputError: it was another; or the journal cannot be read.
+            InputError: If it is not, or the journal cannot be read.
         """
-        self.run = json.loads(json.dumps(run))
+        self.run = run
         if not self.wanted or not self.journal.exists():
             return self.progress
         try:
-            found = json.loads(self.journal.read_bytes())
-            earlier, size, progress = found["run"], int(found["bytes"]), Progress(**found["progress"])
+            entry = json.loads(self.journal.read_bytes())
+            begun, size, progress = dict(entry["run"]), int(entry["bytes"]), Progress(**entry["progress"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.journal}: not a journal; without resume=true the work begins anew") from error
-        for key, value in self.run.items():
-            if earlier.get(key) != value:
-                raise InputError(
-                    f"resume=true: {self.output} was begun with {key}={earlier.get(key)}, this is {key}={value};"
-                    " use what it was begun with, or leave out resume=true to begin anew"
-                )
-        if os.fstat(self.descriptor).st_size >= size:  # else it took its place already, or somebody removed it
+            raise InputError(f"{self.journal}: not a journal of this version; leave out resume=true") from error
+        check_same_run(self.output, begun, run, "leave out resume=true to start from the beginning")
+        if os.fstat(self.descriptor).st_size >= size:  # else it has become the output, or somebody removed it
             self.size, self.progress = size, progress
         return self.progress
 
     def write(self, rows: Rows, progress: Progress) -> None:
-        """Add rows, and now and then an entry to the journal.
+        """Append rows, and every `INTERVAL` seconds an entry to the journal.
 
         Raises:
-            OSError: the disk is full, or gone.
+            OSError: If the disk is full, or gone.
         """
-        self._begin()
-        self._append(self.form.encode(rows))
+        self._start()
+        self._append(self.format.encode(rows))
         self.progress = progress
         if time.monotonic() - self.noted >= INTERVAL:
             self._note()
 
-    def _begin(self) -> None:
-        if self.begun:
+    def _start(self) -> None:
+        if self.started:
             return
-        self.begun, self.noted = True, time.monotonic()
-        if not self.size:  # an earlier run's work is given up, now that there is some of ours
+        self.started, self.noted = True, time.monotonic()
+        if not self.size:  # the work of an interrupted run is kept until there are rows to replace it
             self.journal.unlink(missing_ok=True)
         os.ftruncate(self.descriptor, self.size)
         os.lseek(self.descriptor, self.size, os.SEEK_SET)
         if not self.size:
-            self._append(self.form.begin)
+            self._append(self.format.header)
 
     def _append(self, content: bytes) -> None:
         left = memoryview(content)
@@ -116,48 +87,68 @@ class PartialFile:
         self.size += len(content)
 
     def _note(self) -> None:
-        os.fsync(self.descriptor)  # what the journal says is on the disk must be there, even if the power fails
+        os.fsync(self.descriptor)  # the journal must not promise what a power failure would lose
         entry = {"run": self.run, "bytes": self.size, "progress": self.progress._asdict()}
         with whole_file(self.journal) as temporary:
             temporary.write_text(json.dumps(entry), encoding="utf-8")
         self.noted = time.monotonic()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._finish()
-            else:
-                self._stop()
-        except BaseException:
-            self._stop()
-            raise
-        finally:
-            os.close(self.descriptor)
-
-    def _finish(self) -> None:
-        self._begin()
+    def finish(self) -> None:
+        """Make the output of the rows, and remove the journal."""
+        self._start()
         if self.journal.exists():
-            self._note()  # should there be no space for the last step, nothing has to be computed again
-        if self.form.convert is not None:
+            self._note()  # if the disk has no space for the last step, nothing has to be computed again
+        if self.format.convert is not None:
             with whole_file(self.output) as temporary:
-                self.form.convert(self.rows_file, temporary)
+                self.format.convert(self.rows_file, temporary)
             self.rows_file.unlink()
         else:
-            if self.form.seal is not None:
-                self.form.seal(self.rows_file)
+            if self.format.complete_header is not None:
+                self.format.complete_header(self.rows_file)
             os.fsync(self.descriptor)
             self.rows_file.replace(self.output)
             sync_folder(self.output.parent)
         self.journal.unlink(missing_ok=True)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Keep the rows for a run that resumes, if the journal has an entry; else remove them."""
         if not self.journal.exists():
             self.rows_file.unlink(missing_ok=True)
             return
-        if self.begun:
+        if self.started:
             with contextlib.suppress(OSError):
                 self._note()
-            done = f"the rows of {self.progress.inputs:,} inputs are kept"
-            print(f"{done}; the same command with resume=true (--resume) goes on", file=sys.stderr)
+            announce_kept(f"the rows of {self.progress.inputs:,} inputs")
+
+
+@contextlib.contextmanager
+def open_partial_file(output: Path, format: Format, resume: bool) -> Iterator[PartialFile]:
+    """Open a file for rows; it appears when the block has ended without an error.
+
+    Args:
+        output: the file.
+        format: its format.
+        resume: continue an interrupted run, if there is one; else the first rows replace its work.
+
+    Raises:
+        InputError: If another run is writing it.
+        OSError: If it cannot be written.
+    """
+    rows_file = output.with_name(f".{output.name}.partial")
+    descriptor = open_locked(rows_file, output)
+    try:
+        for path in (_journal(output), output):
+            remove_unfinished(path.parent, path.name)
+        partial = PartialFile(output, format, resume, rows_file, descriptor)
+        try:
+            yield partial
+            partial.finish()
+        except BaseException:
+            partial.stop()
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _journal(output: Path) -> Path:
+    return output.with_name(f".{output.name}.journal")

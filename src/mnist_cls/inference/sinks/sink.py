@@ -1,4 +1,4 @@
-"""Where rows go: the screen, standard output, or a file that appears when it is whole."""
+"""Where rows go: the screen, standard output, or a file that appears when it is complete."""
 
 import contextlib
 import sys
@@ -9,61 +9,55 @@ from typing import Any, Protocol
 from ...errors import InputError
 from ...files import expand
 from ..progress import Progress
-from ..rows import COLUMNS, READING_COLUMNS, Rows
+from ..rows import COLUMNS, Rows
 from .formats import FORMATS, Format
-from .partial_file import PartialFile
+from .partial_file import open_partial_file
 
-# More than this nobody reads on a screen.
+# Rows that are shown on a screen.
 SCREEN_ROWS = 50
 
-
-# Of further columns on the screen, which answer stands out.
+# Values that are shown in red.
 _STRIKING = {"is_digit": False, "undecided": True}
+_STYLES = {"label": "bold", "reading": "bold", "error": "red"}
 
 
 class Sink(Protocol):
-    """Takes rows, chunk by chunk."""
-
-    def write(self, rows: Rows, progress: Progress) -> None:
-        """Take some rows.
-
-        Args:
-            rows: of the next inputs.
-            progress: how far the run is with them.
-        """
+    """Takes rows, batch by batch."""
 
     def resume(self, run: dict[str, Any]) -> Progress:
-        """Go on with the work of an earlier run, if that is wanted and there is any.
+        """Return how far an interrupted run came that is to be resumed.
 
         Args:
-            run: what must be the same in both for the result to be that of one.
-
-        Returns:
-            How far the earlier run was.
+            run: what identifies this run, see `PredictOptions.identity`; that of the interrupted one must be equal.
         """
+        return Progress()
+
+    def write(self, rows: Rows, progress: Progress) -> None:
+        """Take the rows of the next inputs, and the progress with them."""
 
 
 @contextlib.contextmanager
 def open_sink(
-    output: str | Path | None, further: Sequence[str] = (), split: bool = False, resume: bool = False
+    output: str | Path | None, columns: Sequence[str] = tuple(COLUMNS), resume: bool = False
 ) -> Iterator[Sink]:
     """Open what rows are written to.
 
     Args:
         output: a `.csv`, `.jsonl`, `.parquet` or `.npy` (probabilities only) file, which appears under its name when
-            the block has ended well; "-" is standard output as CSV, "-.jsonl" as JSON lines; None is the screen.
-        further: columns besides `COLUMNS`, of those in `FURTHER`.
-        split: the rows are `READING_COLUMNS`.
-        resume: go on with what an earlier run has left, see `PartialFile`.
+            the block has ended without an error; "-" is standard output as CSV, "-.jsonl" as JSON lines; None is the
+            screen.
+        columns: names of the rows' columns, see `output_columns`.
+        resume: continue what an interrupted run has written, see `PartialFile`.
 
     Raises:
-        InputError: the file's ending is none of those, or there is nothing that could be resumed on the screen.
-        OSError: the file cannot be written.
+        InputError: If the file's ending is none of those, another run is writing the file, or `resume` is set without
+            a file.
+        OSError: If the file cannot be written.
     """
-    columns = [*(READING_COLUMNS if split else COLUMNS), *further]
+    columns = list(columns)
     name = "-.csv" if output == "-" else str(output)
-    if (output is None or name.startswith("-.")) and resume:
-        raise InputError("resume=true goes with a file as output: what was printed cannot be taken up again")
+    if resume and (output is None or name.startswith("-.")):
+        raise InputError("resume=true needs a file as output: rows that were printed cannot be resumed")
     if output is None:
         screen = _Screen(columns)
         yield screen
@@ -72,47 +66,42 @@ def open_sink(
     kind = Path(name).suffix.lower()
     if kind not in FORMATS or (name == f"-{kind}" and kind not in (".csv", ".jsonl")):
         raise InputError(f"output={output}: expected a name that ends in {', '.join(FORMATS)}; or -, or -.jsonl")
+    format = FORMATS[kind](columns)
     if name == f"-{kind}":
-        standard = _StandardOutput(FORMATS[kind](columns))
+        standard_output = _StandardOutput(format)
         with contextlib.redirect_stdout(sys.stderr):  # whatever else is printed must not get between the rows
-            yield standard
+            yield standard_output
         return
     path = expand(name)
     if path.is_dir():
         raise InputError(f"output={path}: is a folder; expected a file's name")
-    with PartialFile(path, FORMATS[kind](columns), resume) as partial:
+    with open_partial_file(path, format, resume) as partial:
         yield partial
 
 
-class _StandardOutput:
-    def __init__(self, form: Format) -> None:
-        self.form, self.stream = form, sys.stdout.buffer
-        self._put(form.begin)
-
-    def resume(self, run: dict[str, Any]) -> Progress:
-        return Progress()
+class _StandardOutput(Sink):
+    def __init__(self, format: Format) -> None:
+        self.format, self.stream = format, sys.stdout.buffer
+        self._put(format.header)
 
     def write(self, rows: Rows, progress: Progress) -> None:
-        self._put(self.form.encode(rows))
+        self._put(self.format.encode(rows))
 
     def _put(self, content: bytes) -> None:
         self.stream.write(content)
-        self.stream.flush()  # who reads along shall see each chunk at once
+        self.stream.flush()  # so that programs in the same pipeline see each batch at once
 
 
-class _Screen:
+class _Screen(Sink):
     def __init__(self, columns: list[str]) -> None:
         self.columns = columns
-        self.shown: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
         self.hidden = 0
 
-    def resume(self, run: dict[str, Any]) -> Progress:
-        return Progress()
-
     def write(self, rows: Rows, progress: Progress) -> None:
-        free = SCREEN_ROWS - len(self.shown)
+        free = SCREEN_ROWS - len(self.rows)
         first = zip(*(values[:free] for values in rows.columns.values()), strict=True)
-        self.shown += [dict(zip(rows.columns, row, strict=True)) for row in first]
+        self.rows += [dict(zip(rows.columns, row, strict=True)) for row in first]
         self.hidden += max(len(rows.errors) - free, 0)
 
     def show(self) -> None:
@@ -120,30 +109,29 @@ class _Screen:
         from rich.table import Table
         from rich.text import Text
 
-        further = self.columns[self.columns.index("error") + 1 :]
-        shown = ["path", "reading" if "reading" in self.columns else "label", "confidence", *further]
-        if any(row["error"] for row in self.shown):
-            shown.append("error")
-        table = Table(*shown, box=None, pad_edge=False)
+        extra_columns = self.columns[self.columns.index("error") + 1 :]
+        names = ["path", "reading" if "reading" in self.columns else "label", "confidence", *extra_columns]
+        if any(row["error"] for row in self.rows):
+            names.append("error")
+        table = Table(*names, box=None, pad_edge=False)
         table.columns[0].overflow = "fold"
-        for row in self.shown:
-            # As Text, names with square brackets are not taken for rich's markup.
-            table.add_row(*(Text(*_told(name, row[name])) for name in shown))
+        for row in self.rows:
+            # As Text, so that square brackets in names are not taken for rich's markup.
+            table.add_row(*(Text(*_cell(name, row[name])) for name in names))
         console = Console()
         console.print(table)
         if self.hidden:
-            console.print(f"... and {self.hidden:,} more; output=FILE.csv takes them all", markup=False)
+            console.print(f"... and {self.hidden:,} more; output=FILE.csv has them all", markup=False)
 
 
-def _told(name: str, value: Any) -> tuple[str, str]:
-    """A cell's text and its style."""
+def _cell(name: str, value: Any) -> tuple[str, str]:
+    """Return the text and the style of a cell."""
     if value is None:
         return "", ""
     if name in _STRIKING:
         return ("yes" if value else "no"), ("red" if value == _STRIKING[name] else "")
     if name == "confidence":
         return f"{value:.2%}", ""
-    styles = {"label": "bold", "reading": "bold", "error": "red"}
-    # What a terminal would take for a command is shown, not obeyed.
+    # A name may hold what a terminal takes for commands.
     text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(value))
-    return text, styles.get(name, "")
+    return text, _STYLES.get(name, "")

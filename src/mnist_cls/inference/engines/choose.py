@@ -1,0 +1,76 @@
+"""The choice of an engine. PyTorch is imported here, inside of the functions, when an engine needs it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import InputError
+from ...images import SIZE
+from ..options import PredictOptions
+from .engine import Detector, Engine
+from .onnx import OnnxEngine, onnx_is_installed, require_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .eager import EagerEngine
+
+
+def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> Engine:
+    """Load a network into the engine that `options` name; "auto" is PyTorch, see `faster_engine`.
+
+    Args:
+        options: which network, where it runs, and how.
+        network: used instead of the checkpoint.
+
+    Raises:
+        InputError: If the network cannot be loaded, is no classifier, or the engine does not support what the options
+            ask for.
+    """
+    from .eager import EagerEngine, load_network
+
+    eager = EagerEngine(load_network(options, network), options.device, options.early_exit)
+    if options.engine in ("auto", "eager"):
+        return eager
+    if eager.device != "cpu" or eager.options:
+        conflict = f"device={eager.device}" if eager.device != "cpu" else "early_exit=true"
+        raise InputError(f"engine={options.engine} does not support {conflict}; use engine=eager")
+    eager(np.zeros((1, SIZE, SIZE), np.uint8))  # says so if the network is no classifier
+    if options.engine == "onnx":
+        return _onnx_engine(eager)
+    from .int8 import calibration_images, int8_network
+
+    images = calibration_images(options.checkpoint if network is None else None)
+    return EagerEngine(int8_network(eager.network, images), name="int8")
+
+
+def faster_engine(engine: Engine) -> Engine:
+    """Return the fastest engine for very many images with the network of `engine`; `engine` itself if it is that."""
+    from .eager import EagerEngine
+
+    if not isinstance(engine, EagerEngine) or engine.device != "cpu" or engine.options or not onnx_is_installed():
+        return engine
+    try:
+        return _onnx_engine(engine)
+    except InputError:  # the network cannot be exported, or not be loaded
+        return engine
+
+
+def load_detector(checkpoint: bool | str | Path, device: str) -> Detector:
+    """Load the autoencoder that tells digits from other images, see `EagerDetector`."""
+    from .eager import EagerDetector
+
+    return EagerDetector(checkpoint, device)
+
+
+def _onnx_engine(eager: "EagerEngine") -> Engine:
+    import torch
+
+    from ..whole_pass import onnx_model
+
+    require_onnx("engine=onnx")
+    try:
+        return OnnxEngine(onnx_model(eager.network), torch.get_num_threads())
+    except InputError as error:
+        raise InputError(f"engine=onnx: {error}; use engine=eager") from error

@@ -1,0 +1,61 @@
+"""What resuming has in common, whether the output is one file or a folder of shards."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import lock
+
+
+def open_locked(path: Path, output: Path) -> int:
+    """Open a file beside or in an output, creating it, and lock it, so that no other run writes that output.
+
+    Args:
+        path: the file. Missing folders above it are made.
+        output: the output, for messages.
+
+    Returns:
+        A file descriptor for reading and writing. Closing it releases the lock, as does the end of this process.
+
+    Raises:
+        InputError: If another run is writing the output.
+        OSError: If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(output)) from error
+    if not lock(descriptor):
+        os.close(descriptor)
+        raise InputError(f"output={output}: another run is writing it; choose another name")
+    return descriptor
+
+
+def check_same_run(output: Path, begun: Mapping[str, Any], run: Mapping[str, Any], instead: str) -> None:
+    """Check that a run may continue the work of an interrupted one.
+
+    Args:
+        output: what both write.
+        begun: what identifies the interrupted run, see `PredictOptions.identity`.
+        run: what identifies this one.
+        instead: how to start from the beginning, for the message.
+
+    Raises:
+        InputError: If they differ; the message names the first difference.
+    """
+    for key, value in run.items():
+        if begun.get(key) != value:
+            raise InputError(
+                f"resume=true: {output} was begun with {key}={begun.get(key)}, this is {key}={value};"
+                f" use the same, or {instead}"
+            )
+
+
+def announce_kept(what: str) -> None:
+    """Print on standard error that `what` is kept, and how to continue."""
+    print(f"{what} are kept; the same command with resume=true (--resume) continues", file=sys.stderr)
