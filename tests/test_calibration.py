@@ -1,4 +1,4 @@
-"""After a training the network is as sure as it is right, and what it is not sure of is marked."""
+"""After a training the network's confidence matches its accuracy, and uncertain predictions are flagged."""
 
 import csv
 import json
@@ -19,22 +19,23 @@ from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
 from mnist_cls.evaluation.report import write_report
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.training.fit import train
-from mnist_cls.training.temperature import fit_temperature, last_layer, temper
+from mnist_cls.training.temperature import divide_logits, fit_temperature, output_layer
 
 from .conftest import SMALL, Run, one_line
 
 
 @pytest.mark.parametrize("wanted", [0.5, 1.0, 3.0])
-def test_it_finds_the_temperature_that_logits_were_spoilt_with(wanted: float) -> None:
+def test_it_finds_the_temperature_that_the_logits_were_multiplied_by(wanted: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 10, generator=generator) * 2
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()
     assert fit_temperature(logits * wanted, labels) == pytest.approx(wanted, rel=0.03)
 
 
-def test_it_is_where_the_cross_entropy_is_least(mnist_test: LabelledImages) -> None:
+def test_it_minimizes_the_cross_entropy(mnist_test: LabelledImages) -> None:
     model, x = load_model(), (mnist_test.images[:2000].unsqueeze(1) / 255 - 0.1307) / 0.3081
     with torch.no_grad():
         logits = model(x) * 3
@@ -43,17 +44,17 @@ def test_it_is_where_the_cross_entropy_is_least(mnist_test: LabelledImages) -> N
     assert losses[1] == min(losses)
 
 
-def test_images_that_tell_nothing_leave_the_logits_as_they_are() -> None:
+def test_without_a_minimum_the_logits_stay_as_they_are() -> None:
     labels = torch.arange(10)
-    assert fit_temperature(torch.eye(10), labels) == 1  # always right: the surer the better
-    assert fit_temperature(-torch.eye(10), labels) == 1  # always wrong: the less sure the better
+    assert fit_temperature(torch.eye(10), labels) == 1  # always correct: the more confident the better
+    assert fit_temperature(-torch.eye(10), labels) == 1  # always wrong: the less confident the better
 
 
 @pytest.mark.parametrize("name", ["accurate", "conditional", "fast", "image_classifier", "mlp", "residual"])
-def test_temper_divides_the_logits(name: str) -> None:
+def test_divide_logits_divides_the_logits(name: str) -> None:
     model, x = create_model(name).eval(), torch.randn(4, 1, 28, 28)
     before = model(x)
-    temper(model, 2.5)
+    divide_logits(model, 2.5)
     torch.testing.assert_close(model(x), before / 2.5)
     assert not model.training
 
@@ -78,18 +79,18 @@ class Normalized(nn.Module):
         return logits
 
 
-def test_a_layer_that_normalizes_its_weights_is_left_as_it_was() -> None:
+def test_a_layer_that_normalizes_its_weights_is_unchanged() -> None:
     model, x = Normalized().eval(), torch.randn(4, 1, 28, 28)
     before = model(x)
-    with pytest.raises(ValueError, match="Normalized do not come straight out"):
-        temper(model, 2.0)
+    with pytest.raises(ValueError, match="the logits of Normalized are not the output"):
+        divide_logits(model, 2.0)
     torch.testing.assert_close(model(x), before)
 
 
-def test_logits_from_elsewhere_than_a_linear_layer() -> None:
-    assert last_layer(Sum()) is None
-    with pytest.raises(ValueError, match="Sum do not come straight out of a linear layer"):
-        temper(Sum(), 2.0)
+def test_logits_that_are_not_the_output_of_a_linear_layer() -> None:
+    assert output_layer(Sum()) is None
+    with pytest.raises(ValueError, match="the logits of Sum are not the output of a linear layer"):
+        divide_logits(Sum(), 2.0)
 
 
 def test_a_training_leaves_calibrated_weights(trained: Path) -> None:
@@ -119,7 +120,7 @@ def test_it_is_fitted_on_the_validation_images(trained: Path) -> None:
     ("overrides", "expected"),
     [("temperature=2.5", 2.5), ("temperature=2", 2.0), ("temperature=null", None), ("data.validation_size=0", None)],
 )
-def test_a_temperature_of_ones_own(overrides: str, expected: float | None, tmp_path: Path) -> None:
+def test_a_temperature_that_is_set(overrides: str, expected: float | None, tmp_path: Path) -> None:
     shorter = ["model=mlp", "trainer=cpu", "trainer.max_epochs=1", "callbacks=none", "logger=none"]
     train(compose("train", [*SMALL, *shorter, overrides]), tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text()).get("temperature") == expected
@@ -128,37 +129,39 @@ def test_a_temperature_of_ones_own(overrides: str, expected: float | None, tmp_p
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "warm"])
-def test_a_temperature_that_is_none(value: str) -> None:
+def test_an_invalid_temperature(value: str) -> None:
     with pytest.raises(InputError, match=f"temperature={value}: expected auto, a number above 0, or null"):
         compose("train", [f"temperature={value}"])
 
 
-def test_a_network_that_cannot_be_tempered_is_said(tmp_path: Path) -> None:
+def test_a_network_whose_logits_cannot_be_divided_is_rejected_before_the_training(tmp_path: Path) -> None:
     settings = compose("train", ["model=autoencoder", "mode=fast_dev", "trainer=cpu", "temperature=2"])
     with pytest.raises(
-        InputError, match=r"temperature=2: the logits of Autoencoder do not come .* use temperature=null"
+        InputError, match=r"temperature=2: the logits of Autoencoder are not the output .* use temperature=null"
     ):
         train(settings, tmp_path)
 
 
-def test_who_is_not_sure_is_undecided(tmp_path: Path, mnist_test: LabelledImages) -> None:
+def test_uncertain_predictions_are_undecided(tmp_path: Path, mnist_test: LabelledImages) -> None:
     np.save(tmp_path / "digits.npy", mnist_test.images[:3000].numpy())
     confidences = Predictor(device="cpu")(mnist_test.images[:3000]).confidences
     for kind in ("csv", "parquet"):
         summary = predict_files(
-            tmp_path / "digits.npy", tmp_path / f"rows.{kind}", device="cpu", engine="eager", min_confidence=0.9
+            tmp_path / "digits.npy",
+            tmp_path / f"rows.{kind}",
+            PredictOptions(device="cpu", engine="eager", min_confidence=0.9),
         )
         assert summary.undecided == (confidences < 0.9).sum() > 0
         assert f", {summary.undecided} undecided, " in str(summary)
     found = pq.read_table(tmp_path / "rows.parquet")["undecided"].to_pylist()
     assert found == (confidences < 0.9).tolist()
     with pytest.raises(InputError, match="min_confidence=90: expected 0 to 1"):
-        predict_files(tmp_path / "digits.npy", device="cpu", min_confidence=90)
+        predict_files(tmp_path / "digits.npy", options=PredictOptions(device="cpu", min_confidence=90))
     with (tmp_path / "rows.csv").open() as file:
         assert [row["undecided"] == "True" for row in csv.DictReader(file)] == found
 
 
-def test_the_screen_shows_it(run: Run, tmp_path: Path, mnist_test: LabelledImages) -> None:
+def test_the_screen_shows_undecided_predictions(run: Run, tmp_path: Path, mnist_test: LabelledImages) -> None:
     both = mnist_test.images[:2].float().mean(0).byte()  # a seven and a two at once
     png = tmp_path / "both.png"
     Image.fromarray(both.numpy()).save(png)
@@ -168,23 +171,23 @@ def test_the_screen_shows_it(run: Run, tmp_path: Path, mnist_test: LabelledImage
         assert done.returncode == 0, done.stderr
         assert "undecided" in done.stdout.splitlines()[0]
         assert done.stdout.splitlines()[1].split()[-1] == word
-    one_line(run("predict", f"input={png}", "min_confidence=1.5"), "min_confidence=1.5: expected 0 to 1, or null")
+    one_line(run("predict", f"input={png}", "min_confidence=1.5"), "min_confidence=1.5: expected 0 to 1")
 
 
-def test_the_report_tells_the_errors_among_the_surest(tmp_path: Path, mnist_test: LabelledImages) -> None:
+def test_the_report_has_the_error_rate_of_the_most_confident(tmp_path: Path, mnist_test: LabelledImages) -> None:
     count = 1000
     images, labels = mnist_test.images[:count], mnist_test.labels[:count]
     sure = torch.linspace(0.5, 0.999, count)
     probabilities = ((1 - sure) / 9)[:, None].repeat(1, 10)
-    said = labels.clone()
-    said[:5] = (labels[:5] + 1) % 10  # wrong where it is least sure: these five are not answered
-    said[-1] = (labels[-1] + 1) % 10  # and wrong where it is surest
-    probabilities[range(count), said] = sure
+    predicted = labels.clone()
+    predicted[:5] = (labels[:5] + 1) % 10  # wrong where it is least confident: these five are undecided
+    predicted[-1] = (labels[-1] + 1) % 10  # and wrong where it is most confident
+    probabilities[range(count), predicted] = sure
     figures = write_report(tmp_path, images, labels, probabilities, "Title", {})
     assert figures["surest_error"] == pytest.approx(1 / 995)
     assert figures["surest_confidence"] == pytest.approx(sure[5].item())
     page = (tmp_path / "report.html").read_text()
-    assert "errors among the surest 99.5%" in page
-    printed = re.search(r"0.10% \(min_confidence=([0-9.]+) answers these\)", page)
+    assert "error rate of the 99.5% most confident predictions" in page
+    printed = re.search(r"0.10% \(min_confidence=([0-9.]+)\)", page)
     assert printed is not None
     assert 995 <= (probabilities.amax(1) >= float(printed[1])).sum() <= 998

@@ -1,4 +1,4 @@
-"""A training that goes astray stops at the first value that is not finite, and keeps what is needed to see why."""
+"""A training stops at the first value that is not finite, and keeps what is needed to find its cause."""
 
 import re
 import shlex
@@ -30,7 +30,7 @@ QUIET = [*SMALL, "trainer=cpu", "scheduler=constant", "trainer.enable_progress_b
 def test_a_learning_rate_of_a_million(run: Run, tmp_path: Path) -> None:
     done = run("train", *QUIET, "optimizer.lr=1e6", "output_dir=run")
     line = one_line(done, "optimizer.lr", "1e+06", "batch and weights are in")
-    found = re.search(r"error: step (\d+): .*look at them with: (.*)", line)
+    found = re.search(r"error: step (\d+): .*inspect them with: (.*)", line)
     assert found is not None, line
     assert 1 < int(found[1]) < 10
     batch = load_file(tmp_path / "run" / "nonfinite" / "batch.safetensors")
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
     assert "gradient_clip_val" not in message  # it is set already
 
 
-def test_of_several_batches_a_step_the_right_one_is_kept(tmp_path: Path) -> None:
+def test_with_several_batches_per_step_the_one_at_fault_is_kept(tmp_path: Path) -> None:
     message = spoiled(
         "backward", tmp_path, "data.batch_size=32", "data.effective_batch_size=128", "+callbacks.spoil.step=5"
     )
@@ -109,13 +109,13 @@ def test_of_several_batches_a_step_the_right_one_is_kept(tmp_path: Path) -> None
     assert torch.equal(kept, Spoil.images)
 
 
-def test_clipping_is_advised_where_it_can_help(tmp_path: Path) -> None:
+def test_clipping_is_suggested_where_it_can_help(tmp_path: Path) -> None:
     assert "gradient_clip_val" not in spoiled("gradient", tmp_path / "adam")
     message = spoiled("gradient", tmp_path / "sgd", "optimizer=sgd")
     assert "or trainer.gradient_clip_val=1" in message
 
 
-def test_what_is_kept_repeats_the_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kept_files_repeat_the_forward_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Batch norm's averages are those of before the step, and dropout draws the same again."""
     spoiled("weight", tmp_path, "+callbacks.spoil.layer=stage2.0.conv1", "model=residual", "model.dropout=0.5")
     weights = load_model(tmp_path / "nonfinite").state_dict()

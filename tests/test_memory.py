@@ -1,4 +1,4 @@
-"""Memory that runs out is said in one line with what helps, and the largest batch that fits is found."""
+"""Running out of memory is reported in one line with what helps, and the largest batch that fits is found."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
 from mnist_cls.memory import out_of_memory
-from mnist_cls.training.batch_size import largest_batch
+from mnist_cls.training.batch_size import largest_batch, largest_divisor
 from mnist_cls.training.fit import train
 from mnist_cls.training.module import MNISTModule
 
 from .conftest import SMALL, Run
 
-# Train in a process that the system gives only so much memory.
+# Train in a process with limited memory.
 LIMITED = """
 import resource, sys
 import torch, lightning.pytorch, torch.utils.tensorboard, torchmetrics, tensorboard.compat.proto
@@ -39,13 +39,13 @@ def train_in(megabytes: int, folder: Path, *overrides: str) -> subprocess.Comple
     return subprocess.run([*command, *plain], cwd=folder, capture_output=True, text=True)
 
 
-def test_what_was_asked_for_and_what_helps(tmp_path: Path) -> None:
+def test_running_out_of_memory_names_the_size_and_what_helps(tmp_path: Path) -> None:
     done = train_in(1500, tmp_path, "data.batch_size=20000", "trainer.max_epochs=1")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     line = done.stderr.splitlines()[-1]
     assert line.startswith("error: out of memory on cpu in training with batches of 20000 images: ")
-    for words in ("GiB could not be had", "data.batch_size=auto", "data.effective_batch_size=20000"):
+    for words in ("GiB could not be allocated", "data.batch_size=auto", "data.effective_batch_size=20000"):
         assert words in line
 
 
@@ -54,21 +54,21 @@ def test_the_largest_batch_that_fits_is_found_and_accumulated(tmp_path: Path) ->
     options = ["data.batch_size=auto", "data.effective_batch_size=8192", "data.train_size=8192", "trainer.max_epochs=2"]
     done = train_in(1800, tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    size, times = (int(done.stdout.split()[place].strip(",")) for place in (2, 4))
-    assert done.stdout.startswith(f"batches of {size} images, {times} a step, fit on cpu")
+    size, times = (int(done.stdout.split()[index].strip(",")) for index in (2, 4))
+    assert done.stdout.startswith(f"batches of {size} images, {times} per step, fit on cpu")
     assert size < 8192
     assert size * times == 8192
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 2
 
 
-def test_what_fits_whole_is_not_accumulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_fits_is_not_accumulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = compose("train", [*SMALL, "data.batch_size=auto", "model=mlp", "trainer=cpu", "trainer.max_epochs=1"])
     train(settings, tmp_path)
-    assert capsys.readouterr().out.startswith("batches of 128 images, 1 a step, fit on cpu")
+    assert capsys.readouterr().out.startswith("batches of 128 images, 1 per step, fit on cpu")
     assert json.loads((tmp_path / "metrics.json").read_text())["steps"] == 10
 
 
-def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+def test_accumulated_steps_equal_those_of_the_whole_batch(tmp_path: Path) -> None:
     """Without dropout and distortions the gradient of 4 x 32 images is that of 128; the epoch's last step has 100."""
     same = [*SMALL, "model=mlp", "trainer=cpu", "data.augmentation=null", "callbacks=none", "logger=none"]
     same = [*same, "data.train_size=1252", "optimizer=sgd", "scheduler=constant"]
@@ -82,11 +82,11 @@ def test_accumulated_steps_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     assert whole["test/loss"] == pytest.approx(parts["test/loss"], abs=1e-3)
 
 
-def test_looking_for_the_batch_leaves_the_training_as_it_was() -> None:
+def test_finding_the_batch_size_does_not_change_the_training() -> None:
     module = MNISTModule({"name": "image_classifier"})
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     state = torch.get_rng_state()
-    assert module.largest_batch(torch.device("cpu"), 64) == 64
+    assert largest_batch(module, torch.device("cpu"), 64) == 64
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
@@ -98,14 +98,14 @@ def test_the_largest_divisor_that_fits(fits: int) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a ...")
 
     expected = max(size for size in range(1, 97) if 96 % size == 0 and size <= fits)
-    assert largest_batch(step, 96) == expected
+    assert largest_divisor(step, 96) == expected
 
 
 def test_not_even_one_image_fits() -> None:
     def step(size: int) -> None:
         raise MemoryError
 
-    assert largest_batch(step, 128) is None
+    assert largest_divisor(step, 128) is None
 
 
 def test_other_errors_are_not_about_memory() -> None:
@@ -117,7 +117,7 @@ def test_other_errors_are_not_about_memory() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        largest_batch(step, 4)
+        largest_divisor(step, 4)
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,17 @@ def test_other_errors_are_not_about_memory() -> None:
         (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: expected one of 32-true"),
     ],
 )
-def test_sizes_that_do_not_go_together(overrides: list[str], words: str) -> None:
+def test_sizes_that_contradict_each_other_are_rejected(overrides: list[str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         compose("train", overrides)
 
 
-def test_eval_wants_a_number(run: Run) -> None:
+def test_eval_needs_a_number(run: Run) -> None:
     with pytest.raises(InputError, match="a number; auto is for training"):
         compose("eval", ["data.batch_size=auto"])
 
 
-def test_a_training_does_not_go_on_with_batches_of_another_size() -> None:
+def test_a_training_does_not_resume_with_batches_of_another_size() -> None:
     data = MNISTDataModule(batch_size=64)
-    with pytest.raises(InputError, match=r"had batches of 32 images, not 64; data.batch_size=32 goes on with it"):
+    with pytest.raises(InputError, match=r"had batches of 32 images, not 64; data.batch_size=32 resumes it"):
         data.load_state_dict({"batches_done": 20, "batch_size": 32})

@@ -1,4 +1,6 @@
-"""Training and evaluation differ where they should; images stay bytes until they are on their device."""
+"""Training and evaluation differ where they should; images are uint8 until they are on their device."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,24 +19,25 @@ SMALL = TrainerSettings(accelerator="cpu", max_epochs=1, enable_progress_bar=Fal
 
 
 class Spy(MNISTModule):
-    """Keeps what it is given, and in which state it is."""
+    """Records its inputs, its mode and its gradients."""
 
     def __init__(self) -> None:
         super().__init__(CONFIG)
-        self.seen: dict[str, list[object]] = {}
+        self.seen: dict[str, list[tuple[object, ...]]] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = super().forward(images)
-        stage = str(self.trainer.state.stage.value)  # type: ignore[union-attr]
+        stage = self.trainer.state.stage
+        assert stage is not None
         facts = (images.dtype, self.model.training, logits.requires_grad, torch.is_inference_mode_enabled())
-        self.seen.setdefault(stage, []).append(facts)
+        self.seen.setdefault(stage.value, []).append(facts)
         return logits
 
 
-def test_modes_and_gradients_are_where_they_belong(tmp_path: object) -> None:
+def test_modes_and_gradients_are_where_they_belong(tmp_path: Path) -> None:
     module = Spy()
     data = MNISTDataModule(train_size=256, validation_size=256)
-    trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
+    trainer = make_trainer(SMALL, tmp_path)
     trainer.fit(module, data)
     trainer.limit_test_batches = 2
     trainer.test(module, data, verbose=False)
@@ -58,7 +61,7 @@ def test_dropout_is_random_in_training_only() -> None:
     assert torch.equal(module(images), module(images))
 
 
-def test_the_predictor_has_no_gradient_and_no_dropout() -> None:
+def test_the_predictor_computes_no_gradient_and_no_dropout() -> None:
     network = MNISTModule(CONFIG).model.train()
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output.requires_grad)))
@@ -68,10 +71,10 @@ def test_the_predictor_has_no_gradient_and_no_dropout() -> None:
     assert set(seen) == {(False, False)}
 
 
-def test_a_step_changes_every_parameter(tmp_path: object) -> None:
+def test_a_step_changes_every_parameter(tmp_path: Path) -> None:
     module = MNISTModule(CONFIG)
     before = [parameter.detach().clone() for parameter in module.model.parameters()]
-    trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
+    trainer = make_trainer(SMALL, tmp_path)
     trainer.fit(module, MNISTDataModule(train_size=256, validation_size=256))
     assert all(not torch.equal(old, new) for old, new in zip(before, module.model.parameters(), strict=True))
 
@@ -80,7 +83,7 @@ def test_a_step_changes_every_parameter(tmp_path: object) -> None:
     ("model", "message"),
     [
         ({"name": "nothing"}, "no model is called 'nothing'"),
-        ({"name": "mlp", "widths": [784, 9]}, r"gives \(2, 9\) for 2 images; expected 10 logits each"),
+        ({"name": "mlp", "widths": [784, 9]}, r"returns \(2, 9\) for 2 images; expected 10 logits each"),
         ({"name": "mlp", "widths": [3, 4, 10]}, "does not take images"),
     ],
 )
@@ -89,10 +92,10 @@ def test_a_network_that_cannot_read_digits_is_refused(model: dict[str, object], 
         MNISTModule(model)
 
 
-def test_accumulated_metrics_are_those_of_all_images(tmp_path: object) -> None:
+def test_accumulated_metrics_are_those_of_all_images(tmp_path: Path) -> None:
     module = MNISTModule(CONFIG)
     data = MNISTDataModule(batch_size=300, validation_size=1000)  # the last batch is smaller
-    trainer = make_trainer(SMALL, tmp_path)  # type: ignore[arg-type]
+    trainer = make_trainer(SMALL, tmp_path)
     trainer.validate(module, data, verbose=False)
     assert data.val_data is not None
     with torch.no_grad():
@@ -105,10 +108,10 @@ def test_accumulated_metrics_are_those_of_all_images(tmp_path: object) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_images_live_there_as_bytes(tmp_path: object) -> None:
+def test_on_a_gpu_the_images_live_there_as_bytes(tmp_path: Path) -> None:
     module, data = Spy(), MNISTDataModule(train_size=256, validation_size=256)
     settings = TrainerSettings(accelerator="cuda", max_epochs=1, enable_progress_bar=False)
-    make_trainer(settings, tmp_path).fit(module, data)  # type: ignore[arg-type]
+    make_trainer(settings, tmp_path).fit(module, data)
     assert data.train_data is not None
     assert data.train_data.images.is_cuda
-    assert {facts[0] for facts in module.seen["train"]} == {torch.uint8}  # type: ignore[index]
+    assert {facts[0] for facts in module.seen["train"]} == {torch.uint8}

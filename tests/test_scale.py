@@ -1,4 +1,4 @@
-"""Training on many: torchrun's processes share one global order and one folder, and go on after signals and kills."""
+"""Distributed training: processes share one global order and one folder, and resume after signals and kills."""
 
 import hashlib
 import itertools
@@ -22,7 +22,6 @@ from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.loader import EpochOrder
 from mnist_cls.errors import InputError
-from mnist_cls.training.callbacks.saving import LastCheckpoint
 from mnist_cls.training.distributed import as_launched
 
 from .conftest import ROOT, SMALL, Completed
@@ -46,7 +45,7 @@ class Record(Callback):
 
 
 class Trouble(Callback):
-    """In the middle of the second epoch the process $TROUBLED does to itself what $TROUBLE says; once."""
+    """In the middle of the second epoch the process $TROUBLED sends itself the signal $TROUBLE, once."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: object) -> None:
         kind, first_life = os.environ.get("TROUBLE"), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
@@ -69,7 +68,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(processes: int | None, options: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """A training by so many processes of torchrun on a host, or without torchrun."""
+    """The command of a training by N processes of torchrun on this host, or without torchrun."""
     many = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", *options]
     return [sys.executable, *(many if processes else []), "-m", "mnist_cls.train", *arguments]
 
@@ -102,7 +101,7 @@ def same_but_for_rounding(folder: Path, undisturbed: Path) -> None:
 
 
 def check_shards(seen: Path, processes: int) -> None:
-    """Each process has had its own part of each batch of one global order: no image twice, none missing."""
+    """Check that each process got its slice of each batch of one global order: no image twice, none missing."""
     data = MNISTDataModule(train_size=1280, validation_size=500)
     data.setup("fit")
     assert data.train_data is not None
@@ -133,7 +132,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "processes", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
 )
 def test_torchrun_trains_like_one_process(tmp_path: Path, alone: Path, processes: int) -> None:
-    """With nothing said about devices, strategies or folders; everything is said and written once."""
+    """Devices, strategies and folders need no options; everything is printed and written once."""
     (tmp_path / "seen").mkdir()
     done = train(tmp_path, processes, RECORD=str(tmp_path / "seen"))
     assert done.returncode == 0, done.stderr
@@ -154,15 +153,15 @@ def test_torchrun_trains_like_one_process(tmp_path: Path, alone: Path, processes
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_started_again_and_the_training_goes_on(tmp_path: Path, alone: Path) -> None:
+def test_a_killed_process_is_restarted_and_the_training_resumes(tmp_path: Path, alone: Path) -> None:
     """From a checkpoint in the middle of an epoch, and another one is saved in the same epoch."""
     options = ["--standalone", "--max-restarts=2"]
     trouble = {"TROUBLE": "SIGKILL", "TROUBLED": "1"}
     done = train(tmp_path, 2, "checkpoint=auto", "output_dir=run", options=options, **trouble)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going on from run/checkpoints/last.ckpt, step 12") == 1
+    assert done.stdout.count("resuming from run/checkpoints/last.ckpt, step 12") == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "lost another of the processes" in line
+    assert "lost another process of this training" in line
     assert "Traceback" not in done.stderr
     same_but_for_rounding(tmp_path / "run", alone)
 
@@ -170,7 +169,7 @@ def test_a_killed_process_is_started_again_and_the_training_goes_on(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(4))
 @pytest.mark.parametrize("options", [[], ["--standalone"]], ids=["static", "c10d"])
-def test_so_it_is_again_and_again(tmp_path: Path, alone: Path, options: list[str], turn: int) -> None:
+def test_it_resumes_each_time(tmp_path: Path, alone: Path, options: list[str], turn: int) -> None:
     trouble = {"TROUBLE": "SIGKILL", "TROUBLED": str(turn % 2)}
     options = [*options, "--max-restarts=1"]
     done = train(tmp_path, 2, "checkpoint=auto", "output_dir=run", options=options, **trouble)
@@ -183,12 +182,12 @@ def test_so_it_is_again_and_again(tmp_path: Path, alone: Path, options: list[str
     ("first", "whom", "then"),
     [(2, "SIGTERM to torchrun", 1), (2, "SIGTERM to itself", 4), (None, "SIGTERM to itself", 2)],
 )
-def test_a_terminated_training_goes_on_with_other_numbers_of_processes(
+def test_a_terminated_training_resumes_with_other_numbers_of_processes(
     tmp_path: Path, alone: Path, first: int | None, whom: str, then: int
 ) -> None:
     done = train(tmp_path, first, "output_dir=run", TROUBLE=whom, TROUBLED="1" if first else "0")
     assert done.returncode == (1 if first else 128 + signal.SIGTERM), done.stderr
-    [line] = [line for line in done.stderr.splitlines() if "go on with: " in line]
+    [line] = [line for line in done.stderr.splitlines() if "resume with: " in line]
     assert line.startswith("ended by SIGTERM at step ")
     step = int(line.split(";")[0].split()[-1])
     assert TROUBLE_AT < step <= STEPS
@@ -198,7 +197,7 @@ def test_a_terminated_training_goes_on_with_other_numbers_of_processes(
     assert not (tmp_path / "run" / "metrics.json").exists()
     done = train(tmp_path, then, "checkpoint=last", "output_dir=run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going on from") == 1
+    assert done.stdout.count("resuming from") == 1
     same_but_for_rounding(tmp_path / "run", alone)
     done = train(tmp_path, 2, "checkpoint=auto", "output_dir=run")
     assert (done.returncode, done.stdout) == (0, "nothing to do: the training in run is finished\n")
@@ -230,7 +229,7 @@ def test_dropout_and_distortions_change_the_accuracy_by_no_more_than_another_see
         (["optimizer._target_=torch.optim.SGD", "optimizer.lr=1e30", "~optimizer.weight_decay"], "not finite"),
     ],
 )
-def test_what_is_wrong_is_said_once(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_an_error_is_reported_once(tmp_path: Path, arguments: list[str], words: str) -> None:
     done = train(tmp_path, 2, *arguments)
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -246,7 +245,7 @@ def of_torchrun(monkeypatch: pytest.MonkeyPatch, here: int, hosts: int, world: i
 
 
 @pytest.mark.parametrize("devices", [1, "auto", 4, [0, 1, 2, 3]])
-def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch, devices: Any) -> None:
+def test_devices_and_hosts_follow_from_torchrun(monkeypatch: pytest.MonkeyPatch, devices: Any) -> None:
     settings = TrainerSettings(devices=devices)
     assert as_launched(settings) is settings
     of_torchrun(monkeypatch, here=4, hosts=2)
@@ -265,7 +264,7 @@ def test_torchrun_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch, devic
         (TrainerSettings(num_nodes=3), "trainer.num_nodes=3, but torchrun runs 2 hosts"),
     ],
 )
-def test_who_says_otherwise_contradicts_torchrun(
+def test_settings_that_contradict_torchrun_are_rejected(
     monkeypatch: pytest.MonkeyPatch, settings: TrainerSettings, words: str
 ) -> None:
     of_torchrun(monkeypatch, here=4, hosts=2)
@@ -279,25 +278,12 @@ def test_hosts_with_different_numbers_of_processes(monkeypatch: pytest.MonkeyPat
         as_launched(TrainerSettings())
 
 
-def test_a_signal_that_is_passed_on_is_not_a_second_one(tmp_path: Path) -> None:
-    """Slurm may send it to all of a job, and torchrun then sends it again to its own."""
-    last = LastCheckpoint(tmp_path / "checkpoints" / "last.ckpt")
-    last._in_steps = True
-    with last.listening():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert last.signal == signal.SIGTERM
-        time.sleep(1.1)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 Hosts = Callable[..., list[Completed]]
 
 
 @pytest.fixture
 def two_hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts that reach each other by a cable and nothing else: network namespaces. Gives what trains on them."""
+    """Two hosts connected by a cable only, as network namespaces; returns a function that trains on them."""
     ip = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
     if ip is None:
         pytest.skip("two hosts need iproute2's ip")
@@ -361,7 +347,7 @@ def test_a_process_killed_on_one_of_two_hosts(tmp_path: Path, alone: Path, two_h
     options = ["--max-restarts=2"]
     done = two_hosts([tmp_path, tmp_path], "checkpoint=auto", "output_dir=run", options=options, **trouble)
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
-    assert sum(one.stdout.count("going on from run/checkpoints/last.ckpt, step 12") for one in done) == 1
+    assert sum(one.stdout.count("resuming from run/checkpoints/last.ckpt, step 12") for one in done) == 1
     same_but_for_rounding(tmp_path / "run", alone)
 
 

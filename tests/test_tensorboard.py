@@ -1,4 +1,4 @@
-"""What TensorBoard's own reader finds in the event files of a training."""
+"""TensorBoard's own reader finds curves, pictures, histograms and hyperparameters in the event files."""
 
 import io
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_curves_by_step_and_epoch(events: EventAccumulator) -> None:
     assert events.Scalars("train/loss")[1].value < events.Scalars("train/loss")[0].value
 
 
-def test_the_test_figures_are_those_of_metrics_json(events: EventAccumulator, trained: Path) -> None:
+def test_the_test_metrics_are_those_of_metrics_json(events: EventAccumulator, trained: Path) -> None:
     assert events.Scalars("test/accuracy")[-1].value == pytest.approx(metrics_of(trained)["test/accuracy"])
     assert events.Scalars("final/test/accuracy")[-1].value == pytest.approx(metrics_of(trained)["test/accuracy"])
 
@@ -57,7 +57,7 @@ def picture(events: EventAccumulator, tag: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string)).convert("L"))
 
 
-def test_a_grid_of_the_images_that_the_network_got(events: EventAccumulator) -> None:
+def test_a_grid_of_the_training_images(events: EventAccumulator) -> None:
     grid = picture(events, "train/images")
     assert grid.shape == (8 * 28, 8 * 28)
     assert grid.max() > 200
@@ -84,7 +84,7 @@ def test_hyperparameters_with_the_final_metrics(events: EventAccumulator) -> Non
     assert start["model/name"].string_value == "image_classifier"
 
 
-def test_the_networks_inside(events: EventAccumulator) -> None:
+def test_histograms_and_zeros_of_the_network(events: EventAccumulator) -> None:
     histograms = set(events.Tags()["histograms"])
     for name in ("conv1.weight", "conv2.bias", "fc1.weight", "fc2.weight"):
         assert {f"weights/{name}", f"gradients/{name}"} <= histograms
@@ -93,7 +93,7 @@ def test_the_networks_inside(events: EventAccumulator) -> None:
     assert counts.num == 3136 * 128
     zeros = [point.value for point in events.Scalars("zeros/09_relu")]
     assert len(zeros) == 2
-    assert all(0 < share < 1 for share in zeros)
+    assert all(0 < fraction < 1 for fraction in zeros)
     assert events.Scalars("zeros/04_conv2_conv2d")[-1].value < 0.01
 
 
@@ -103,7 +103,7 @@ def test_the_gradients_norm(events: EventAccumulator) -> None:
     assert 0 < points[0].value < 100
 
 
-def test_each_digit_by_itself(events: EventAccumulator) -> None:
+def test_accuracy_and_curve_of_each_digit(events: EventAccumulator) -> None:
     accuracies = [events.Scalars(f"val/accuracy_of/{digit}")[-1].value for digit in range(10)]
     overall = events.Scalars("val/accuracy")[-2].value
     assert min(accuracies) < overall < max(accuracies)
@@ -113,7 +113,7 @@ def test_each_digit_by_itself(events: EventAccumulator) -> None:
     assert events.summary_metadata[curves[0]].plugin_data.plugin_name == "pr_curves"
 
 
-def test_the_worst_mistakes_with_a_line_each(events: EventAccumulator) -> None:
+def test_the_worst_mistakes_with_captions(events: EventAccumulator) -> None:
     drawn = picture(events, "val/mistakes")
     assert drawn.shape == (4 * (84 + 20), 8 * 88)
     assert (drawn[:84, :84] > 100).any()
@@ -145,7 +145,7 @@ def test_one_switch_leaves_the_inspection_out(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "tensorboard" / "projector_config.pbtxt").exists()
 
 
-def test_an_autoencoder_shows_what_it_makes_of_its_images(tmp_path: Path) -> None:
+def test_an_autoencoder_shows_its_reconstructions(tmp_path: Path) -> None:
     train(compose("train", ["mode=fast_dev", "model=autoencoder", "trainer=cpu"]), tmp_path)
     accumulator = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
     accumulator.Reload()

@@ -1,4 +1,4 @@
-"""A training leaves what it promises, repeats itself, goes on after an interrupt, and says what is wrong."""
+"""A training leaves its results, is reproducible, resumes after an interrupt, and reports bad settings in one line."""
 
 import json
 import math
@@ -73,7 +73,7 @@ def test_metrics_are_plain_numbers_under_plain_names(trained: Path) -> None:
     assert metrics["train/images_per_second"] * metrics["train/seconds"] == pytest.approx(2 * 1280)
 
 
-def test_the_weights_say_where_they_come_from(trained: Path) -> None:
+def test_the_weights_record_their_provenance(trained: Path) -> None:
     provenance = read_weights(trained).provenance
     assert provenance["config"]["seed"] == 0
     assert provenance["config"]["data"]["train_size"] == 1280
@@ -83,7 +83,7 @@ def test_the_weights_say_where_they_come_from(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eval_finds_what_the_training_found(run: Run, trained: Path, tmp_path: Path) -> None:
+def test_eval_computes_the_metrics_of_the_training(run: Run, trained: Path, tmp_path: Path) -> None:
     done = run("eval", f"checkpoint={trained}", "output_dir=e", "data.batch_size=1000")
     assert done.returncode == 0, done.stderr
     accuracy = metrics_of(tmp_path / "e")["test/accuracy"]
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_weights_and_figures(run: Run, trained: Pat
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_the_end_of_a_training_says_what_to_do_next(run: Run, tmp_path: Path) -> None:
+def test_a_finished_training_prints_the_next_commands(run: Run, tmp_path: Path) -> None:
     done = run("train", "mode=fast_dev")
     assert done.returncode == 0, done.stderr
     [folder] = (tmp_path / "outputs" / "train").iterdir()
@@ -150,7 +150,7 @@ def interrupt(process: subprocess.Popen[str], ready: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_with_the_command_that_it_prints(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mnist_cls.train", *LONG]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -160,11 +160,11 @@ def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_pat
     assert "Traceback" not in errors
     assert not (tmp_path / "run" / "metrics.json").exists()
     step = torch.load(last, weights_only=True)["global_step"]
-    found = re.search(r"interrupted at step (\d+); go on with: (.*)", errors)
+    found = re.search(r"interrupted at step (\d+); resume with: (.*)", errors)
     assert found is not None, errors
     assert int(found[1]) == step > 10
 
-    # A schedule cannot be made shorter on the way, so the test goes on for a moment and interrupts again.
+    # A schedule cannot be made shorter on the way, so the test resumes it for a moment and interrupts again.
     process = subprocess.Popen(
         shlex.split(found[2]), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -174,7 +174,7 @@ def test_an_interrupted_training_goes_on_with_the_command_that_it_prints(tmp_pat
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "going on from run/checkpoints/last.ckpt" in output
+    assert "resuming from run/checkpoints/last.ckpt" in output
     later = torch.load(last, weights_only=True)
     assert later["global_step"] > step
     assert later["lr_schedulers"][0]["last_epoch"] == later["global_step"]
@@ -223,7 +223,7 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(
         size = 64 // batches_a_step
         data = MNISTDataModule(train_size=640, validation_size=500, batch_size=size, augmentation=distort)
         where = last.path if resume else None
-        with last.listening():
+        with last.handle_signals():
             if stop_at is None:
                 trainer.fit(module, data, ckpt_path=where)
             else:
@@ -244,7 +244,7 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(
 
 
 class KeepLastWeights(Callback):
-    """Keeps the weights of the last step, before the average of the last epochs takes their place."""
+    """Keeps the weights of the last step, before the average of the last epochs replaces them."""
 
     weights: dict[str, torch.Tensor]
 
@@ -252,7 +252,7 @@ class KeepLastWeights(Callback):
         KeepLastWeights.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 
-def test_the_average_is_what_is_judged_and_kept(tmp_path: Path) -> None:
+def test_the_averaged_weights_are_evaluated_and_kept(tmp_path: Path) -> None:
     keep = "+callbacks.keep._target_=tests.test_train.KeepLastWeights"
     shorter = ["callbacks.average.decay=0.9", "temperature=100", "model=mlp", "trainer=cpu", "trainer.max_epochs=2"]
     settings = compose("train", ["experiment=best", *SMALL, *shorter, keep])
@@ -262,21 +262,21 @@ def test_the_average_is_what_is_judged_and_kept(tmp_path: Path) -> None:
     for name, value in saved.items():
         whole = value * 100 if name.startswith("fc2.") else value
         torch.testing.assert_close(whole, checkpoint["state_dict"][f"model.{name}"])
-    # Not the average that the callback still has, but these weights, which are hardly sure of anything.
+    # These weights, whose confidences are low, not the average that the callback still has.
     assert metrics_of(tmp_path)["val/loss"] == pytest.approx(math.log(10), abs=0.05)
     assert not any(torch.equal(value, KeepLastWeights.weights[f"model.{name}"]) for name, value in saved.items())
     settings = compose("eval", [f"checkpoint={tmp_path}", "split=val", "data.validation_size=500", "report=false"])
     assert evaluate(settings, tmp_path / "eval") == metrics_of(tmp_path)["val/accuracy"]
 
 
-def test_what_is_trained_in_bfloat16_is_judged_in_float32(tmp_path: Path) -> None:
+def test_a_training_in_bfloat16_is_evaluated_in_float32(tmp_path: Path) -> None:
     settings = compose("train", [*SMALL, "model=mlp", "trainer=cpu", "trainer.precision=bf16-mixed"])
     train(settings, tmp_path)
     evaluate(compose("eval", [f"checkpoint={tmp_path}", "trainer=cpu", "report=false"]), tmp_path / "eval")
     assert metrics_of(tmp_path)["test/loss"] == pytest.approx(metrics_of(tmp_path / "eval")["test/loss"], rel=1e-5)
 
 
-def test_a_finished_training_is_not_gone_on_with(run: Run, trained: Path) -> None:
+def test_a_finished_training_is_not_resumed(run: Run, trained: Path) -> None:
     line = one_line(run("train", *SMALL, f"checkpoint={trained}"), "is complete, 20 of 20 steps", "model.safetensors")
     assert "Traceback" not in line
     one_line(run("train", *SMALL, f"checkpoint={trained}", "trainer.max_epochs=3"), "planned for 20 steps, not 30")
@@ -375,7 +375,7 @@ def test_two_processes_train_like_one(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_overfitting_learns_its_images_by_heart(run: Run, tmp_path: Path) -> None:
+def test_overfitting_fits_its_images(run: Run, tmp_path: Path) -> None:
     done = run("train", "mode=overfit", "model=mlp", "output_dir=run", "trainer.enable_progress_bar=false")
     assert done.returncode == 0, done.stderr
     assert metrics_of(tmp_path / "run")["train/accuracy"] == 1
@@ -432,7 +432,7 @@ def test_a_run_finds_its_default_folder_taken(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("off", ["trainer.limit_val_batches=0", "data.validation_size=0"])
-def test_without_a_validation_and_a_logger_the_last_weights_count(run: Run, tmp_path: Path, off: str) -> None:
+def test_without_a_validation_the_last_weights_are_kept(run: Run, tmp_path: Path, off: str) -> None:
     done = run("train", "mode=fast_dev", "model=mlp", off, "logger=none", "output_dir=run")
     assert done.returncode == 0, done.stderr
     assert "look inside" not in done.stdout
@@ -455,7 +455,7 @@ def test_without_a_validation_each_epoch_is_saved(run: Run, tmp_path: Path) -> N
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = run("train", *plain, "checkpoint=run")
     assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stdout
+    assert "resuming from" in again.stdout
     assert metrics_of(tmp_path / "run")["epochs"] == 2
 
 
@@ -473,7 +473,7 @@ def test_ctrl_c_in_the_last_validation_loses_nothing(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit) as left:
         train(compose("train", [*short, press]), tmp_path)
     assert left.value.code == 130
-    assert "interrupted at step 1; go on" in capsys.readouterr().err
+    assert "interrupted at step 1; resume" in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
     train(compose("train", [*short, "checkpoint=last"]), tmp_path)  # only to be tested
     assert metrics_of(tmp_path)["steps"] == 1
