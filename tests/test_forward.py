@@ -236,7 +236,7 @@ class Failing(nn.Module):
 def test_prints_the_operations_before_a_wrong_shape(run: Run, tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     done = run("forward", "model=own", "model.name=failing", "model_file=failing.py")
-    line = one_line(done, "failed after operation 8", "head (Linear) got (1, 2704), it wants (B, 784)")
+    line = one_line(done, "failed after operation 8", "head (Linear) got (1, 2704), expected (B, 784)")
     assert "Traceback" not in line
     assert "relu" in done.stdout
     assert "failing.py:14" in done.stdout

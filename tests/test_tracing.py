@@ -189,7 +189,7 @@ def test_no_hook_is_left_behind() -> None:
 
 
 def test_recording_ends_with_a_failing_network() -> None:
-    model = ImageClassifier()
+    model = create_model("image_classifier")
     with pytest.raises(ValueError, match="conv1"), recording(model) as trace:
         model(X[:, 0])
     count = len(trace)

@@ -10,20 +10,10 @@ from torch.utils.flop_counter import flop_registry
 from .tensors import tensors_in
 
 # PyTorch has formulas for convolutions and matrix products. For other kernels: operations per value.
-_PER_INPUT = {"sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin"}
-_PER_INPUT |= {"norm", "linalg_vector_norm"}
-_PER_OUTPUT = {
-    "_log_softmax": 3,
-    "_native_batch_norm_legit": 2,
-    "_native_batch_norm_legit_no_training": 2,
-    "_softmax": 3,
-    "cudnn_batch_norm": 2,
-    "native_batch_norm": 2,
-    "native_dropout": 2,
-    "native_group_norm": 5,
-    "native_layer_norm": 5,
-}
+_REDUCTIONS = {"sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin"}
+_REDUCTIONS |= {"norm", "linalg_vector_norm"}
 _VECTOR_PRODUCTS = {"mv", "dot", "vdot"}
+_PER_OUTPUT = {"softmax": 3, "batch_norm": 2, "layer_norm": 5, "group_norm": 5, "dropout": 2}
 # Expensive kernels without a formula.
 _UNKNOWN = ("rnn", "lstm", "gru", "fft", "linalg_solve", "linalg_inv", "linalg_eig", "linalg_svd", "linalg_qr")
 
@@ -78,10 +68,10 @@ def _kernel_flops(func: Any, args: Any, kwargs: Any, result: Any) -> int | None:
         window = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
         window = [*window, *window] if len(window) == 1 and "2d" in name else window
         return outputs[0].numel() * prod(window)
-    input_size = next((tensor.numel() for tensor in tensors_in(args)), 0)
     if name in _VECTOR_PRODUCTS:
-        return 2 * input_size
-    if name in _PER_INPUT or "adaptive" in name:
-        return input_size
-    per_value = 1 if torch.Tag.pointwise in func.tags else _PER_OUTPUT.get(name, 0)
+        return 2 * tensors_in(args)[0].numel()
+    if name in _REDUCTIONS or "adaptive" in name:
+        return tensors_in(args)[0].numel()
+    pointwise = torch.Tag.pointwise in func.tags
+    per_value = 1 if pointwise else next((flops for word, flops in _PER_OUTPUT.items() if word in name), 0)
     return per_value * outputs[0].numel()

@@ -13,7 +13,6 @@ from ..files import whole_file
 from ..images import SIZE
 from .outputs import heads, saliency
 from .recorder import Trace
-from .table import console
 from .tensors import dense
 
 Picture = Image.Image
@@ -64,10 +63,9 @@ def draw_values(values: Tensor) -> Picture:
     array = (values.abs() if values.is_complex() else values).detach().float().cpu().numpy()
     if array.ndim == 3:
         return _draw_maps(array)
-    flat = array.reshape(-1)
-    columns = min(64, max(1, len(flat)))
-    squares = np.zeros((-(-len(flat) // columns), columns), np.float32)
-    squares.flat[: len(flat)] = flat
+    columns = min(64, array.size)
+    squares = np.zeros((-(-array.size // columns), columns), np.float32)
+    squares.flat[: array.size] = array
     return enlarge(colour(squares), 8)
 
 
@@ -136,7 +134,7 @@ def _draw_heads(
         try:
             pixels = saliency(model, normalize(images[:1]), label, name, **options)
         except (RuntimeError, ValueError) as error:  # a network without a gradient, or one that needs several images
-            console().print(f"no saliency of {name}: {str(error).splitlines()[0]}", markup=False)
+            print(f"no saliency of {name}: {str(error).splitlines()[0]}")
             continue
         caption = f"saliency for a {label} ({name})"
         yield f"saliency_{name.replace(' ', '_')}", caption, draw_saliency(images[0], pixels)
@@ -156,16 +154,13 @@ def _draw_maps(maps: np.ndarray) -> Picture:
 
 
 def _stack(pictures: list[tuple[str, Picture]]) -> Picture:
-    """Stack pictures, each below its caption; shrink those that are too wide."""
-    fitted = []
-    for caption, picture in pictures:
-        if picture.width > _WIDTH:
-            picture = picture.resize((_WIDTH, max(1, picture.height * _WIDTH // picture.width)))
-        fitted.append((caption, picture))
-    height = sum(picture.height + _TEXT + 14 for _, picture in fitted)
+    """Stack pictures, each below its caption; shrink those that are too wide in place."""
+    for _, picture in pictures:
+        picture.thumbnail((_WIDTH, picture.height))
+    height = sum(picture.height + _TEXT + 14 for _, picture in pictures)
     sheet = Image.new("RGB", (_WIDTH, max(1, height)), "white")
     pen, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT), 0
-    for caption, picture in fitted:
+    for caption, picture in pictures:
         pen.text((2, top + 2), caption, fill="black", font=font)
         sheet.paste(picture, (2, top + _TEXT + 6))
         top += picture.height + _TEXT + 14

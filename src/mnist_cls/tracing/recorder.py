@@ -1,8 +1,7 @@
 """Record a forward pass, operation by operation: `trace_forward(model, x)`.
 
-PyTorch can intercept the functions called on tensors (`TorchFunctionMode`) and the kernels they launch
-(`TorchDispatchMode`). Both are active during one pass, so functional operations and control flow are recorded like
-layers, and the network needs no hooks.
+A `TorchFunctionMode` intercepts the functions called on tensors, a `TorchDispatchMode` the kernels that they run. So
+functional operations and control flow are recorded like layers, and the network needs no hooks.
 """
 
 import inspect
@@ -118,9 +117,8 @@ class Trace(list[Record]):
 def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
     """Run a network once and record every operation.
 
-    The network's buffers, such as batch norm's running averages, and PyTorch's random state are left unchanged.
-    Autograd works as usual: `trace.output` can be differentiated like the output of `model(x)`. A function of PyTorch
-    is one record, whatever it calls inside, such as the products of its attention.
+    Buffers, such as batch norm's running averages, and PyTorch's random state are left unchanged. `trace.output` can
+    be differentiated like the output of `model(x)`. A function of PyTorch is one record, whatever it calls inside.
 
     Args:
         model: any network, in training or evaluation mode.
@@ -128,8 +126,8 @@ def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
         **options: keyword arguments for the network's `forward`.
 
     Returns:
-        The records. Their `output` equals `model(x)` bit for bit, with one exception: while a pass is traced, PyTorch
-        does not use the fused kernel of attention (evaluation mode, no gradients), which rounds differently.
+        The records. `output` equals `model(x)` bit for bit, but for attention in evaluation mode without gradients:
+        PyTorch does not use its fused kernel, which rounds differently, while a pass is traced.
     """
     with unchanged(model), recording(model) as trace:
         trace.output = model(x, **options)
@@ -138,14 +136,7 @@ def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Trace]:
-    """Record all operations in the block, those of a network's forward pass and others.
-
-    Args:
-        model: the network whose layers and parameters are named in the records.
-
-    Yields:
-        The trace, which grows while the block runs.
-    """
+    """Record all operations in the block; those of `model` with their layers. Yields the trace, which grows."""
     trace = Trace()
     with _Recorder(model, trace):
         yield trace
@@ -154,19 +145,22 @@ def recording(model: nn.Module) -> Iterator[Trace]:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Let a network work on copies of its buffers in the block, and restore PyTorch's random state afterwards."""
-    buffers = [(module, name) for module in model.modules() for name, _ in module.named_buffers(recurse=False)]
-    originals = [getattr(module, name) for module, name in buffers]
-    copies = {id(original): original.clone() for original in originals}  # one copy even if several modules share it
+    owners = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    copies = {id(buffer): buffer.clone() for buffer in model.buffers()}  # one copy even if several modules share it
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
     try:
         # Restoring the values instead would modify what autograd has saved for the backward pass.
-        for (module, name), original in zip(buffers, originals, strict=True):
-            setattr(module, name, copies[id(original)])
+        for module, name, buffer in owners:
+            setattr(module, name, copies[id(buffer)])
         with torch.random.fork_rng(list(devices)):
             yield
     finally:
-        for (module, name), original in zip(buffers, originals, strict=True):
-            setattr(module, name, original)
+        for module, name, buffer in owners:
+            setattr(module, name, buffer)
 
 
 class _Recorder(TorchFunctionMode):

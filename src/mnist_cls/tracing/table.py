@@ -16,9 +16,6 @@ from .outputs import heads
 from .recorder import Record, Trace, unchanged
 from .tensors import dense
 
-# Width where there is no terminal (a file, a pipe): lines need not be broken.
-_WIDE = 240
-
 _COLUMNS: dict[str, Callable[[Record], str]] = {
     "#": lambda record: str(record.step),
     "operation": lambda record: record.operation,
@@ -42,14 +39,9 @@ _LEFT_ALIGNED = ("operation", "layer", "code", "input", "output")
 _COMPARED = ("mean", "std", "zeros")
 
 
-def console() -> Console:
-    """Return a console for standard output, wide enough for every table unless it is a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=_WIDE)
-
-
 def print_trace(trace: Trace, screen: Console | None = None) -> None:
     """Print the operations as a table; on a narrow screen as several tables below each other."""
-    screen = screen or console()
+    screen = screen or _console()
     for columns in _fit(trace, screen.width):
         screen.print(_table(trace, columns))
     known = [record.flops for record in trace if record.flops is not None]
@@ -76,7 +68,7 @@ def print_modes(evaluation: Trace, training: Trace) -> None:
         evaluation: a network traced in evaluation mode.
         training: the same network traced in training mode with the same input.
     """
-    screen = console()
+    screen = _console()
     table = Table("evaluation vs. training", box=None, pad_edge=False)
     for name in _COMPARED:
         table.add_column(f"{name}: eval", justify="right")
@@ -106,7 +98,7 @@ def print_predictions(outputs: object, labels: Tensor | None) -> None:
         outputs: return value of the network.
         labels: true labels (B,), if known.
     """
-    screen = console()
+    screen = _console()
     for name, logits in heads(outputs).items():
         probabilities = logits.softmax(1)
         confidences, predictions = probabilities.max(1)
@@ -127,12 +119,7 @@ def print_predictions(outputs: object, labels: Tensor | None) -> None:
 
 
 def print_reconstruction_error(model: nn.Module, images: Tensor) -> None:
-    """Print the reconstruction error of an autoencoder, and its threshold; print nothing for other networks.
-
-    Args:
-        model: the network.
-        images: images (B, 28, 28), 0 to 255.
-    """
+    """Print an autoencoder's reconstruction error of images (B, 28, 28), and its threshold; nothing for others."""
     reconstruction_error: Callable[[Tensor], Tensor] | None = getattr(model, "reconstruction_error", None)
     if reconstruction_error is None:
         return
@@ -140,8 +127,13 @@ def print_reconstruction_error(model: nn.Module, images: Tensor) -> None:
         errors = reconstruction_error(normalize(images))
     found = ", ".join(f"{error:.4f}" for error in errors.tolist())
     threshold = float(getattr(model, "threshold", math.nan))
-    limit = "it has no threshold yet" if math.isnan(threshold) else f"a digit has at most {threshold:.4f}"
-    console().print(f"reconstruction error {found}; {limit}\n", highlight=False)
+    limit = "the network has no threshold" if math.isnan(threshold) else f"a digit has at most {threshold:.4f}"
+    print(f"reconstruction error {found}; {limit}\n")
+
+
+def _console() -> Console:
+    """Return a console for standard output; a file or a pipe need not break lines."""
+    return Console(width=None if sys.stdout.isatty() else 240)
 
 
 def _name(record: Record) -> str:
