@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import hydra
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -295,10 +294,13 @@ def test_a_finished_training_is_not_resumed(run: Run, trained: Path) -> None:
         ("model=3", ["Got int"]),
         ("sweep=optuna", ["sweep=optuna without -m"]),
         ("model=[3]", ["neither a name nor a list of names"]),
+        ("seed=1,2", ["Ambiguous value for argument 'seed=1,2'", "--multirun"]),
+        ("-m seed=1,2 model=[3]", ["neither a name nor a list of names"]),
+        ("-m seed=1,2 trainer.max_epochs=abc", ["trainer.max_epochs", "'abc'", "Integer"]),
     ],
 )
-def test_bad_settings_are_said_in_one_line(run: Run, override: str, words: list[str]) -> None:
-    one_line(run("train", "mode=fast_dev", override), *words)
+def test_bad_settings_are_reported_in_one_line(run: Run, override: str, words: list[str]) -> None:
+    one_line(run("train", *override.split(), "mode=fast_dev"), *words)
 
 
 @pytest.mark.parametrize(
@@ -350,8 +352,10 @@ def test_cuda_where_there_is_none(run: Run, entry: str) -> None:
 def test_a_sweep_trains_each_and_keeps_them_apart(run: Run, tmp_path: Path) -> None:
     done = run("train", "-m", "mode=fast_dev", "model=mlp", "seed=1,2", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
-    seeds = [read_weights(tmp_path / "sweep" / number).provenance["config"]["seed"] for number in "01"]
-    assert seeds == [1, 2]
+    folders = [tmp_path / "sweep" / number for number in "01"]
+    assert [read_weights(folder).provenance["config"]["seed"] for folder in folders] == [1, 2]
+    for folder, seed in zip(folders, (1, 2), strict=True):
+        assert f"seed: {seed}\n" in (folder / ".hydra" / "config.yaml").read_text()
 
 
 def test_train_returns_the_validation_accuracy(tmp_path: Path) -> None:
@@ -408,27 +412,33 @@ def test_a_search_ends_with_the_best_that_it_found(run: Run, tmp_path: Path) -> 
     assert rates[0] != rates[1]
 
 
-def test_two_runs_in_the_same_second_have_a_folder_each(tmp_path: Path) -> None:
-    from mnist_cls.cli.run_folder import new_folder
+def test_a_default_folder_that_exists_is_left_alone(run: Run, tmp_path: Path) -> None:
+    """Default names end in the second, so two runs may have the same."""
+    (tmp_path / "mine" / "own").mkdir(parents=True)
+    (tmp_path / "mine" / "own" / "fixed.yaml").write_text("# @package _global_\noutput_dir: runs/now\n")
+    for _ in range(3):
+        done = run("forward", "--config-dir=mine", "+own=fixed", "pictures=false")
+        assert done.returncode == 0, done.stderr
+    folders = {folder.name: folder for folder in (tmp_path / "runs").iterdir()}
+    assert set(folders) == {"now", "now_2", "now_3"}
+    for name, folder in folders.items():
+        assert f"output_dir: runs/{name}" in (folder / ".hydra" / "config.yaml").read_text()
 
-    names = [new_folder(tmp_path / "outputs" / "2026-11-22_20-00-00").name for _ in range(3)]
-    assert names == ["2026-11-22_20-00-00", "2026-11-22_20-00-00_2", "2026-11-22_20-00-00_3"]
 
-
-def test_a_run_finds_its_default_folder_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnist_cls.cli.entry_point import config_folder
-    from mnist_cls.cli.run_folder import BeforeRun
-
-    monkeypatch.chdir(tmp_path)
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = hydra.compose("train", return_hydra_config=True)
-    config.hydra.overrides.hydra = ["hydra.mode=RUN"]  # as Hydra itself puts it there
-    config.output_dir = "outputs/train/2026-11-22_20-00-00"
-    found = []
-    for _ in range(2):
-        BeforeRun().on_run_start(config, config_name="train")
-        found.append(config.output_dir)
-    assert found == ["outputs/train/2026-11-22_20-00-00", "outputs/train/2026-11-22_20-00-00_2"]
+def test_a_value_may_refer_to_the_runs_folder(run: Run, tmp_path: Path) -> None:
+    """As is usual with Hydra; its own option for the folder is honoured, too."""
+    saving = [
+        "+callbacks.every._target_=lightning.pytorch.callbacks.ModelCheckpoint",
+        "+callbacks.every.dirpath=${hydra:runtime.output_dir}/every",
+    ]
+    for option in ("output_dir=named", "hydra.run.dir=hydras"):
+        done = run("train", "mode=fast_dev", "model=mlp", "trainer=cpu", *saving, option)
+        assert done.returncode == 0, done.stderr
+        folder = tmp_path / option.split("=")[1]
+        assert list((folder / "every").glob("*.ckpt"))
+        assert (folder / "metrics.json").is_file()
+        assert (folder / ".hydra" / "overrides.yaml").read_text().startswith("- mode=fast_dev\n- model=mlp\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"named", "hydras"}
 
 
 @pytest.mark.parametrize("off", ["trainer.limit_val_batches=0", "data.validation_size=0"])

@@ -145,11 +145,12 @@ def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose
     if runtime.mode != RunMode.MULTIRUN and (sweep := runtime.runtime.choices.get("sweep")):
         raise InputError(f"sweep={sweep} without -m would train once: put -m before the settings")
     folder = decide_folder(settings, choose_folder)
-    if folder is not None:
-        config.output_dir = str(folder)
-        record_run(folder, config)
-        settings = to_settings(config, entry)  # again, because a value may refer to the folder
-    return task(settings, folder)
+    if folder is None:
+        return task(settings, None)
+    config.output_dir = str(folder)
+    record_run(folder, config)
+    # Read again, because a value may refer to the folder: ${hydra:runtime.output_dir}.
+    return task(to_settings(config, entry), folder.absolute())
 
 
 def _print_best(search: Path) -> None:

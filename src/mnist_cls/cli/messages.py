@@ -90,17 +90,23 @@ def explain(error: BaseException, entry: str) -> str:
         return "what was chosen for a group is neither a name nor a list of names; --help shows the choices"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    cause = error.__cause__
+    full_key = getattr(error, "full_key", None) or getattr(cause, "full_key", None) or ""
     if isinstance(error, HydraException):
-        cause = error.__cause__
+        # Only the text has the whole key; OmegaConf's exception may stop at the first part that it does not know.
+        if unknown := re.match("Could not override '([^']+)'", str(error)):
+            return _no_key(max(unknown[1], full_key, key=len), entry)
         if isinstance(cause, OmegaConfBaseException) and not isinstance(error, InstantiationException):
             return explain(cause, entry)
         return " ".join(str(error).split())  # the lines after the first say what to do
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
-        key = error.full_key or str(error.key)
-        return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
+        return _no_key(full_key, entry)
     message = (str(error).splitlines() or [type(error).__name__])[0]
-    key = getattr(error, "full_key", None) or ""
-    return f"{key}: {message}" if key not in message else message
+    return f"{full_key}: {message}" if full_key not in message else message
+
+
+def _no_key(key: str, entry: str) -> str:
+    return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
