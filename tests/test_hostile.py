@@ -160,11 +160,12 @@ def png_of_zeros(side: int) -> bytes:
 
 LIMITED = """
 import resource, sys
-from mnist_cls.inference import predict_files
 import torch
+from mnist_cls.inference.options import PredictOptions
+from mnist_cls.inference.pipeline import predict_files
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1500 << 20),) * 2)
-print(predict_files(sys.argv[1], sys.argv[2], device="cpu").errors)
+print(predict_files(sys.argv[1], sys.argv[2], PredictOptions(device="cpu")).errors)
 """
 
 
@@ -409,8 +410,9 @@ def test_memory_does_not_grow_with_the_number_of_inputs(tmp_path: Path, digits: 
             for number in range(count):
                 archive.writestr(f"{number}.png", image)
         program = (
-            "import resource, sys; from mnist_cls.inference import predict_files\n"
-            "predict_files(sys.argv[1], sys.argv[2], checkpoint='image_classifier', device='cpu')\n"
+            "import resource, sys\nfrom mnist_cls.inference.options import PredictOptions\n"
+            "from mnist_cls.inference.pipeline import predict_files\n"
+            "predict_files(sys.argv[1], sys.argv[2], PredictOptions(checkpoint='image_classifier', device='cpu'))\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         command = [sys.executable, "-c", program, str(tmp_path / "images.zip"), str(tmp_path / "rows.csv")]

@@ -22,11 +22,14 @@ from PIL import Image
 from mnist_cls.errors import InputError
 from mnist_cls.inference.decoding.batches import chunks_of
 from mnist_cls.inference.decoding.pool import Decoders
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.progress import Progress
 from mnist_cls.inference.sources.detect import open_source
 
 from .conftest import Run
+
+CPU = PredictOptions(device="cpu")
 
 
 class Found(NamedTuple):
@@ -172,7 +175,7 @@ def test_arrays_of_other_sizes_are_brought_into_mnists_form(tmp_path: Path, digi
     np.save(tmp_path / "grey.npy", large)
     np.save(tmp_path / "colour.npy", np.stack([large] * 3, axis=-1))
     for name in ("grey.npy", "colour.npy"):
-        summary = predict_files(tmp_path / name, tmp_path / "rows.npy", device="cpu")
+        summary = predict_files(tmp_path / name, tmp_path / "rows.npy", CPU)
         assert summary.errors == 0
         assert np.load(tmp_path / "rows.npy").argmax(1).tolist() == [7, 2, 1, 0, 4]
         with pytest.raises(InputError, match=r"expected \(28, 28\)"):
@@ -232,7 +235,7 @@ def test_empty_and_broken_archives(tmp_path: Path, digits: np.ndarray, kind: str
     path = tmp_path / f"scans.{kind}"
     ARCHIVES[kind](path, {})
     with pytest.raises(InputError, match="scans"):
-        predict_files(path, tmp_path / "rows.csv", device="cpu")
+        predict_files(path, tmp_path / "rows.csv", CPU)
     ARCHIVES[kind](path, {f"{n}.png": np.random.default_rng(n).bytes(30_000) for n in range(9)})
     path.write_bytes(path.read_bytes()[:100_000])
     with pytest.raises(InputError, match="scans"):
