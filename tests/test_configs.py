@@ -1,6 +1,6 @@
 """Every config composes, and every choice of every group runs a step on real data."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from mnist_cls.cli.entry_point import compose, config_folder
-from mnist_cls.cli.settings import SETTINGS, TrainerSettings
+from mnist_cls.cli.settings import SETTINGS, DataSettings, TrainerSettings
+from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.embedded import FOLDER
+from mnist_cls.inference.options import PredictOptions
 from mnist_cls.training.fit import train
 
 from .conftest import Run
@@ -72,10 +74,20 @@ def test_every_choice_runs_a_step(choice: str, tmp_path: Path, run: Run) -> None
     assert (tmp_path / "model.safetensors").is_file()
 
 
-def test_the_trainers_config_has_every_key_and_the_defaults_of_its_settings() -> None:
-    assert compose("train").trainer == TrainerSettings()
+def test_the_trainers_config_has_every_key_of_its_settings() -> None:
     written = (config_folder() / "trainer" / "auto.yaml").read_text()
     assert {field.name for field in fields(TrainerSettings)} == set(OmegaConf.create(written))
+
+
+def test_commands_and_python_have_the_same_defaults() -> None:
+    settings = compose("train")
+    assert settings.trainer == TrainerSettings()
+    assert replace(settings.data, augmentation=None) == DataSettings()
+    assert MNISTDataModule().batch_size == settings.data.batch_size
+    predict = compose("predict")
+    assert (
+        PredictOptions(**{name: getattr(predict, name) for name in PredictOptions.__annotations__}) == PredictOptions()
+    )
 
 
 def test_mixed_precision_runs_a_step(tmp_path: Path) -> None:
