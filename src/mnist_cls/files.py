@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writing files whole or not at all, file locks, and paths."""
 
 import contextlib
 import glob
@@ -15,23 +15,23 @@ _UNFINISHED = ".unfinished-"
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` once the block has ended without an exception.
+    """Yield a temporary path, and rename it to `path` once the block has ended without an exception.
 
-    What stood at `path` before stays untouched until then, and for ever if the block fails.
+    An existing file at `path` is not touched before, and not at all if the block fails.
 
     Args:
-        path: where the file shall appear. Missing folders above it are made.
+        path: the file to write. Missing parent folders are created.
 
     Yields:
         The path to write to: an empty file in the same folder.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: If the folder is not writable, or the disk is full.
     """
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The extension stays last: some writers choose their format by it.
+        # Some writers choose their format by the extension, so it stays last.
         handle, name = tempfile.mkstemp(prefix=f"{_UNFINISHED}{target.stem}-", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(target)) from error
@@ -45,7 +45,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.replace(target)
         sync_folder(target.parent)
     except OSError as error:
-        # A write that fails names no file, and the temporary one would tell nobody anything.
+        # A failed write names no file, and the temporary name would not help anybody.
         if error.filename in (None, str(temporary)) and error.errno is not None:
             raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(target)) from error
         raise
@@ -54,15 +54,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove what a killed process has left of files that it was writing, or of one of that name only."""
+    """Remove the temporary files of killed processes from a folder, or only those of the file `name`."""
     stem = glob.escape(Path(name).stem) + "-" if name else ""
-    for left in folder.glob(f"{_UNFINISHED}{stem}*"):
-        left.unlink(missing_ok=True)
+    for temporary in folder.glob(f"{_UNFINISHED}{stem}*"):
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Let a file's new name in a folder survive a power failure, where folders can be synchronized."""
-    with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems synchronize none
+    """Flush a folder's entries to disk, so that new names in it survive a power failure."""
+    with contextlib.suppress(OSError):  # Windows cannot open folders, some network file systems cannot flush them
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -71,17 +71,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def lock(descriptor: int) -> bool:
-    """Take an open, writable file for this process alone, until it is closed; where there are no locks, hope.
+    """Lock an open, writable file for this process until it is closed.
 
     Returns:
-        Whether it was to be had: no other process has it.
+        False if another process holds the lock. True where locks are not supported.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
-        # Not flock: its locks are inherited, and processes that we have started may outlive us by a moment.
+        # Locks of flock would be inherited by child processes, which may outlive this one for a moment.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
@@ -91,10 +91,10 @@ def lock(descriptor: int) -> bool:
 
 
 def write_json(path: str | Path, values: Mapping[str, float]) -> None:
-    """Write numbers to `path` as indented JSON, whole or not at all. NaN and Inf, which JSON lacks, become null.
+    """Write numbers as indented JSON, whole or not at all. NaN and infinity, which JSON lacks, become null.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: If the file cannot be written.
     """
     finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
     text = json.dumps(finite, indent=2, allow_nan=False) + "\n"
@@ -103,15 +103,15 @@ def write_json(path: str | Path, values: Mapping[str, float]) -> None:
 
 
 def expand(path: str | Path) -> Path:
-    """A path with its `~` replaced, where there is somebody of that name; `~draft.png` may be just a file."""
+    """Replace `~` and `~user` at the start of a path by the home folder."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:
+    except RuntimeError:  # there is no such user: `~draft.png` may be just a file
         return Path(path)
 
 
 def _umask() -> int:
-    # The mask can only be read by setting it; mkstemp's own mode, 0600, would hide results from colleagues.
+    # The mask can only be read by setting it. mkstemp's own mode, 0600, would hide results from colleagues.
     mask = os.umask(0)
     os.umask(mask)
     return mask
