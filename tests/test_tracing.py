@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock
 
 from mnist_cls import create_model, list_models, trace_forward
 from mnist_cls.models.conditional import Conditional
@@ -52,6 +53,11 @@ def test_location_is_the_line_in_the_networks_source() -> None:
         assert Path(record.file).name == "image_classifier.py"
         assert (record.layer or record.operation) in lines[record.line - start]
         assert record.location == f"image_classifier.py:{record.line}"
+
+
+def test_location_of_a_torchvision_network_is_in_torchvision() -> None:
+    trace = trace_forward(BasicBlock(4, 4), torch.ones(2, 4, 8, 8))
+    assert {Path(record.file).name for record in trace} == {"resnet.py"}
 
 
 def test_parameters_flops_and_bytes_are_those_computed_by_hand() -> None:

@@ -57,23 +57,29 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     if with_report and trainer.world_size > 1:
         print("no report: each device has seen only some of the images; use trainer.devices=1")
     elif with_report:
-        images, labels, probabilities = outputs.result()
-        if probabilities.isfinite().all():
-            facts = {
-                "network": "; ".join(str(one.model) for one in weights),
-                "weights": ", ".join(one.path.name for one in weights),
-                "images": f"{len(labels):,} of {settings.data.name} ({split})",
-                "accuracy": f"{result:.2%}",
-                "loss": f"{metrics[f'{split}/loss']:.4f}",
-            }
-            more = write_report(folder, images, labels, probabilities, f"mnist_cls: {title}", facts)
-            metrics |= {f"{split}/{name}": value for name, value in more.items()}
-            print(f"report in {display_path(folder) / 'report.html'}")
-        else:
-            print("no report: the network's output has NaN or infinite values; inspect it with mnist_cls.forward")
+        facts = {
+            "network": "; ".join(str(one.model) for one in weights),
+            "weights": ", ".join(one.path.name for one in weights),
+            "images": f"{settings.data.name} ({split})",
+            "accuracy": f"{result:.2%}",
+            "loss": f"{metrics[f'{split}/loss']:.4f}",
+        }
+        metrics |= {f"{split}/{name}": value for name, value in _report(folder, outputs, title, facts).items()}
     write_json(folder / "metrics.json", metrics)
     print(f"metrics in {display_path(folder) / 'metrics.json'}")
     return result
+
+
+def _report(folder: Path, outputs: KeepOutputs, title: str, facts: dict[str, str]) -> dict[str, float]:
+    """Write the report if the outputs are finite, and return its metrics."""
+    images, labels, probabilities = outputs.result()
+    if not probabilities.isfinite().all():
+        print("no report: the network's output has NaN or infinite values; inspect it with mnist_cls.forward")
+        return {}
+    facts = {**facts, "images": f"{len(labels):,} of {facts['images']}"}
+    metrics = write_report(folder, images, labels, probabilities, f"mnist_cls: {title}", facts)
+    print(f"report in {display_path(folder) / 'report.html'}")
+    return metrics
 
 
 def _title(settings: EvalSettings, weights: list[Weights]) -> str:

@@ -5,6 +5,7 @@ functional operations and control flow are recorded like layers, and the network
 """
 
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from .tensors import dense, storage_address, tensors_in
 
 Shape = tuple[int, ...]
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 # Files of this package whose frames stand between a network's code and PyTorch's.
 _OWN_FRAMES = {__file__, shapes.__file__}
 

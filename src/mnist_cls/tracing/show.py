@@ -57,7 +57,8 @@ def show_forward(settings: ForwardSettings, folder: Path) -> None:
     if error is not None:
         print(f"mode={other_mode} fails after operation {len(other)}: {_reason(error)}\n")
     else:
-        print_modes(*((trace, other) if mode == "eval" else (other, trace)))
+        traces = {mode: trace, other_mode: other}
+        print_modes(traces["eval"], traces["train"])
     model.train(mode == "train")
     print_predictions(trace.output, given.labels)
     print_reconstruction_error(model, images)
@@ -87,27 +88,27 @@ def _reason(error: Exception) -> str:
 
 def _make_network(settings: ForwardSettings) -> tuple[nn.Module, str]:
     """Build the network, and describe its weights."""
+    config = None
     if settings.model is None:
         load_user_models(settings.model_file)
-        model = None
     else:
-        model = named_model(settings.model, settings.model_file)
-    if settings.checkpoint is not None or model is None:
+        config = named_model(settings.model, settings.model_file)
+    if settings.checkpoint is not None or config is None:
         stored = read_weights(settings.checkpoint)
-        if model is not None and model["name"] != stored.model["name"]:
-            raise InputError(f"model={model['name']}, but {stored.path} is of {stored.model['name']}; leave one out")
+        if config is not None and config["name"] != stored.model["name"]:
+            raise InputError(f"model={config['name']}, but {stored.path} is of {stored.model['name']}; leave one out")
         # The options in the config take precedence over those in the file.
-        network = build(stored if model is None else dataclasses.replace(stored, model=model))
+        network = build(stored if config is None else dataclasses.replace(stored, model=config))
         return network, f"weights of {display_path(stored.path) if settings.checkpoint else stored.path.name}"
-    if model["name"] in list_weights():
-        stored = read_weights(model["name"])
+    if config["name"] in list_weights():
+        stored = read_weights(config["name"])
         try:
-            return build(dataclasses.replace(stored, model=model)), f"weights of {stored.path.name}"
+            return build(dataclasses.replace(stored, model=config)), f"weights of {stored.path.name}"
         except InputError:
             pass  # the config has other sizes than the packaged weights
     torch.manual_seed(settings.seed)
     try:
-        network = create_model(**model)
+        network = create_model(**config)
     except ValueError as error:
         raise InputError(f"model: {error}") from error
     return network, f"random weights (seed={settings.seed}; use checkpoint=RUN for trained ones)"
