@@ -14,7 +14,8 @@ import numpy as np
 
 from mnist_cls.errors import InputError
 from mnist_cls.files import whole_file
-from mnist_cls.preprocessing.components import INKED, clean, ink_box
+from mnist_cls.preprocessing.cleaning import clean
+from mnist_cls.preprocessing.components import INKED, ink_box
 from mnist_cls.preprocessing.decode import decode, enlarge
 from mnist_cls.preprocessing.digit import SIDE
 from mnist_cls.preprocessing.paper import find_ink, fit_paper

@@ -17,7 +17,7 @@ from benchmarks.prediction import write_inputs
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import Summary, predict_files
 from mnist_cls.inference.ray import predict_on_ray
-from mnist_cls.inference.sinks.shards import PART, shards_of
+from mnist_cls.inference.sinks.shards import PART_SIZE, shards_of
 from mnist_cls.inference.sources.detect import open_source
 
 # Images of the array.
@@ -86,9 +86,9 @@ def reader_alone(input: Path) -> float:
 
     def read() -> int:
         count = 0
-        for shard in shards_of(open_source(input), PART):
+        for shard in shards_of(open_source(input), PART_SIZE):
             pickle.dumps(shard, protocol=5)
-            count += sum(len(block.names) for block in shard.pieces)
+            count += sum(len(block.names) for block in shard.blocks)
         return count
 
     count, seconds = timed(read)
