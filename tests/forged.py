@@ -1,6 +1,7 @@
-"""Checkpoints as an attacker would write them: anything inside, and every digest right."""
+"""Checkpoints as an attacker would write them: anything inside, with correct CRCs and digests."""
 
 import copy
+import hashlib
 import io
 import json
 import struct
@@ -11,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load
 
 from mnist_cls import create_model
-from mnist_cls.checkpoints.integrity import UNSEALED, seal_safetensors, seal_zip
+from mnist_cls.checkpoints.integrity import digest
+
+# A place for the digest.
+UNSIGNED = "0" * 64
 
 # A network of kilobytes, so that mutations hit more than its weights.
 MODEL: dict[str, Any] = {"name": "mlp", "widths": [784, 2, 10]}
@@ -49,49 +54,70 @@ def training() -> dict[str, Any]:
 
 
 def archive_of(content: object) -> bytes:
-    """What torch.save writes, with the right digest."""
+    """What `torch.save` writes."""
     archive = io.BytesIO()
     torch.save(content, archive)
-    return seal_zip(archive.getvalue())
+    return archive.getvalue()
 
 
 def zip_of(entries: list[tuple[str | zipfile.ZipInfo, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """An archive of any entries, with the right digest."""
+    """An archive of any entries."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", compression) as file:
         for name, content in entries:
             file.writestr(name, content)
-    return seal_zip(archive.getvalue())
+    return archive.getvalue()
 
 
 def entries_of(archive: bytes) -> dict[str, bytes]:
-    """What an archive holds, by name."""
+    """The entries of an archive, by name."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         return {name: file.read(name) for name in file.namelist()}
 
 
 def checkpoint_with(pickled: bytes, **others: bytes) -> bytes:
-    """A checkpoint with this for its pickle, and storages by their numbers: `_0=b"..."`."""
+    """A checkpoint with this pickle, and storages by their numbers: `_0=b"..."`."""
     storages: list[tuple[str | zipfile.ZipInfo, bytes]] = [
         (f"archive/data/{name[1:]}", content) for name, content in others.items()
     ]
-    ours = [("archive/data.pkl", pickled), ("archive/version", b"3\n"), ("archive/byteorder", b"little")]
-    return zip_of([*ours, *storages])
+    first = [("archive/data.pkl", pickled), ("archive/version", b"3\n"), ("archive/byteorder", b"little")]
+    return zip_of([*first, *storages])
 
 
 def safetensors_of(header: object, values: bytes = b"") -> bytes:
-    """A `.safetensors` file with any header, and the right digest if the header has a place for it."""
+    """A `.safetensors` file with any header; `UNSIGNED` in it becomes the correct digest if there can be one."""
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
-    content = struct.pack("<Q", len(text)) + text + values
-    return seal_safetensors(content) if b'"sha256":"' + UNSEALED.encode() in text else content
+    return signed(struct.pack("<Q", len(text)) + text + values)
+
+
+def signed(content: bytes) -> bytes:
+    """A `.safetensors` file with its correct digest instead of `UNSIGNED`, or as it is if it cannot be read."""
+    try:
+        state, metadata = load(content), header_of(content)[0]["__metadata__"]
+        del metadata["digest"]
+        return content.replace(UNSIGNED.encode(), digest(state, metadata).encode(), 1)
+    except Exception:  # whatever a forged file makes these raise
+        return content
 
 
 def header_of(content: bytes) -> tuple[Any, bytes]:
-    """The header of a `.safetensors` file with an empty digest, and its values."""
+    """The header of a `.safetensors` file, its digest taken out, and its values."""
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["sha256"] = UNSEALED
+    header["__metadata__"]["digest"] = UNSIGNED
     return header, content[8 + length :]
+
+
+def exactly(value: object) -> str:
+    """Text that is the same for two values if they are the same to the bit, tensors in containers included."""
+    if isinstance(value, torch.Tensor):
+        content = value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(content).hexdigest()}"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key!r}:{exactly(item)}' for key, item in sorted(value.items(), key=repr))}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(exactly, value))}]"
+    return repr(value)
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -1,111 +1,158 @@
-"""Digests inside checkpoints: a file of weights that was damaged anywhere is noticed before it is used.
+"""Checks of a file with weights: it is undamaged, runs no code, and costs no more memory than its size explains.
 
-A digest tells damage, not intent: whoever writes a file on purpose computes its digest as well.
-
-Source of the formats: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.16, the zip archive's comment)
-and https://github.com/huggingface/safetensors#format (the header's `__metadata__`).
+CRC and digest notice damage, not intent: whoever forges a file computes them, too.
 """
 
 import hashlib
+import io
+import json
+import pickletools
 import re
-import struct
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import InputError, shortened
 
-_COMMENT = b"sha256="
+# PyTorch ignores the case of names and reads the folder of the first, so that others could hide what is checked.
+_ENTRY = re.compile(r"archive/[a-z0-9_./]+")
+
+# A pickle takes up to a hundred times its size in memory; that of a checkpoint has some hundred bytes for each tensor.
+_LARGEST_PICKLE = 4_000_000
+
+# Hashing more tuples that are nested in each other overflows the stack. A tensor needs five.
+_MOST_TUPLES = 50_000
+
+# Other globals that PyTorch allows turn a number into memory: `bytearray`, `torch.Tensor`.
+_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_GLOBALS = {
+    "torch._utils _rebuild_tensor_v2",
+    "collections OrderedDict",
+    "collections Counter",  # the state of some schedulers
+    *(f"torch {name}Storage" for name in _TYPES),
+}
+
+# Lists that hold each other twice, or themselves, have no end.
+_MOST_VALUES, _DEEPEST = 1_000_000, 50
+
+# Bytes that tensors may have in common, as tied layers do; in the network, each has its own.
+_MOST_SHARED = 256_000_000
 
 
-_HEX = 64
-
-
-_COMMENT_LENGTH = len(_COMMENT) + _HEX
-
-
-# What a zip archive ends with, up to its comment: a signature, 16 bytes of sizes, the comment's length.
-_END = struct.Struct("<4s16sH")
-
-
-# As safetensors writes the entry. Inside other values its quotes would have backslashes, so that it is found once.
-_ENTRY = re.compile(rb'"sha256":"([0-9a-f]{%d})"' % _HEX)
-
-
-# What stands in the entry's place while the file's digest is taken.
-UNSEALED = "0" * _HEX
-
-
-def seal_zip(archive: bytes) -> bytes:
-    """A zip archive that has no comment, with its digest as the comment: SHA-256 of all bytes before the comment."""
-    body = archive[:-2] + struct.pack("<H", _COMMENT_LENGTH)
-    return body + _COMMENT + hashlib.sha256(body).hexdigest().encode()
-
-
-def check_zip(content: bytes, path: Path) -> None:
-    """Check a zip archive against the digest in its comment.
+def checked_archive(content: bytes, path: Path) -> io.BytesIO:
+    """Check a `.ckpt` before PyTorch reads it, without executing its pickle.
 
     Args:
-        content: the file's bytes.
-        path: for the message.
+        content: The file's bytes.
+        path: The file's path, for messages.
+
+    Returns:
+        A copy of the archive for `torch.load`. zipfile and PyTorch can find different entries in a forged archive, but
+        not in this one.
 
     Raises:
-        InputError: it has none, or the bytes are not those that were written.
+        InputError: If the file is damaged, could run code, or could cost any amount of memory.
     """
-    body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
-    end = body[-_END.size :]
-    if (
-        not comment.startswith(_COMMENT)
-        or len(end) < _END.size
-        or _END.unpack(end)[::2] != (b"PK\5\6", _COMMENT_LENGTH)
-    ):
-        raise InputError(
-            f"{path}: not a whole checkpoint: it does not end in its digest; it is cut off or damaged, or was not"
-            " written by this version of mnist_cls.train: copy it again, or train again"
-        )
-    _compare(hashlib.sha256(body).hexdigest(), comment[len(_COMMENT) :], path)
+    try:
+        archive, pickled = _copy(content, path)
+        unsafe = get_unsafe_globals_in_checkpoint(archive)
+        if unsafe:
+            raise _refused(path, f"it could run code ({shortened(min(unsafe))})")
+        tuples = 0
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name == "GLOBAL" and argument not in _GLOBALS:
+                raise _refused(path, f"it holds more than tensors and plain values ({shortened(argument)})")
+            tuples += opcode.name.startswith("TUPLE")
+        if tuples > _MOST_TUPLES:
+            raise _refused(path, f"its pickle makes {tuples:,} tuples, more than {_MOST_TUPLES:,}")
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, PyTorch and pickletools raise many types
+        raise not_whole(path, error) from error
+    archive.seek(0)
+    return archive
 
 
-def seal_safetensors(content: bytes) -> bytes:
-    """A `.safetensors` file whose metadata have `UNSEALED` as `sha256`, with its digest in that place."""
-    found = _entry(content)
-    if found is None:
-        raise ValueError("no sha256 to be filled in")
-    return content[: found.start(1)] + _without(content, found).encode() + content[found.end(1) :]
+def _copy(content: bytes, path: Path) -> tuple[io.BytesIO, bytes]:
+    """Copy a zip archive entry by entry, which checks each entry's CRC; return the copy and its pickle."""
+    copy = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(copy, "w") as target:
+        names = dict.fromkeys(archive.namelist())
+        if odd := [name for name in names if not _ENTRY.fullmatch(name)]:
+            raise _refused(path, f"its archive has an entry {shortened(odd[0])!r}, which torch.save never writes")
+        entries = archive.infolist()
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or sum(entry.compress_size for entry in entries) > len(content):
+            raise _refused(path, "the entries of its archive are compressed or overlap")
+        pickled = archive.read("archive/data.pkl")
+        if len(pickled) > _LARGEST_PICKLE:
+            raise _refused(path, f"its pickle has {len(pickled):,} bytes, more than {_LARGEST_PICKLE:,}")
+        for name in names:
+            target.writestr(name, archive.read(name))
+    copy.seek(0)
+    return copy, pickled
 
 
-def check_safetensors(content: bytes, path: Path) -> None:
-    """Check a `.safetensors` file against the digest in its metadata.
+def check_values(content: object, size: int, path: Path) -> None:
+    """Check what `torch.load` made of a `.ckpt`.
 
     Args:
-        content: the file's bytes.
-        path: for the message.
+        content: The object that `torch.load` returned.
+        size: The file's size in bytes.
+        path: The file's path, for messages.
 
     Raises:
-        InputError: it has none, or the bytes are not those that were written.
+        InputError: If it nests too deeply or without end, or if its tensors claim more memory than the file has.
     """
-    found = _entry(content)
-    if found is None:
-        raise InputError(
-            f"{path}: its metadata hold no digest (sha256); it is damaged, or was not written by this version of"
-            " mnist_cls.train or mnist_cls.export: copy it again, or write it again"
-        )
-    _compare(_without(content, found), found[1], path)
+    waiting = [(content, 0)]
+    values = claimed = 0
+    while waiting:
+        value, depth = waiting.pop()
+        values += 1
+        # Each path to a value counts, because whoever goes through them takes each.
+        if values + len(waiting) > _MOST_VALUES or depth > _DEEPEST:
+            raise _refused(path, f"it holds more than {_MOST_VALUES:,} values, or nests deeper than {_DEEPEST}")
+        if isinstance(value, Tensor):
+            claimed += _checked_bytes(value, path)
+            if claimed > size + _MOST_SHARED:
+                raise _refused(path, f"its tensors claim more than {claimed:,} bytes, the file has {size:,}")
+        elif isinstance(value, dict):
+            # Attributes of an OrderedDict could hide its methods.
+            if hidden := getattr(value, "__dict__", {}).keys() - {"_metadata"}:
+                raise _refused(path, f"one of its dictionaries has the attribute {shortened(min(hidden))!r}")
+            waiting += [(part, depth + 1) for part in value.values()]
+        elif isinstance(value, (list, tuple)):
+            waiting += [(part, depth + 1) for part in value]
 
 
-def _entry(content: bytes) -> re.Match[bytes] | None:
-    if len(content) < 8:
-        return None
-    return _ENTRY.search(content, 8, 8 + min(struct.unpack("<Q", content[:8])[0], len(content)))
+def _checked_bytes(tensor: Tensor, path: Path) -> int:
+    # Kernels of PyTorch's fused optimizers write as many bytes without a look at the strides.
+    claimed = tensor.numel() * tensor.element_size()
+    found = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
+    if claimed > found:
+        raise _refused(path, f"a tensor {shortened(tuple(tensor.shape))} claims {claimed:,} bytes, it has {found:,}")
+    return claimed
 
 
-def _without(content: bytes, found: re.Match[bytes]) -> str:
-    digest = hashlib.sha256(content[: found.start(1)])
-    digest.update(UNSEALED.encode())
-    digest.update(memoryview(content)[found.end(1) :])
-    return digest.hexdigest()
+def digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Compute the SHA-256 of a network's tensors and metadata: names, dtypes, shapes, bytes, keys and values."""
+    tensors = [tensor for _, tensor in sorted(state.items())]
+    layout = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in sorted(state.items())]
+    result = hashlib.sha256(json.dumps([layout, sorted(metadata.items())]).encode())
+    for tensor in tensors:
+        result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return result.hexdigest()
 
 
-def _compare(found: str, stated: bytes, path: Path) -> None:
-    if found.encode() != stated:
-        raise InputError(
-            f"{path}: is damaged: its SHA-256 is {found}, expected {shortened(stated.decode('latin-1'))}; copy it again"
-        )
+def not_whole(path: Path, error: Exception) -> InputError:
+    """Build the message about a file that is damaged or of another kind."""
+    reason = shortened(str(error).partition("\n")[0] or type(error).__name__, 200)
+    return InputError(f"{path}: not a whole checkpoint ({reason}); copy it again, or train again")
+
+
+def _refused(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: not loaded: {why}; expected a checkpoint that mnist_cls.train wrote")

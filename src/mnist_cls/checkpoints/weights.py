@@ -1,4 +1,4 @@
-"""Weights in files: found by a path or a name, read without running any code, checked against their network."""
+"""Read and write weights: `.safetensors` files and the `.ckpt` files of a training."""
 
 import importlib.metadata
 import io
@@ -11,36 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import InputError, shortened
 from ..files import whole_file
-from .archive import check_archive, check_values
 from .find import find_checkpoint
-from .integrity import UNSEALED, check_safetensors, check_zip, seal_safetensors, seal_zip
+from .integrity import check_values, checked_archive, digest, not_whole
 
-# One key holds all that is ours, in a .ckpt as a dict and in a .safetensors as JSON in its metadata.
+# The key of this package's entry: a dict in a .ckpt, JSON in the metadata of a .safetensors.
 KEY = "mnist_cls"
 
+# The key of the digest in the metadata of a .safetensors.
+_DIGEST = "digest"
 
-# Of a network's options as JSON: each of them may become a layer.
+# A network may make a layer of each value in its options, which have so many characters of JSON at most.
 _LONGEST_OPTIONS = 100_000
 
-
 # The LightningModule keeps its network under this name.
-NETWORK_PREFIX = "model."
+_NETWORK_PREFIX = "model."
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The contents of a checkpoint.
+    """The content of a checkpoint.
 
     Attributes:
-        model: the network's name and options, as `create_model(**model)` takes them.
-        state: its parameters and buffers by name, on the CPU.
-        provenance: where the weights come from: config, seed, versions, accuracy. Plain values.
-        path: the file.
-        resumable: whether the file also holds the optimizer, the schedule and the loops of a training.
+        model: The network's name and options, as `create_model(**model)` takes them.
+        state: Its parameters and buffers by name, on the CPU.
+        provenance: Plain values that describe the training: config, seed, versions, metrics.
+        path: The file.
+        resumable: Whether the file also holds the state of the optimizer, the schedule and the loops.
     """
 
     model: dict[str, Any]
@@ -51,21 +52,20 @@ class Weights:
 
 
 def read_weights(checkpoint: str | Path | None = None) -> Weights:
-    """Read a checkpoint. Nothing in it is run: tensors and plain values are all that is accepted.
+    """Read a checkpoint that holds tensors and plain values; nothing in it is executed.
 
     Args:
-        checkpoint: see `find_checkpoint`.
+        checkpoint: See `find_checkpoint`.
 
     Raises:
-        InputError: there is no such file, it is damaged, it holds anything else, or it is not of this package.
+        InputError: If the file does not exist, is damaged, holds anything else, or was not written by this package.
     """
     path = find_checkpoint(checkpoint)
-    with path.open("rb") as file:
-        start = file.read(9)
-    # A .safetensors starts with its header's length and a brace; what a file is called proves nothing.
-    if len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size:
-        return _read_safetensors(path)
-    return weights_of(read_ckpt(path), path)
+    content = path.read_bytes()  # once: the bytes that are checked are the bytes that are loaded
+    # A .safetensors has JSON behind the header's length. The file's name does not matter.
+    if content[8:9] == b"{":
+        return _read_safetensors(content, path)
+    return weights_of(_read_ckpt(content, path), path)
 
 
 def save_weights(
@@ -73,127 +73,132 @@ def save_weights(
     model: nn.Module,
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    further: Mapping[str, str] | None = None,
+    extra_metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a network's weights as `.safetensors`, with all that prediction needs in the file's metadata.
+    """Write a network's weights as `.safetensors`, with all that prediction needs in the metadata.
 
     Args:
-        path: the file, written whole or not at all.
-        model: the network.
-        config: its name and options, as `create_model(**config)` takes them.
-        provenance: plain values that say where the weights come from.
-        further: metadata for other readers; `read_weights` passes over it.
+        path: The file, which appears complete or not at all.
+        model: The network.
+        config: Its name and options, as `create_model(**config)` takes them.
+        provenance: Plain values that describe the training.
+        extra_metadata: Metadata for other programs; `read_weights` ignores it.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: If the file cannot be written.
     """
-    from safetensors.torch import save
-
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    ours = json.dumps({"model": dict(config), "provenance": dict(provenance)})
-    metadata = {**(further or {}), "format": "pt", KEY: ours, "sha256": UNSEALED}
-    content = seal_safetensors(save(state, metadata))
+    # Each a copy, since safetensors takes no tensors that share memory, as tied layers do.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    entry = json.dumps({"model": dict(config), "provenance": dict(provenance)})
+    metadata = {**(extra_metadata or {}), "format": "pt", KEY: entry}
+    content = save(state, {**metadata, _DIGEST: digest(state, metadata)})
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 def save_ckpt(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a whole Lightning checkpoint with its digest, as `read_ckpt` reads it.
+    """Write a Lightning checkpoint that `read_ckpt` can read.
 
     Args:
-        path: the file, written whole or not at all.
-        content: tensors and plain values.
+        path: The file, which appears complete or not at all.
+        content: Tensors and plain values.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: If the file cannot be written.
     """
-    archive = io.BytesIO()
+    archive = io.BytesIO()  # PyTorch reports a full disk by a RuntimeError
     torch.save(dict(content), archive)
-    sealed = seal_zip(archive.getvalue())
     with whole_file(path) as temporary:
-        temporary.write_bytes(sealed)
+        temporary.write_bytes(archive.getbuffer())
 
 
-def versions() -> dict[str, str]:
-    """The versions of what a training depends on, for the provenance."""
-    return {name: importlib.metadata.version(name) for name in ("mnist-cls", "torch", "lightning")}
+def read_ckpt(path: str | Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint of tensors and plain values.
 
-
-def _read_safetensors(path: Path) -> Weights:
-    from safetensors.torch import load
-
-    # Read once: what is checked is what is loaded, and a file that shrinks meanwhile ends no process by a signal.
-    content = path.read_bytes()
-    check_safetensors(content, path)
-    try:
-        state = load(content)
-        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    except Exception as error:  # its own exception, and Python's where it knows a dtype that PyTorch does not
-        raise InputError(f"{path}: not a whole .safetensors file ({shortened(error, 200)})") from error
-    try:
-        ours = json.loads(header["__metadata__"][KEY])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its metadata name no network; expected a file that mnist_cls.train wrote") from error
-    return _weights(ours, state, path)
+    Raises:
+        InputError: If the file is damaged, is no checkpoint, or holds anything that could run code.
+    """
+    return _read_ckpt(Path(path).read_bytes(), Path(path))
 
 
 def weights_of(content: Mapping[str, Any], path: Path) -> Weights:
-    """The weights that a whole checkpoint holds.
+    """Take the weights from a Lightning checkpoint.
 
     Args:
-        content: as `read_ckpt` gives it.
-        path: where it comes from.
+        content: The checkpoint, as `read_ckpt` returns it.
+        path: Its file.
 
     Raises:
-        InputError: it holds none, or does not say of which network they are.
+        InputError: If it holds no weights, or does not name their network.
     """
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no state_dict; expected a checkpoint that mnist_cls.train wrote")
     network = {
-        name.removeprefix(NETWORK_PREFIX): tensor
+        name.removeprefix(_NETWORK_PREFIX): tensor
         for name, tensor in state.items()
-        if isinstance(name, str) and name.startswith(NETWORK_PREFIX)
+        if isinstance(name, str) and name.startswith(_NETWORK_PREFIX)
     }
     return _weights(content.get(KEY), network, path, resumable="loops" in content)
 
 
-def read_ckpt(path: str | Path) -> dict[str, Any]:
-    """Read a whole Lightning checkpoint, tensors and plain values only.
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that a training depends on."""
+    return {name: importlib.metadata.version(name) for name in ("mnist-cls", "torch", "lightning")}
 
-    Raises:
-        InputError: it is no checkpoint, it is cut off or damaged, or it holds anything that could run code.
-    """
-    path = Path(path)
-    archive = path.read_bytes()  # once: what is checked is what is loaded
-    check_zip(archive, path)
-    check_archive(archive, path)
+
+def _read_safetensors(content: bytes, path: Path) -> Weights:
+    try:
+        state = load(content)
+        # safetensors reads metadata from a mapped file only, and one that shrinks meanwhile kills the process.
+        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    except Exception as error:  # safetensors raises its own type, and others for dtypes that PyTorch does not have
+        raise not_whole(path, error) from error
+    metadata = header.get("__metadata__") or {}
+    expected = metadata.pop(_DIGEST, None)
+    if expected is None:
+        raise InputError(
+            f"{path}: its metadata hold no {_DIGEST}; another program or an earlier version of mnist_cls wrote it:"
+            " export the training's checkpoints/best.ckpt again with mnist_cls.export, or train again"
+        )
+    if digest(state, metadata) != expected:
+        raise InputError(f"{path}: is damaged: its tensors or metadata do not match its {_DIGEST}; copy it again")
+    try:
+        entry = json.loads(metadata[KEY])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: its metadata name no network; expected a file that mnist_cls.train wrote") from error
+    return _weights(entry, state, path)
+
+
+def _read_ckpt(content: bytes, path: Path) -> dict[str, Any]:
+    archive = checked_archive(content, path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is odd in a pickle: here it is an error, or does not matter
-            content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-    # Torch reports broken zip archives and broken pickles with many types of exception.
-    except Exception as error:
-        reason = shortened((str(error).splitlines() or [type(error).__name__])[0], 200)
-        raise InputError(f"{path}: not a whole checkpoint ({reason})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}; expected a checkpoint that mnist_cls.train wrote")
-    check_values(content, len(archive), path)
-    return content
+            warnings.simplefilter("ignore")  # about unusual pickles: they fail or do no harm
+            loaded = torch.load(archive, map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch raises many types for broken archives and pickles
+        raise not_whole(path, error) from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: holds a {type(loaded).__name__}; expected a checkpoint that mnist_cls.train wrote")
+    check_values(loaded, len(content), path)
+    return loaded
 
 
-def _weights(ours: object, state: Mapping[str, object], path: Path, resumable: bool = False) -> Weights:
-    if not isinstance(ours, dict) or not isinstance(ours.get("model"), dict):
-        raise InputError(f"{path}: does not say which network it is of; expected a file that mnist_cls.train wrote")
+def _weights(entry: object, state: Mapping[str, object], path: Path, resumable: bool = False) -> Weights:
+    if not isinstance(entry, dict) or not isinstance(entry.get("model"), dict):
+        raise InputError(f"{path}: does not name its network; expected a file that mnist_cls.train wrote")
     tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    model = {str(name): value for name, value in ours["model"].items()}
+    model = {str(name): value for name, value in entry["model"].items()}
     try:
         length = len(json.dumps(model))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its network's options are no plain values ({shortened(error)})") from error
     if length > _LONGEST_OPTIONS:
         raise InputError(f"{path}: its network's options have {length:,} characters, more than {_LONGEST_OPTIONS:,}")
-    provenance = ours.get("provenance") or {}
+    provenance = entry.get("provenance") or {}
     if not isinstance(provenance, dict):
         raise InputError(f"{path}: its provenance is a {type(provenance).__name__}; expected names with values")
     return Weights(model, tensors, provenance, path, resumable)
