@@ -31,12 +31,7 @@ def draw_errors(images: Tensor, labels: Tensor, probabilities: Tensor, most: int
 
 
 def draw_pairs(above: Tensor, below: Tensor) -> Image.Image:
-    """Draw images and, below each, what an autoencoder makes of it.
-
-    Args:
-        above: (N, 1, 28, 28), any range.
-        below: (N, C, H, W), of which the first channel is drawn.
-    """
+    """Draw images (N, 1, 28, 28) above their reconstructions (N, C, H, W), of which the first channel is drawn."""
     rows = [
         enlarge(colour(np.concatenate(list(row[:, 0].detach().float().cpu().numpy()), 1)), 2) for row in (above, below)
     ]

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 def plot_confusion_matrix(counts: Tensor) -> "Figure":
-    """Plot how often each digit was predicted as each other.
-
-    Args:
-        counts: integers (10, 10); rows are labels, columns are predictions.
-    """
+    """Plot a confusion matrix, integers (10, 10): rows are labels, columns are predictions."""
     table = counts.cpu()
     fractions = table / table.sum(1, keepdim=True).clamp(min=1)
     figure = _figure(6, 6)
@@ -31,13 +27,13 @@ def plot_confusion_matrix(counts: Tensor) -> "Figure":
 
 
 def plot_reliability(confidences: np.ndarray, correct: np.ndarray, error: float, bins: int) -> "Figure":
-    """Plot accuracy against confidence, and how many images have which confidence.
+    """Plot accuracy against confidence in bins of equal width, and the number of images in each.
 
     Args:
         confidences: (N,), 0 to 1.
         correct: whether each prediction is correct, bool (N,).
         error: expected calibration error, 0 to 1, for the title.
-        bins: number of bins of equal width.
+        bins: number of bins.
     """
     indices = np.minimum((confidences * bins).astype(int), bins - 1)
     counts = np.bincount(indices, minlength=bins)
@@ -56,12 +52,7 @@ def plot_reliability(confidences: np.ndarray, correct: np.ndarray, error: float,
 
 
 def plot_coverage(confidences: np.ndarray, correct: np.ndarray) -> "Figure":
-    """Plot the error rate that remains if only the most confident predictions are used.
-
-    Args:
-        confidences: (N,), 0 to 1.
-        correct: whether each prediction is correct, bool (N,).
-    """
+    """Plot the error rate that remains if only the most confident predictions are used; see `plot_reliability`."""
     order = np.argsort(-confidences, kind="stable")
     counts = np.arange(1, len(order) + 1)
     errors = np.cumsum(~correct[order])

@@ -10,11 +10,7 @@ from .recorder import unchanged
 
 
 def heads(output: Any) -> dict[str, Tensor]:
-    """Return the logits (B, 10) in a network's output by name; empty if it has none.
-
-    Args:
-        output: a tensor, a tuple, a named tuple or a dict of tensors.
-    """
+    """Return the logits (B, 10) in a network's output by name: in a tensor, a (named) tuple or a dict of tensors."""
     if isinstance(output, Tensor):
         output = {"logits": output}
     elif hasattr(output, "_asdict"):

@@ -28,15 +28,13 @@ def save_pictures(
 ) -> None:
     """Draw the outputs of all operations for the first image, the first layer's filters, and saliency maps.
 
-    Outputs with other rows than the batch are left out, since it is unknown which row belongs to the first image: with
-    an early exit, some images have left.
+    Outputs with fewer rows than the batch are left out: after an early exit, the first row may belong to any image.
 
     Args:
         model: the network, in the mode of the trace.
         trace: its forward pass.
         images: its input (B, 28, 28), 0 to 255.
-        folder: where to write one PNG file for each picture, `overview.png` with all of them, and TensorBoard's event
-            file.
+        folder: where to write a PNG file for each picture, one for all of them, and TensorBoard's event file.
         options: keyword arguments of the network's `forward`.
     """
     from torch.utils.tensorboard import SummaryWriter
@@ -54,11 +52,10 @@ def save_pictures(
 
 
 def draw_values(values: Tensor) -> Picture:
-    """Draw the output of an operation for one image: positive values red, negative ones blue, zeros white.
+    """Draw values (C, H, W) as a map per channel, or values (N,) as rows of 64 squares.
 
-    Args:
-        values: (C, H, W), drawn as one map per channel, the first 64 of them; or (N,), drawn as rows of 64 squares. NaN
-            and infinite values are black; complex values are drawn by magnitude.
+    Positive values are red, negative ones blue, zeros white, NaNs and infinite values black. Of complex values the
+    magnitude is drawn.
     """
     array = (values.abs() if values.is_complex() else values).detach().float().cpu().numpy()
     if array.ndim == 3:
@@ -70,21 +67,12 @@ def draw_values(values: Tensor) -> Picture:
 
 
 def draw_filters(weights: Tensor) -> Picture:
-    """Draw the filters of a convolution, one map each.
-
-    Args:
-        weights: (outputs, inputs, H, W); the first 64 outputs are drawn, averaged over the inputs.
-    """
+    """Draw the filters of a convolution (outputs, inputs, H, W), averaged over the inputs."""
     return _draw_maps(weights.detach().float().cpu().mean(1).numpy())
 
 
 def draw_saliency(image: Tensor, gradient: Tensor) -> Picture:
-    """Draw a saliency map in red over its image.
-
-    Args:
-        image: (28, 28), any range.
-        gradient: saliency map (28, 28), at least 0.
-    """
+    """Draw a saliency map (28, 28), at least 0, in red over its image (28, 28) of any range."""
     ink = image.detach().float().cpu().numpy()
     paper = 1 - (ink - ink.min()) / max(float(np.ptp(ink)), 1e-12)
     red = np.nan_to_num(gradient.detach().float().cpu().numpy(), posinf=0)[..., None]

@@ -62,12 +62,7 @@ def print_values(trace: Trace) -> None:
 
 
 def print_modes(evaluation: Trace, training: Trace) -> None:
-    """Print side by side what differs between the modes: dropout, normalization, other branches.
-
-    Args:
-        evaluation: a network traced in evaluation mode.
-        training: the same network traced in training mode with the same input.
-    """
+    """Print side by side what differs between traces of both modes: dropout, normalization, other branches."""
     screen = _console()
     table = Table("evaluation vs. training", box=None, pad_edge=False)
     for name in _COMPARED:
@@ -81,23 +76,17 @@ def print_modes(evaluation: Trace, training: Trace) -> None:
             table.add_row(_name(record), *(_COLUMNS[name](side) for name in _COMPARED for side in (record, other)))
     if table.row_count:
         screen.print(table, "")
-    for mode, records, others in (
-        ("evaluation", in_evaluation, in_training),
-        ("training", in_training, in_evaluation),
-    ):
-        if only := [_name(record) for key, record in records.items() if key not in others]:
-            screen.print(f"only in {mode}: {', '.join(dict.fromkeys(only))}\n")
-    if not table.row_count and in_evaluation.keys() == in_training.keys():
+    only_evaluation = [_name(record) for key, record in in_evaluation.items() if key not in in_training]
+    only_training = [_name(record) for key, record in in_training.items() if key not in in_evaluation]
+    for mode, names in (("evaluation", only_evaluation), ("training", only_training)):
+        if names:
+            screen.print(f"only in {mode}: {', '.join(dict.fromkeys(names))}\n")
+    if not table.row_count and not only_evaluation and not only_training:
         screen.print("this network is the same in evaluation and training\n")
 
 
 def print_predictions(outputs: object, labels: Tensor | None) -> None:
-    """Print the logits and probabilities of one image, and the predicted label of each of several.
-
-    Args:
-        outputs: return value of the network.
-        labels: true labels (B,), if known.
-    """
+    """Print a network's logits and probabilities for a single image, and the predicted label of each of several."""
     screen = _console()
     for name, logits in heads(outputs).items():
         probabilities = logits.softmax(1)
