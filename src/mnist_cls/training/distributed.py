@@ -1,8 +1,9 @@
 """Training in several processes: how many torchrun has started, and what they exchange."""
 
+import atexit
 import dataclasses
 import os
-from typing import TextIO
+from typing import Any, TextIO
 
 import lightning.pytorch as pl
 import torch
@@ -30,6 +31,11 @@ def as_launched(settings: TrainerSettings) -> TrainerSettings:
             f"torchrun has started {world_size()} processes on {hosts()} hosts, {local} of them on this one;"
             " give each host the same --nproc-per-node"
         )
+    if hosts() > 1 and _agent_store() and int(os.environ["TORCHELASTIC_MAX_RESTARTS"]) > 0:
+        raise InputError(
+            "--max-restarts on several hosts needs --rdzv-backend=c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in"
+            " torchrun's environment: otherwise restarted processes would wait for those from before the restart"
+        )
     listed = isinstance(settings.devices, list)
     if (len(settings.devices) != local) if listed else (settings.devices not in (1, "auto", local)):
         raise InputError(
@@ -46,6 +52,31 @@ def as_launched(settings: TrainerSettings) -> TrainerSettings:
         num_nodes=hosts(),
         strategy="ddp" if settings.strategy == "auto" else settings.strategy,
     )
+
+
+def connect(device: torch.device) -> None:
+    """Connect the processes that torchrun has started, each attempt under a name of its own.
+
+    Lightning would connect them under one name for all attempts. torchrun's store still holds the addresses of the
+    processes from before a restart there, and those that it has restarted may wait for them for ever (PyTorch 2.14).
+
+    Args:
+        device: on which this process trains.
+    """
+    if world_size() == 1 or not _agent_store():
+        return
+    stores: Any = distributed  # its types leave out the stores
+    store = stores.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    attempt = stores.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=attempt, rank=int(os.environ["RANK"]), world_size=world_size())
+    if backend == "nccl":  # which warns about a process group that is left
+        atexit.register(distributed.destroy_process_group)
+
+
+def _agent_store() -> bool:
+    """Return whether torchrun itself runs the store in which its processes find each other."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def max_of_all(trainer: pl.Trainer, *values: int) -> list[int]:

@@ -21,7 +21,7 @@ from ..cli.settings import TrainerSettings
 from ..cli.torchrun import launched, world_size
 from ..errors import InputError
 from .checkpoint_io import WholeCheckpoints
-from .distributed import as_launched
+from .distributed import as_launched, connect
 
 
 class ProgressBar(RichProgressBar):
@@ -137,4 +137,5 @@ def make_trainer(
             f"trainer.strategy={settings.strategy}: each of the {world_size()} processes started by torchrun"
             " would train alone; leave trainer.strategy out"
         )
+    connect(trainer.strategy.root_device)
     return trainer
