@@ -8,11 +8,13 @@ from pathlib import Path
 
 from .cli.entry_point import entry_point
 from .cli.settings import EvalSettings
+from .memory import importing
 
 
 def evaluate(settings: EvalSettings, folder: Path) -> float:
     """Evaluate, and return the accuracy (or loss)."""
-    from .evaluation import evaluate  # imports Lightning, for which --help must not wait
+    with importing():
+        from .evaluation import evaluate  # imports Lightning, for which --help must not wait
 
     return evaluate.evaluate(settings, folder)
 
