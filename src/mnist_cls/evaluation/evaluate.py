@@ -58,7 +58,7 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
         print("no report: each device has seen only some of the images; use trainer.devices=1")
     elif with_report:
         facts = {
-            "network": "; ".join(str(one.model) for one in weights),
+            "network": "; ".join(", ".join(f"{key}={value}" for key, value in one.model.items()) for one in weights),
             "weights": ", ".join(one.path.name for one in weights),
             "images": f"{settings.data.name} ({split})",
             "accuracy": f"{result:.2%}",
