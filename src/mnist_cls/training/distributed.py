@@ -70,8 +70,7 @@ def connect(device: torch.device) -> None:
     attempt = stores.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=attempt, rank=int(os.environ["RANK"]), world_size=world_size())
-    if backend == "nccl":  # which warns about a process group that is left
-        atexit.register(distributed.destroy_process_group)
+    atexit.register(distributed.destroy_process_group)  # PyTorch may abort at the exit of a process that has not
 
 
 def _agent_store() -> bool:
