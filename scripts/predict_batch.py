@@ -10,7 +10,7 @@ interrupted run. Exit status: 0 done; 1 done, but some rows have an error; 2 it 
 
     python scripts/predict_batch.py digits.parquet rows/ --engine ray --address auto
 
-On many cores or machines, by Ray Data (pip install 'mnist-cls[ray]'): OUTPUT is a folder of Parquet files with the same
+On many cores or machines, by Ray (pip install 'mnist-cls[ray]'): OUTPUT is a folder of Parquet files with the same
 rows, in the order of the files' names, and _SUCCESS lies in it when they are all there. A worker that dies loses and
 doubles no row. All machines must see INPUT, OUTPUT and the checkpoint under the same paths (docs/scale.md).
 """

@@ -231,8 +231,6 @@ def test_what_goes_wrong_on_a_worker_is_one_line(tmp_path: Path, digits: np.ndar
 def test_what_cannot_work_is_said_before_ray_starts(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"rows\.csv: engine=ray writes many Parquet files; name a folder"):
         predict_on_ray(png, tmp_path / "rows.csv")
-    with pytest.raises(InputError, match="input=-: workers cannot read"):
-        predict_on_ray("-", tmp_path / "rows")
     with pytest.raises(InputError, match="workers=0: expected at least 1"):
         predict_on_ray(png, tmp_path / "rows", workers=0)
     with pytest.raises(InputError, match="lies in the input"):

@@ -11,6 +11,9 @@ from ..errors import InputError
 
 ENGINES = ("auto", "eager", "onnx", "int8")
 
+# Options that change rows, besides those that `identity` looks behind.
+_CHANGE_ROWS = ("batch_size", "early_exit", "shifts", "min_confidence", "preprocess", "split")
+
 
 @dataclass(frozen=True)
 class PredictOptions:
@@ -70,12 +73,7 @@ class PredictOptions:
             "input": source,
             "weights": self._weights_digest(),
             "version": importlib.metadata.version("mnist_cls"),
-            "batch_size": self.batch_size,
-            "early_exit": self.early_exit,
-            "shifts": self.shifts,
-            "min_confidence": self.min_confidence,
-            "preprocess": self.preprocess,
-            "split": self.split,
+            **{name: getattr(self, name) for name in _CHANGE_ROWS},
         }
 
     def _weights_digest(self) -> str:

@@ -149,10 +149,6 @@ def check_apart(input: str | Path, *outputs: str | Path | None) -> None:
             )
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the machine shuts down, or the job's time is over."""
-
-
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that finished work is kept."""
@@ -161,7 +157,7 @@ def stopped_by_sigterm() -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -1,20 +1,43 @@
-"""The choice of an engine. PyTorch is imported here, inside of the functions, when an engine needs it."""
+"""What an engine is, and which one computes a prediction. PyTorch is imported only when an engine needs it."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ...errors import InputError
 from ...images import SIZE
 from ..options import PredictOptions
-from .engine import Detector, Engine
 from .onnx import OnnxEngine, onnx_is_installed, require_onnx
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .eager import EagerEngine
+
+
+class Engine(Protocol):
+    """A classifier that is ready to run.
+
+    Attributes:
+        name: "eager", "onnx" or "int8".
+        device: where it runs, such as "cpu" or "cuda:0".
+    """
+
+    name: str
+    device: str
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Compute probabilities, float32 (B, 10), for images in MNIST's form, uint8 (B, 28, 28).
+
+        Raises:
+            MemoryError: If the batch does not fit into memory; a smaller one may.
+        """
+
+
+# Images, uint8 (B, 28, 28) -> whether each looks like a digit, bool (B,). Raises MemoryError as an engine does.
+Detector = Callable[[np.ndarray], np.ndarray]
 
 
 def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> Engine:

@@ -98,8 +98,7 @@ def open_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         remove_unfinished(folder)  # of workers that were killed
-        for hidden in (path, *folder.glob(".part-*.tries")):
-            hidden.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         if is_new:
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
@@ -161,14 +160,6 @@ def check_complete(folder: Path, shards: dict[int, Progress]) -> None:
         )
 
 
-def count_try(folder: Path, number: int) -> int:
-    """Record in the folder that a worker starts on a shard; return how often one has, this time included."""
-    tries = _tries(folder, number)
-    with tries.open("ab") as file:
-        file.write(b".")
-    return tries.stat().st_size
-
-
 def write_shard(folder: Path, number: int, run: dict[str, Any], progress: Progress, rows: "pa.Table") -> None:
     """Write a shard's file; it appears when it is complete."""
     import pyarrow.parquet as pq
@@ -176,8 +167,3 @@ def write_shard(folder: Path, number: int, run: dict[str, Any], progress: Progre
     metadata = {"shard": number, "run": run, "progress": progress._asdict()}
     with whole_file(folder / shard_name(number)) as temporary:
         pq.write_table(rows.replace_schema_metadata({_KEY: json.dumps(metadata)}), temporary)
-    _tries(folder, number).unlink(missing_ok=True)
-
-
-def _tries(folder: Path, number: int) -> Path:
-    return folder / f".{shard_name(number)}.tries"
