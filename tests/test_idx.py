@@ -1,4 +1,4 @@
-"""IDX files are read whole, or one line says what is wrong with them."""
+"""IDX files are read completely, or one line says what is wrong with them."""
 
 import gzip
 import struct
@@ -17,9 +17,9 @@ def idx(values: np.ndarray, code: int = 0x08) -> bytes:
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize(("code", "dtype"), [(0x08, ">u1"), (0x09, ">i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0E, ">f8")])
-def test_values_come_back(tmp_path: Path, compress: bool, code: int, dtype: str) -> None:
+def test_values_of_every_dtype_are_read(tmp_path: Path, compress: bool, code: int, dtype: str) -> None:
     values = np.arange(24, dtype=dtype).reshape(2, 3, 4)
-    path = tmp_path / "file"  # the name says nothing about the compression
+    path = tmp_path / "file"  # compression is not detected from the name
     path.write_bytes(gzip.compress(idx(values, code)) if compress else idx(values, code))
     read = read_idx(path)
     np.testing.assert_array_equal(read, values)
@@ -41,9 +41,18 @@ whole = idx(np.zeros((3, 28, 28), np.uint8))
         (gzip.compress(whole)[:-20], "broken gzip data"),
         (gzip.compress(whole)[:-8] + b"\0" * 8, "broken gzip data"),
     ],
-    ids=["empty", "text", "no header", "short", "long", "huge sizes", "gzip cut off", "gzip with a wrong checksum"],
+    ids=[
+        "empty",
+        "text",
+        "header cut off",
+        "short",
+        "long",
+        "huge sizes",
+        "gzip cut off",
+        "gzip with a wrong checksum",
+    ],
 )
-def test_damage_is_said_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:

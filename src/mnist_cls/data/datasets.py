@@ -20,7 +20,8 @@ from .idx import read_idx
 
 Split = Literal["train", "test"]
 
-CACHE = expand("~/.cache/mnist_cls")
+# Where torchvision downloads its datasets to.
+_CACHE = "~/.cache/mnist_cls"
 
 # The class of each dataset in torchvision, which also names the folder that its files are downloaded to.
 _TORCHVISION = {
@@ -92,18 +93,18 @@ def _load(name: str, split: Split, directory: str | Path | None) -> LabelledImag
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
     start = "train" if split == "train" else "t10k"
     files = f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"
-    folder = None if directory is None else expand(directory)
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"data.dir={folder} is no folder; expected one with {files[0]}[.gz]")
-    if name == "mnist" and folder is None:
+    if name == "mnist" and directory is None:
         return _read_pair(*(embedded_file(f"{file}.gz") for file in files))
-    for parent in (folder or CACHE, (folder or CACHE) / _TORCHVISION.get(name, "MNIST") / "raw"):
+    folder = expand(_CACHE if directory is None else directory)
+    if directory is not None and not folder.is_dir():
+        raise InputError(f"data.dir={folder} is no folder; expected one with {files[0]}[.gz]")
+    for parent in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
         for suffix in ("", ".gz"):
             pair = [parent / f"{file}{suffix}" for file in files]
             if all(path.is_file() for path in pair):
                 return _read_pair(*pair)
     if name != "mnist":
-        return _from_torchvision(name, split, folder or CACHE)
+        return _from_torchvision(name, split, folder)
     raise InputError(
         f"data.dir={folder} has no {files[0]}[.gz] and {files[1]}[.gz], neither itself nor in MNIST/raw below it;"
         " leave data.dir out for the MNIST that the package carries"
