@@ -49,7 +49,7 @@ whole = idx(np.zeros((3, 28, 28), np.uint8))
         "long",
         "huge sizes",
         "gzip cut off",
-        "gzip with a wrong checksum",
+        "wrong gzip checksum",
     ],
 )
 def test_damaged_files_are_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
