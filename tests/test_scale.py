@@ -24,7 +24,7 @@ from mnist_cls.data.loader import EpochOrder
 from mnist_cls.errors import InputError
 from mnist_cls.training.distributed import as_launched
 
-from .conftest import ROOT, SMALL, Completed
+from .conftest import ROOT, SMALL, Completed, Run, one_line
 
 # Without random numbers in the steps, so that only rounding tells trainings of one and of several processes apart.
 PLAIN = [*SMALL, "model=mlp", "trainer=cpu", "data.augmentation=null", "save_every_steps=4", "save_every_seconds=null"]
@@ -278,6 +278,30 @@ def test_hosts_with_different_numbers_of_processes(monkeypatch: pytest.MonkeyPat
         as_launched(TrainerSettings())
 
 
+def test_restarts_on_several_hosts_need_a_store_that_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_torchrun(monkeypatch, here=4, hosts=2)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    as_launched(TrainerSettings())
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        as_launched(TrainerSettings())
+
+
+def test_on_several_hosts_the_default_folder_follows_from_torchruns_id(run: Run, tmp_path: Path) -> None:
+    world = {"WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    first = {"RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "none", **world}
+
+    def forward(**more: str) -> Completed:
+        return run("forward", "pictures=false", besides={**first, **more})
+
+    one_line(forward(), "--rdzv-id=NAME", "output_dir=DIR")
+    for more in ({}, {"RANK": "1", "LOCAL_RANK": "0"}):
+        assert forward(TORCHELASTIC_RUN_ID="mine", **more).returncode == 0
+    assert [path.name for path in (tmp_path / "outputs" / "forward").iterdir()] == ["mine"]
+    (tmp_path / "outputs" / "forward" / "mine" / "metrics.json").touch()
+    one_line(forward(TORCHELASTIC_RUN_ID="mine"), "a finished run", "--rdzv-id=mine")
+
+
 Hosts = Callable[..., list[Completed]]
 
 
@@ -343,7 +367,7 @@ def test_two_hosts_train_like_one_process(tmp_path: Path, alone: Path, two_hosts
 @pytest.mark.parametrize("troubled", ["0", "1"])
 def test_a_process_killed_on_one_of_two_hosts(tmp_path: Path, alone: Path, two_hosts: Hosts, troubled: str) -> None:
     """The hosts do not count the same restarts: one has lost a process, the other may only hear of it."""
-    trouble = {"TROUBLE": "SIGKILL", "TROUBLED": troubled}
+    trouble = {"TROUBLE": "SIGKILL", "TROUBLED": troubled, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     options = ["--max-restarts=2"]
     done = two_hosts([tmp_path, tmp_path], "checkpoint=auto", "output_dir=run", options=options, **trouble)
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
