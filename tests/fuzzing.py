@@ -34,7 +34,7 @@ from mnist_cls.cli.settings import TrainSettings
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.data.idx import read_idx
 from mnist_cls.errors import InputError
-from mnist_cls.inference.decoding.batches import chunks_of
+from mnist_cls.inference.decoding.batches import batches_of
 from mnist_cls.inference.decoding.decode import decode
 from mnist_cls.inference.decoding.pool import Decoders
 from mnist_cls.inference.sources.detect import open_source
@@ -269,7 +269,7 @@ def decoded(path: Path) -> None:
 def arrays(path: Path) -> None:
     """All rows of an array."""
     with Decoders("auto", split=False) as decoders:
-        for chunk in chunks_of(open_source(path), decoders):
+        for chunk in batches_of(open_source(path), decoders):
             for error in chunk.decoded.errors:
                 assert error is None or "its decoder died" not in error, error
 

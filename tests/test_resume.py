@@ -202,7 +202,7 @@ def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytes
     broken = content.replace(b"600.png", b"6?0.png")  # its checksum is wrong now
     path.write_bytes(broken)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(InputError, match=r"scans.tar: .* \(bad checksum"):
+    with pytest.raises(InputError, match=r"scans.tar: a broken header at byte 307,200"):
         predict_files(path, output, CPU, resume=True)
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from mnist_cls.errors import InputError
-from mnist_cls.inference.decoding.batches import chunks_of
+from mnist_cls.inference.decoding.batches import batches_of
 from mnist_cls.inference.decoding.pool import Decoders
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
@@ -43,10 +43,10 @@ def everything(input: str | Path, preprocess: str = "auto", **further: Any) -> F
     """All that a source gives."""
     source = open_source(input, preprocess)
     with Decoders(preprocess, split=False) as decoders:
-        chunks = list(chunks_of(source, decoders, **further))
+        chunks = list(batches_of(source, decoders, **further))
     names = [name for chunk in chunks for name in chunk.names]
     assert source.count is None or source.count == len(names) or further
-    assert all(len(chunk.names) == source.chunk for chunk in chunks[:-1])
+    assert all(len(chunk.names) == source.batch_size for chunk in chunks[:-1])
     return Found(
         names,
         np.concatenate([chunk.decoded.images for chunk in chunks]),
@@ -393,11 +393,11 @@ def test_what_an_earlier_run_did_is_left_out(tmp_path: Path, digits: np.ndarray,
     whole = everything(path)
     source = open_source(path)
     with Decoders("auto", split=False) as decoders:
-        first, *_ = chunks_of(source, decoders)
+        first, *_ = batches_of(source, decoders)
     for done in (Progress(len(first.names), names=first.names_digest),):
         rest = everything(path, earlier=done)
-        assert rest.names == whole.names[source.chunk :]
-        np.testing.assert_array_equal(rest.images, whole.images[source.chunk :])
+        assert rest.names == whole.names[source.batch_size :]
+        np.testing.assert_array_equal(rest.images, whole.images[source.batch_size :])
         with pytest.raises(InputError, match="not those of the earlier run"):
             everything(path, earlier=done._replace(names="others"))
 

@@ -15,7 +15,7 @@ from benchmarks.measure import Row, fresh, in_turns, median, timed
 from mnist_cls import Predictor, load_model
 from mnist_cls.data.datasets import load_dataset
 from mnist_cls.images import MEAN, STD
-from mnist_cls.inference.decoding.batches import chunks_of
+from mnist_cls.inference.decoding.batches import batches_of
 from mnist_cls.inference.decoding.pool import Decoders
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
@@ -88,7 +88,7 @@ def decoders_alone(input: Path) -> float:
     with Decoders("auto", split=False) as decoders:
         decoders.start(source.count)
         start = time.perf_counter()
-        for batch in chunks_of(source, decoders):
+        for batch in batches_of(source, decoders):
             count += len(batch.names)
     return count / (time.perf_counter() - start)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..files import expand
-from .decoding.batches import Chunk, chunks_of
+from .decoding.batches import Batch, batches_of
 from .decoding.pool import Decoders
 from .options import PredictOptions
 from .predictor import Predictor, load_predictor
@@ -108,14 +108,14 @@ def predict_files(
 
 def predict_batches(
     source: Source, decoders: Decoders, predictor: Predictor, options: PredictOptions, earlier: Progress
-) -> Iterator[tuple[Chunk, Rows, Progress]]:
+) -> Iterator[tuple[Batch, Rows, Progress]]:
     """Yield batch after batch of a source, its rows, and the progress with them; skip what an `earlier` run has done.
 
     Raises:
-        InputError: See `chunks_of`.
+        InputError: See `batches_of`.
     """
     progress = earlier
-    for batch in chunks_of(source, decoders, earlier):
+    for batch in batches_of(source, decoders, earlier):
         decoded = batch.decoded
         predictions = predictor(decoded.images, None if options.split else decoded.errors)
         rows = batch_rows(batch, predictions, options, source.labelled)

@@ -9,7 +9,7 @@ from .options import PredictOptions
 from .predictor import Predictions
 
 if TYPE_CHECKING:
-    from .decoding.batches import Chunk
+    from .decoding.batches import Batch
 
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
 COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
@@ -53,7 +53,7 @@ def output_columns(options: PredictOptions, labelled: bool) -> list[str]:
     return [*(READING_COLUMNS if options.split else COLUMNS), *(name for name, present in extra.items() if present)]
 
 
-def batch_rows(batch: "Chunk", predictions: Predictions, options: PredictOptions, labelled: bool) -> Rows:
+def batch_rows(batch: "Batch", predictions: Predictions, options: PredictOptions, labelled: bool) -> Rows:
     """Return a row for each input of a batch, with the columns of `output_columns`."""
     if options.split:
         decoded = batch.decoded

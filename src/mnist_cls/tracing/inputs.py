@@ -12,7 +12,7 @@ from ..data.datasets import load_dataset
 from ..errors import InputError, shortened
 from ..files import expand
 from ..images import CLASSES, SIZE
-from ..inference.decoding.batches import chunks_of
+from ..inference.decoding.batches import batches_of
 from ..inference.decoding.pool import Decoders
 from ..inference.sources.detect import open_source
 
@@ -95,7 +95,7 @@ def _read_images(path: str) -> Input:
     """Read the first images of a file or folder of the user's; skip those that cannot be read, unless all cannot."""
     source = open_source(path)
     with Decoders("auto", split=False) as decoders:
-        batch = next(chunks_of(source, decoders), None)
+        batch = next(batches_of(source, decoders), None)
     if batch is None:
         raise InputError(f"input={path}: no images found")
     errors = batch.decoded.errors[:MAX_IMAGES]

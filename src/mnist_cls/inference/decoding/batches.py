@@ -1,100 +1,90 @@
-"""From a source to chunks that the network gets together, always cut at the same places."""
+"""From a source to batches for the network, which are the same whether a run was interrupted or not."""
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from ...errors import InputError
 from ..progress import Progress
-from ..sources.blocks import InputBlock, Source
-from .decode import Decoded, job_of
+from ..sources.blocks import InputBlock, Source, cut
+from .decode import Decoded, concatenate
 from .pool import Decoders
 
 
 @dataclass
-class Chunk:
-    """Some inputs with their images.
+class Batch:
+    """Consecutive inputs with their images.
 
     Attributes:
-        names: what their rows are to be called.
+        names: N printable names.
         decoded: their images.
-        targets: their labels, as far as the source has them.
-        names_digest: of all names up to these.
+        targets: N labels 0 to 9, None where unknown; empty if the source has no labels.
+        names_digest: digest of the names of all inputs up to here.
     """
 
     names: list[str]
     decoded: Decoded
-    targets: list[int | None] | None
+    targets: list[int | None]
     names_digest: str = ""
 
 
-def chunks_of(source: Source, decoders: Decoders, earlier: Progress | None = None) -> Iterator[Chunk]:
-    """Go through a source.
+def batches_of(source: Source, decoders: Decoders, earlier: Progress | None = None) -> Iterator[Batch]:
+    """Decode a source in batches of `source.batch_size` inputs.
 
     Args:
-        source: where the inputs come from.
+        source: the inputs.
         decoders: what decodes them.
-        earlier: how far an earlier run was; its inputs are left out, after a look at whether they are still the same.
+        earlier: progress of an earlier run, whose inputs are skipped.
 
     Raises:
-        InputError: what the earlier run did was of other inputs.
+        InputError: If the first inputs are not those of the earlier run, or the source cannot be read.
     """
-    earlier = earlier or Progress()
-    pieces = source.pieces(earlier.inputs)
-    first, digest = _skip(pieces, source.chunk, earlier)
-    jobs = (job_of(piece, decoders.preprocess, decoders.split) for piece in itertools.chain(first, pieces))
-    held: list[Chunk] = []
-    count = 0
-    for job in decoders.map(jobs):
-        held.append(Chunk(job.piece.names, job.decoded(), job.piece.targets))
-        count += len(job.piece.names)
-        if count == source.chunk:  # no piece crosses the end of a chunk
-            yield (chunk := _joined(held, digest))
-            digest, held, count = chunk.names_digest, [], 0
-    if held:
-        yield _joined(held, digest)
+    digest = NamesDigest()
+    blocks: Iterable[InputBlock] = source.blocks(earlier.inputs if earlier else 0)
+    if earlier and earlier.inputs:
+        blocks = _skip(iter(blocks), earlier, digest)
+    parts: list[tuple[InputBlock, Decoded]] = []
+    for part in decoders.map(cut(blocks, source.batch_size)):
+        parts.append(part)
+        if sum(len(block) for block, _ in parts) == source.batch_size:
+            yield _join(parts, digest)
+            parts = []
+    if parts:
+        yield _join(parts, digest)
 
 
-def _skip(pieces: Iterator[InputBlock], size: int, earlier: Progress) -> tuple[list[InputBlock], str]:
-    """Go past what an earlier run has done; return the first piece after it, if any, and the digest of the names."""
-    names: list[str] = []
-    first: list[InputBlock] = []
-    digest, count = "", 0
-    for piece in pieces:
-        if piece.contents is not None:
-            first.append(piece)
+class NamesDigest:
+    """Digest of consecutive names."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, names: Iterable[str]) -> str:
+        """Return the digest of all names so far and these."""
+        self._hash.update("\0".join([*names, ""]).encode())
+        return self._hash.hexdigest()
+
+
+def _skip(blocks: Iterator[InputBlock], earlier: Progress, digest: NamesDigest) -> Iterable[InputBlock]:
+    """Return the blocks after what the earlier run has done, and add the skipped names to the digest."""
+    left, rest, found = earlier.inputs, list[InputBlock](), ""
+    for block in blocks:
+        found = digest.add(block.names[:left])
+        if len(block) > left:
+            rest = [block.part(left)]
+        left -= min(left, len(block))
+        if left == 0:
             break
-        names += piece.names
-        count += len(piece.names)
-        if len(names) == size:
-            digest, names = names_digest(names, digest), []
-    digest = names_digest(names, digest) if names else digest
-    if (count, digest) != (earlier.inputs, earlier.names):
+    if left or found != earlier.names:
         raise InputError(
             f"resume=true: the first {earlier.inputs:,} inputs are not those of the earlier run;"
-            " leave out resume=true to begin anew"
+            " leave out resume=true to start anew"
         )
-    return first, digest
+    return itertools.chain(rest, blocks)
 
 
-def _joined(parts: list[Chunk], before: str) -> Chunk:
-    names = [name for part in parts for name in part.names]
-    if len(parts) == 1:
-        decoded = parts[0].decoded
-    else:
-        decoded = Decoded(
-            np.concatenate([part.decoded.images for part in parts]),
-            [count for part in parts for count in part.decoded.counts],
-            np.concatenate([part.decoded.boxes for part in parts]),
-            [error for part in parts for error in part.decoded.errors],
-        )
-    targets = [target for part in parts for target in part.targets or []] or None
-    return Chunk(names, decoded, targets, names_digest(names, before))
-
-
-def names_digest(names: list[str], before: str) -> str:
-    """The digest of all names up to these, given that of those before."""
-    return hashlib.sha256("\0".join([before, *names]).encode()).hexdigest()
+def _join(parts: list[tuple[InputBlock, Decoded]], digest: NamesDigest) -> Batch:
+    names = [name for block, _ in parts for name in block.names]
+    targets = [target for block, _ in parts for target in block.targets]
+    return Batch(names, concatenate([decoded for _, decoded in parts]), targets, digest.add(names))

@@ -1,8 +1,7 @@
-"""From contents to images in MNIST's form: what a decoder does with each of them, whatever they hold."""
+"""From contents to images in MNIST's form."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +10,10 @@ from ...errors import InputError
 from ...images import SIZE, as_stack, images_from_array, in_mnist_form
 from ...preprocessing.digit import Digits
 from ...preprocessing.prepare import prepare_all
-from ..sources.blocks import Content, InputBlock, read_file, size_of
+from ..sources.blocks import Content, InputBlock
+from ..sources.reading import read_file
 
-# How archives begin, those that Pillow would only call "not an image".
+# First bytes of archives, which Pillow would only call "not an image".
 _ARCHIVES = {
     b"PK\x03\x04": "zip",
     b"\x1f\x8b": "gzip",
@@ -25,13 +25,13 @@ _ARCHIVES = {
 
 
 class Decoded(NamedTuple):
-    """The images of N inputs, one after another.
+    """The M images of N inputs, in order.
 
     Attributes:
         images: uint8 (M, 28, 28), contiguous and writable.
-        counts: how many of them belong to each input. Without splitting 1 each: an input with an error has zeros.
-        boxes: int32 (M, 4), where each was in its input: left, top, right, bottom.
-        errors: for each input None, or why it has no images.
+        counts: N numbers of images; 1 each without splitting, where the image of an input with an error is all zeros.
+        boxes: int32 (M, 4), the position of each image in its input: left, top, right, bottom.
+        errors: N reasons why there is no image, None for readable inputs.
     """
 
     images: np.ndarray
@@ -40,106 +40,87 @@ class Decoded(NamedTuple):
     errors: list[str | None]
 
 
-@dataclass
-class Job:
-    """Some inputs on their way: what is there already, and what still has to be decoded.
-
-    Attributes:
-        piece: the inputs.
-        contents: what has to be decoded, often all of them, often none.
-        places: of which inputs these are the contents.
-        ready: the images of the others.
-        result: all of them, once they are there.
-        losses: how many processes died with this in their hands, none knows by which of the contents.
-    """
-
-    piece: InputBlock
-    contents: list[Content]
-    places: np.ndarray | None = None
-    ready: Decoded | None = None
-    result: Decoded | None = None
-    losses: int = 0
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.size = sum(map(size_of, self.contents))
-        if not self.contents:
-            self.result = self.ready
-
-    def decoded(self) -> Decoded:
-        """The images of all inputs."""
-        if self.result is None:
-            raise RuntimeError("not decoded yet")
-        return self.result
-
-    def finish(self, decoded: Decoded) -> None:
-        """Take what has become of the contents."""
-        self.contents = []
-        if self.ready is None or self.places is None:
-            self.result = decoded
-            return
-        self.result = self.ready
-        self.ready.images[self.places] = decoded.images
-        self.ready.boxes[self.places] = decoded.boxes
-        for place, error in zip(self.places.tolist(), decoded.errors, strict=True):
-            self.ready.errors[place] = error
+def concatenate(parts: Sequence[Decoded]) -> Decoded:
+    """Join the images of consecutive inputs."""
+    if len(parts) == 1:
+        return parts[0]
+    return Decoded(
+        np.concatenate([part.images for part in parts]),
+        [count for part in parts for count in part.counts],
+        np.concatenate([part.boxes for part in parts]),
+        [error for part in parts for error in part.errors],
+    )
 
 
-def job_of(piece: InputBlock, preprocess: str, split: bool) -> Job:
-    """See what has to be decoded of some inputs: of an array nothing, if it is in MNIST's form."""
-    if isinstance(piece.contents, list):
-        return Job(piece, piece.contents)
-    if piece.contents is None:
-        raise TypeError("a piece without contents")
-    try:
-        as_stack(piece.contents)
-    except InputError:  # images of another size
-        return Job(piece, list(piece.contents))
-    images, errors = images_from_array(piece.contents)
-    if split:
-        given = zip(images, errors, strict=True)
-        return Job(piece, [image if error is None else InputError(error) for image, error in given])
-    good = np.array([error is None for error in errors])
-    other = np.flatnonzero(good & ~in_mnist_form(images)) if preprocess == "auto" else np.array([], int)
-    boxes = np.tile(np.array([0, 0, SIZE, SIZE], np.int32), (len(images), 1))
-    return Job(piece, list(images[other]), other, Decoded(images, [1] * len(images), boxes, errors))
-
-
-def decode(
-    contents: Sequence[Content],
-    preprocess: str,
-    split: bool,
-    before: Callable[[int], None] = lambda place: None,
-) -> Decoded:
-    """Bring images into MNIST's form. What cannot be is an error, whatever it is.
+def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded:
+    """Bring N inputs into MNIST's form. Whatever is wrong with one becomes its error.
 
     Args:
-        contents: N of them.
+        contents: the inputs; the next one is taken when the last one has been read.
         preprocess: see `prepare`.
         split: see `prepare`.
-        before: is called with the place of each of them before it is looked at.
     """
-
-    def images() -> Iterator[bytes | np.ndarray | InputError]:
-        for place, content in enumerate(contents):
-            before(place)
-            yield _image(content)
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of broken files, whose rows say it
-        found = prepare_all(images(), preprocess, split)
-    none = Digits(np.zeros((int(not split), SIZE, SIZE), np.uint8), np.zeros((int(not split), 4), np.int32))
-    digits = [none if isinstance(one, InputError) else one for one in found]
+        warnings.simplefilter("ignore")  # broken files have an error in their row
+        found = prepare_all(map(_load, contents), preprocess, split)
+    count = int(not split)
+    none = Digits(np.zeros((count, SIZE, SIZE), np.uint8), np.zeros((count, 4), np.int32))
+    digits = [none if isinstance(result, InputError) else result for result in found]
     return Decoded(
         np.concatenate([one.images for one in digits]),
         [len(one.images) for one in digits],
         np.concatenate([one.boxes for one in digits]),
-        [_line(str(one)) if isinstance(one, InputError) else None for one in found],
+        [_one_line(str(result)) if isinstance(result, InputError) else None for result in found],
     )
 
 
-def _image(content: Content) -> bytes | np.ndarray | InputError:
-    """What `prepare` takes, or why there is none."""
+class DecodeTask(NamedTuple):
+    """What has to be decoded of a block.
+
+    Attributes:
+        contents: often all inputs, often none.
+        indices: which inputs of the block these are; None for all.
+        ready: the images of the other inputs.
+    """
+
+    contents: list[Content]
+    indices: np.ndarray | None = None
+    ready: Decoded | None = None
+
+    def result(self, decoded: Decoded) -> Decoded:
+        """Return the images of all inputs of the block, given those of the contents."""
+        if self.ready is None or self.indices is None:
+            return decoded
+        self.ready.images[self.indices] = decoded.images
+        self.ready.boxes[self.indices] = decoded.boxes
+        for index, error in zip(self.indices.tolist(), decoded.errors, strict=True):
+            self.ready.errors[index] = error
+        return self.ready
+
+
+def task_of(block: InputBlock, preprocess: str, split: bool) -> DecodeTask:
+    """Find out what has to be decoded of a block: of an array nothing, if it is in MNIST's form."""
+    contents = block.contents
+    if contents is None:
+        raise TypeError("a block that has not been read")
+    if isinstance(contents, list):
+        return DecodeTask(contents)
+    try:
+        as_stack(contents)
+    except InputError:  # images of another size
+        return DecodeTask(list(contents))
+    images, errors = images_from_array(contents)
+    if split:
+        found = zip(images, errors, strict=True)
+        return DecodeTask([image if error is None else InputError(error) for image, error in found])
+    readable = np.array([error is None for error in errors])
+    others = np.flatnonzero(readable & ~in_mnist_form(images)) if preprocess == "auto" else np.array([], int)
+    boxes = np.tile(np.array([0, 0, SIZE, SIZE], np.int32), (len(images), 1))
+    return DecodeTask(list(images[others]), others, Decoded(images, [1] * len(images), boxes, errors))
+
+
+def _load(content: Content) -> bytes | np.ndarray | InputError:
+    """Return what `prepare` takes, or why there is none."""
     try:
         if isinstance(content, np.ndarray) and content.shape == (SIZE, SIZE):
             images, [reason] = images_from_array(content)
@@ -158,6 +139,6 @@ def _image(content: Content) -> bytes | np.ndarray | InputError:
     return image
 
 
-def _line(text: str) -> str:
-    """One line of text that can be written anywhere, however long and strange the original is."""
+def _one_line(text: str) -> str:
+    """Shorten a message to one line that can be written anywhere."""
     return " ".join(text.split())[:300].encode("utf-8", "backslashreplace").decode()

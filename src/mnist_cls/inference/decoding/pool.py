@@ -1,234 +1,224 @@
-"""Decoding on all cores beside the network, in processes that may die without taking the run along."""
+"""Decoding on all cores beside the network, in processes that may die without ending the run.
+
+Why not a library: `concurrent.futures` gives up all its tasks when one process dies, `multiprocessing.Pool` waits for
+the lost one forever. `pebble.ProcessPool` survives a crash within a task, but its processes share one pipe and its
+locks: of 24 runs in which one process was killed at a random moment, 4 never ended. Here each has a pipe of its own.
+"""
 
 import contextlib
 import faulthandler
 import math
 import multiprocessing
 import os
+import queue
 import signal
 import sys
+import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 from ...errors import InputError
-from ..sources.blocks import Content
-from .decode import Job, decode
+from ..sources.blocks import Content, InputBlock
+from .decode import Decoded, concatenate, decode, task_of
 
-# A decoder that needs longer for one image is stopped.
+# A process that takes longer for one image is stopped.
 SECONDS = 30
 
+# Blocks and bytes that are read ahead: blocks for each process, bytes for all.
+_BLOCKS_AHEAD, _BYTES_AHEAD = 16, 128_000_000
 
-# Further jobs are sent to a process that is busy while they fit into the pipe between us with room to spare; a larger
-# one waits until the process is free. Otherwise both could wait for the other to read.
-_PIPE_BYTES, _AHEAD = 6_000, 8
-
-
-# What may lie in memory, on its way to a process or waiting for its turn: jobs for each process, and bytes.
-_JOBS_EACH, _MOST_BYTES = 16, 128_000_000
-
-
-# A process for so many inputs.
+# Inputs that are worth another process.
 _INPUTS_EACH = 64
 
-
-# Where processes cannot be forked, one takes as long to start as it takes to decode some thousand images.
+# Where processes cannot be forked, starting one takes as long as decoding some thousand images.
 _WORTH_SPAWNING = 2000
 
-
-# After so many deaths that none of its inputs can be blamed for, a job is given up.
-_MOST_LOSSES = 3
+# Held while a process starts, so that it inherits no pipe that is only half set up.
+_STARTING = threading.Lock()
 
 
 class Decoders:
-    """Processes that decode, as a context.
+    """Processes that decode; a context manager.
 
-    They are forked where that is possible, so that they have what this process has imported. They never call torch,
-    whose threads do not survive a fork.
+    They are forked where that is possible, so that they need no imports of their own. They never call PyTorch, whose
+    threads do not survive a fork.
 
     Args:
         preprocess: see `prepare`.
         split: see `prepare`.
-        most: no more processes than this; None: as many as there are cores.
+        most: largest number of processes; None for one for each core.
     """
 
     def __init__(self, preprocess: str, split: bool, most: int | None = None) -> None:
         self.preprocess, self.split, self.most = preprocess, split, most
-        self.workers: list[_Worker] = []
-        self.forks = sys.platform == "linux"
-        self.context: Any = multiprocessing.get_context("fork" if self.forks else "spawn")
+        self._workers: list[_Worker] = []
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
 
     def start(self, count: int | None) -> None:
-        """Start as many processes as `count` inputs are worth; None: they are many."""
+        """Start as many processes as `count` inputs are worth; None if there are many."""
+        forks = sys.platform == "linux"
         may_not = multiprocessing.current_process().daemon
-        if self.workers or may_not or not (self.forks or count is None or count >= _WORTH_SPAWNING):
+        if self._workers or may_not or not (forks or count is None or count >= _WORTH_SPAWNING):
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores = min(cores, self.most or cores)
-        for _ in range(cores if count is None else min(cores, math.ceil(count / _INPUTS_EACH))):
-            self.workers.append(self._worker())
+        most = min(cores, self.most or cores)
+        context = multiprocessing.get_context("fork" if forks else "spawn")
+        for _ in range(most if count is None else min(most, math.ceil(count / _INPUTS_EACH))):
+            worker = _Worker(context, self.preprocess, self.split)
+            self._workers.append(worker)
+            self._idle.put(worker)
+        # Each thread waits for one process, and gives it the next block at once, whatever the main thread does.
+        self._threads = ThreadPoolExecutor(max(1, len(self._workers)))
 
     def __enter__(self) -> "Decoders":
-        """Nothing to do: many inputs need no decoder."""
+        """Start nothing yet: arrays in MNIST's form need no decoder."""
         return self
 
     def __exit__(self, *error: object) -> None:
         """Stop all processes, whatever they are doing."""
-        for worker in self.workers:
+        for worker in self._workers:
             worker.stop()
-        self.workers = []
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        self._workers, self._threads = [], None
 
-    def map(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Yield the jobs in their order, each with its result."""
-        coming = iter(jobs)
-        for job in coming:
-            if job.result is None:
-                self.start(None)
-                if self.workers:
-                    yield from self._side_by_side(job, coming)
-                    return
-                job.finish(decode(job.contents, self.preprocess, self.split))
-            yield job
-
-    def _side_by_side(self, first: Job, coming: Iterator[Job]) -> Iterator[Job]:
-        order, waiting = deque([first]), deque([first])
-        more, failure = True, None
-        while order:
-            while more and len(order) < _JOBS_EACH * len(self.workers) and sum(j.size for j in order) < _MOST_BYTES:
+    def map(self, blocks: Iterable[InputBlock]) -> Iterator[tuple[InputBlock, Decoded]]:
+        """Yield the blocks in their order, each with its images."""
+        coming, failure, held = iter(blocks), None, 0
+        begun: deque[tuple[InputBlock, Callable[[], Decoded]]] = deque()
+        more = True
+        while more or begun:
+            if more and (not begun or (len(begun) < _BLOCKS_AHEAD * len(self._workers) and held < _BYTES_AHEAD)):
                 try:
-                    job = next(coming, None)
-                except Exception as error:  # what came before it is to be kept
-                    job, failure = None, error
-                if job is None:
+                    block = next(coming, None)
+                except Exception as error:  # raised when the blocks before it have been yielded
+                    block, failure = None, error
+                if block is None:
                     more = False
-                    break
-                order.append(job)
-                if job.result is None:
-                    waiting.append(job)
-            self._send(waiting)
-            self._receive(waiting, block=order[0].result is None)
-            while order and order[0].result is not None:
-                yield order.popleft()
-                if waiting or more:
-                    break  # see first that the processes have something to do
+                else:
+                    held += block.size
+                    begun.append((block, self._begin(block)))
+            else:
+                block, result = begun.popleft()
+                held -= block.size
+                yield block, result()
         if failure is not None:
             raise failure
 
-    def _send(self, waiting: deque[Job]) -> None:
-        while waiting:
-            worker = min(self.workers, key=lambda worker: (len(worker.jobs), worker.size))
-            if not worker.takes(waiting[0]):
-                return
-            job = waiting.popleft()
-            if not worker.send(job):
-                self._bury(worker, waiting)
+    def _begin(self, block: InputBlock) -> Callable[[], Decoded]:
+        """Begin to decode a block; return a function that waits for its images."""
+        task = task_of(block, self.preprocess, self.split)
+        if task.ready is not None and not task.contents:
+            ready = task.ready
+            return lambda: ready
+        self.start(None)
+        if self._threads is None:
+            return partial(task.result, decode(task.contents, self.preprocess, self.split))
+        future = self._threads.submit(self._decode, task.contents)
+        return lambda: task.result(future.result())
 
-    def _receive(self, waiting: deque[Job], block: bool) -> None:
-        busy = {worker.connection: worker for worker in self.workers if worker.jobs}
-        for connection in wait(list(busy), None if block else 0):
-            worker = busy[connection]
-            try:
-                worker.jobs[0].finish(worker.connection.recv())
-            except (EOFError, OSError):
-                self._bury(worker, waiting)
-            else:
-                worker.jobs.popleft()
-
-    def _bury(self, worker: "_Worker", waiting: deque[Job]) -> None:
-        """Replace a dead process; what it was looking at becomes an error, the rest of its jobs is done again."""
-        with contextlib.suppress(EOFError, OSError):
-            while worker.connection.poll():  # what it had done before is not lost
-                worker.jobs[0].finish(worker.connection.recv())
-                worker.jobs.popleft()
-        worker.process.join()
-        reason = InputError(_cause(worker.process.exitcode))
-        place = worker.place.value
-        if worker.jobs and place >= 0:
-            worker.jobs[0].contents[place] = reason
-        elif worker.jobs:
-            worker.jobs[0].losses += 1
-            if worker.jobs[0].losses == _MOST_LOSSES:
-                worker.jobs[0].contents[:] = [reason] * len(worker.jobs[0].contents)
-        waiting.extendleft(reversed(worker.jobs))
-        worker.stop()
-        self.workers[self.workers.index(worker)] = self._worker()
-
-    def _worker(self) -> "_Worker":
-        return _Worker(
-            self.context, (self.preprocess, self.split), [worker.connection for worker in self.workers if self.forks]
-        )
+    def _decode(self, contents: list[Content]) -> Decoded:
+        """Decode in a process. If it dies, decode one by one: the content that kills it again is to blame."""
+        worker = self._idle.get()
+        try:
+            return worker.decode(contents)
+        except (EOFError, OSError):
+            reason = InputError(worker.restart())
+        finally:
+            self._idle.put(worker)
+        if len(contents) == 1:
+            return decode([reason], self.preprocess, self.split)
+        return concatenate([self._decode([content]) for content in contents])
 
 
 class _Worker:
-    """One process, and what it was given to do."""
+    """One process, which is started again when it dies.
 
-    def __init__(self, context: Any, options: tuple[str, bool], others: list[Connection]) -> None:
-        self.jobs: deque[Job] = deque()
-        self.place = context.RawValue("i", -1)
-        self.connection, other_end = context.Pipe()
-        inherited = [*others, self.connection] if sys.platform == "linux" else []
-        arguments = other_end, self.place, options, inherited
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
+    Args:
+        context: how processes are started.
+        options: arguments of `decode`.
+    """
+
+    def __init__(self, context: Any, *options: Any) -> None:
+        self._context, self._options = context, options
+        self._stopped = False
+        self._start()
+
+    def _start(self) -> None:
+        self._connection, other_end = self._context.Pipe()
+        arguments = other_end, os.getpid(), *self._options
+        self._process = self._context.Process(target=_work, args=arguments, daemon=True)
         with warnings.catch_warnings():
             # Python warns of forks in a process with threads: the child could wait for a lock that none of its threads
-            # holds. Ours takes no locks of torch's.
+            # holds. Decoders take no locks of PyTorch's.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.process.start()
+            self._process.start()
         other_end.close()
 
-    @property
-    def size(self) -> int:
-        return sum(job.size for job in self.jobs)
+    def decode(self, contents: list[Content]) -> Decoded:
+        """Decode in the process.
 
-    def takes(self, job: Job) -> bool:
-        return not self.jobs or (len(self.jobs) < _AHEAD and self.size + job.size <= _PIPE_BYTES)
+        Raises:
+            EOFError, OSError: If it has died.
+        """
+        self._connection.send(contents)
+        decoded: Decoded = self._connection.recv()
+        return decoded
 
-    def send(self, job: Job) -> bool:
-        """Whether the process still lives."""
-        self.jobs.append(job)
-        try:
-            self.connection.send(job.contents)
-        except OSError:
-            return False
-        return True
+    def restart(self) -> str:
+        """Replace the dead process; return what it died of.
+
+        Raises:
+            RuntimeError: If it was stopped.
+        """
+        self._process.join()
+        cause = _cause(self._process.exitcode)
+        self._connection.close()
+        with _STARTING:
+            if self._stopped:
+                raise RuntimeError("the decoders have been stopped")
+            self._start()
+        return cause
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-        self.connection.close()
+        """Kill the process."""
+        with _STARTING:
+            self._stopped = True
+            self._process.kill()
+        self._process.join()
 
 
-def _work(connection: Connection, place: Any, options: tuple[str, bool], inherited: list[Connection]) -> None:
-    """Decode what comes, until nothing comes any more or the process at the other end is gone."""
-    for other in inherited:
-        other.close()  # held open here, they would not tell the others that the process at their end is gone
+def _work(connection: Connection, parent: int, preprocess: str, split: bool) -> None:
+    """Decode what arrives, until the process at the other end has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.disable()  # of a decoder's death its row tells
+    faulthandler.disable()  # a decoder's death is reported in a row
     alarm = getattr(signal, "alarm", lambda seconds: None)
     if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, also in the midst of a decoder's C code
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even within a decoder's C code
 
-    parent = os.getppid()
+    def watched(contents: list[Content]) -> Iterator[Content]:
+        for content in contents:
+            if os.getppid() != parent:
+                os._exit(0)
+            alarm(SECONDS)
+            yield content
 
-    def before(number: int) -> None:
-        if os.getppid() != parent:
-            os._exit(0)  # nobody waits for the result any more
-        place.value = number
-        alarm(SECONDS)
-
-    try:
+    with contextlib.suppress(EOFError, OSError):
         while True:
-            contents: list[Content] = connection.recv()
-            decoded = decode(contents, *options, before)
+            # Processes that were forked later hold the pipe open, too, so that its end alone does not tell.
+            while not connection.poll(1):
+                if os.getppid() != parent:
+                    return
+            decoded = decode(watched(connection.recv()), preprocess, split)
             alarm(0)
-            place.value = -1
             connection.send(decoded)
-    except (EOFError, OSError):
-        return
 
 
 def _cause(exit_code: int | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from ...files import expand
-from ..decoding.batches import Chunk
+from ..decoding.batches import Batch
 
 
 class ImageFolder:
@@ -28,7 +28,7 @@ class ImageFolder:
         self.folder, self.split = expand(folder), split
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, first: int, batch: Chunk) -> None:
+    def write(self, first: int, batch: Batch) -> None:
         """Write the images of a batch whose first row has the number `first`.
 
         Raises:

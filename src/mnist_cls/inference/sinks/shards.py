@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ...errors import InputError
 from ...files import remove_unfinished, whole_file
-from ..decoding.batches import names_digest
+from ..decoding.batches import NamesDigest
 from ..progress import Progress
-from ..sources.blocks import Content, InputBlock, Source, size_of
+from ..sources.blocks import InputBlock, Source, cut
 from .resume import announce_kept, check_same_run, open_locked
 
 if TYPE_CHECKING:
@@ -38,44 +36,36 @@ class Shard(NamedTuple):
     Attributes:
         number: from 0, in the order of the input.
         blocks: the inputs.
-        chunk: see `Source`.
         arrays: see `Source`.
-        names: digest of the inputs' names.
     """
 
     number: int
     blocks: list[InputBlock]
-    chunk: int
     arrays: bool
-    names: str
+
+    @property
+    def names(self) -> str:
+        """Digest of the inputs' names."""
+        return NamesDigest().add(name for block in self.blocks for name in block.names)
 
     def source(self, labelled: bool) -> Source:
         """Return a source of these inputs alone."""
-        return Source(None, lambda start: iter(self.blocks), self.chunk, labelled, self.arrays)
+        return Source(None, lambda start: iter(self.blocks), "", labelled, self.arrays)
 
 
 def shards_of(source: Source, size: int) -> Iterator[Shard]:
     """Cut a source into shards of `size` inputs, rounded up to whole batches; the same source always the same way."""
-    number, rows, held = 0, 0, 0
+    number, count, held = 0, 0, 0
     blocks: list[InputBlock] = []
-    names: list[str] = []
-    digest = ""
-    for block in source.pieces(0):
+    for block in cut(source.blocks(0), source.batch_size):
         blocks.append(block)
-        names += block.names
-        held += _bytes_of(block.contents)
-        if len(names) == source.chunk:  # no block crosses the end of a batch
-            digest, rows, names = names_digest(names, digest), rows + len(names), []
-            if rows >= size or held >= _SHARD_BYTES:
-                yield Shard(number, blocks, source.chunk, source.arrays, digest)
-                number, rows, held, blocks, digest = number + 1, 0, 0, [], ""
+        count += len(block)
+        held += block.size
+        if count % source.batch_size == 0 and (count >= size or held >= _SHARD_BYTES):
+            yield Shard(number, blocks, source.arrays)
+            number, count, held, blocks = number + 1, 0, 0, []
     if blocks:
-        digest = names_digest(names, digest) if names else digest
-        yield Shard(number, blocks, source.chunk, source.arrays, digest)
-
-
-def _bytes_of(contents: np.ndarray | list[Content] | None) -> int:
-    return sum(map(size_of, [contents] if isinstance(contents, np.ndarray) else contents or []))
+        yield Shard(number, blocks, source.arrays)
 
 
 def shard_name(number: int) -> str:

@@ -9,102 +9,73 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from ...errors import InputError
-from .blocks import (
-    LARGEST_FILE,
-    Content,
-    InputBlock,
-    Sample,
-    Source,
-    file_identity,
-    pieces_of,
-    reader_errors,
-    shown_name,
-    too_large,
-)
-
-# At the end of every archive there is a header of zeros; these are another thing.
-_BROKEN: tuple[type[tarfile.HeaderError], ...] = (
-    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
-    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
-    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
-)
-
-
-_ReadError = tarfile.ReadError
+from .blocks import Content, Sample, Source, blocks_of, file_source
+from .reading import LARGEST_FILE, printable, reader_errors, too_large
 
 
 def zip_source(path: Path) -> Source:
-    """The files in a zip archive, in its own order. Its table of contents is held in memory, its contents are not.
+    """Return the files in a zip archive, in its own order; only its table of contents is held in memory.
 
     Raises:
-        InputError: it is broken, or has no files.
+        InputError: If it is broken, or has no files.
     """
-    with reader_errors(path, "zip"), zipfile.ZipFile(path) as archive:
-        count = sum(1 for member in archive.infolist() if _wanted(member.filename, member.is_dir()))
+
+    def samples() -> Iterator[Sample]:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if _wanted(member.filename, member.is_dir()):
+                    yield Sample(printable(f"{path}/{member.filename}"), partial(_read_zip, archive, member))
+
+    with reader_errors(path, "zip"):
+        count = sum(1 for _ in samples())
     if count == 0:
         raise InputError(f"input={path}: the archive has no files in it; expected images")
-
-    def pieces(start: int) -> Iterator[InputBlock]:
-        with zipfile.ZipFile(path) as archive:
-            members = (one for one in archive.infolist() if _wanted(one.filename, one.is_dir()))
-            yield from pieces_of((_zip_item(archive, path, member) for member in members), start)
-
-    return Source(count, pieces, identity=file_identity(path))
+    return file_source(path, "zip", blocks_of(samples), count)
 
 
-def _zip_item(archive: zipfile.ZipFile, path: Path, member: zipfile.ZipInfo) -> Sample:
-    def read() -> Content:
-        if member.file_size > LARGEST_FILE:
-            return too_large(member.file_size)
-        try:
-            with archive.open(member) as file:
-                return file.read(LARGEST_FILE)
-        # zipfile raises RuntimeError for encryption and NotImplementedError for methods that it does not know.
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
-            return InputError(f"cannot be read from the archive: {error}")
-
-    return Sample(shown_name(f"{path}/{member.filename}"), read)
+def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Content:
+    if member.file_size > LARGEST_FILE:
+        return too_large(member.file_size)
+    try:
+        with archive.open(member) as file:
+            return file.read(LARGEST_FILE)
+    # zipfile raises RuntimeError for encryption and NotImplementedError for unknown methods of compression.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+        return InputError(f"cannot be read from the archive: {error}")
 
 
 def tar_source(path: Path) -> Source:
-    """The files in a tar archive, plain or compressed, in its own order. How many there are only its end tells.
+    """Return the files in a tar archive, plain or compressed, in its own order. Their number is unknown."""
 
-    Raises:
-        InputError: it is broken.
-    """
-
-    def items() -> Iterator[Sample]:
+    def samples() -> Iterator[Sample]:
         with ExitStack() as stack:
             # Not tarfile's own mode for streams: it reads headers of any size that they declare.
-            file = cast(BinaryIO, _Bounded(stack.enter_context(_decompressed(path, stack))))
-            archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:", tarinfo=_Member))
+            file = _Bounded(stack.enter_context(_decompressed(path, stack)))
+            archive = stack.enter_context(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:"))
             while (member := archive.next()) is not None:
                 if _wanted(member.name, member.isdir()):
-                    yield _tar_item(archive, path, member)
-                # tarfile keeps them all, for those who look them up by name.
-                archive.members = []  # type: ignore[attr-defined]
+                    yield Sample(printable(f"{path}/{member.name}"), partial(_read_tar, archive, member))
+                # tarfile keeps all members, for those who look them up by name.
+                cast(Any, archive).members = []
+            # tarfile takes a broken header for the end, but there is a block of zeros at the end of every archive.
+            if file.last != bytes(tarfile.BLOCKSIZE):
+                raise InputError(f"a broken header at byte {archive.offset:,}; copy the file again")
 
-    def pieces(start: int) -> Iterator[InputBlock]:
-        with reader_errors(path, "tar"):
-            yield from pieces_of(items(), start)
-
-    return Source(None, pieces, identity=file_identity(path))
+    return file_source(path, "tar", blocks_of(samples))
 
 
-def _tar_item(archive: tarfile.TarFile, path: Path, member: tarfile.TarInfo) -> Sample:
-    def read() -> Content:
-        if not member.isfile():
-            return InputError("a link or a device in an archive; not followed")
-        if member.size > LARGEST_FILE:
-            return too_large(member.size)
-        file = archive.extractfile(member)
-        return file.read() if file is not None else InputError("not a file")
-
-    return Sample(shown_name(f"{path}/{member.name}"), read)
+def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Content:
+    if not member.isfile():
+        return InputError("a link or a device in an archive; not followed")
+    if member.size > LARGEST_FILE:
+        return too_large(member.size)
+    file = archive.extractfile(member)
+    return file.read() if file is not None else InputError("not a file")
 
 
 def _decompressed(path: Path, stack: ExitStack) -> io.BufferedIOBase:
@@ -120,36 +91,30 @@ def _decompressed(path: Path, stack: ExitStack) -> io.BufferedIOBase:
     return raw
 
 
-class _Member(tarfile.TarInfo):
-    """A member whose broken header is an error. tarfile takes it for the archive's end, and what follows were lost."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Member":
-        try:
-            return super().fromtarfile(tarfile)
-        except _BROKEN as error:
-            raise _ReadError(f"{error} at byte {tarfile.offset:,}") from error
-
-
 class _Bounded:
-    """A file that refuses to hand out at once what no header and no image has."""
+    """A file that refuses to read at once what no header and no image has.
+
+    Attributes:
+        last: what was read last.
+    """
 
     def __init__(self, file: io.BufferedIOBase) -> None:
-        self.file = file
+        self.file, self.last = file, b""
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= LARGEST_FILE:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
-        return self.file.read(size)
+        self.last = self.file.read(size)
+        return self.last
 
-    def seek(self, place: int) -> int:
-        return self.file.seek(place)
+    def seek(self, position: int) -> int:
+        return self.file.seek(position)
 
     def tell(self) -> int:
         return self.file.tell()
 
 
 def _wanted(name: str, is_folder: bool) -> bool:
-    # What macOS puts into archives besides is hidden, too, but for one folder.
+    # What macOS adds to archives is hidden, too, except for one folder.
     parts = PurePosixPath(name).parts
     return not is_folder and not any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)

@@ -1,202 +1,166 @@
-"""What sources hand on: names with contents that are not decoded yet, piece by piece, always in order."""
+"""What sources yield: blocks of named inputs that are not decoded yet, always in the same order."""
 
-import contextlib
-import errno
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import InputError
+from .reading import file_identity, reader_errors
 
-# Inputs that the network gets together, of arrays and of images that have to be decoded first. Chunks are cut at
-# multiples of these whatever happens, so that a run that was interrupted sees the same batches when it goes on.
-ARRAY_CHUNK, IMAGE_CHUNK = 2048, 256
-
-
-# Larger files are refused unread: no scan of digits has so many bytes, and each is held in memory.
-LARGEST_FILE = 100_000_000
-
-
-# An encoded image's bytes, the path of its file, its pixels, or why there is none of these.
+# The bytes of an image file, its path, pixels, or the reason why there is none of these.
 Content = bytes | str | np.ndarray | InputError
 
+# Inputs in a batch: of arrays, and of images that have to be decoded first.
+ARRAY_BATCH, IMAGE_BATCH = 2048, 256
 
-# Of each content, in a message.
+# A block of samples ends after this many inputs or bytes: large enough to be worth a message to another process, small
+# enough to keep all of them busy.
+_BLOCK_SIZE, _BLOCK_BYTES = 64, 4_000_000
+
+# Memory that each content takes besides its values.
 _OVERHEAD = 64
 
 
-# What goes to a decoder together: large enough to repay the message, small enough to keep all of them busy.
-_PIECE, _PIECE_BYTES = 64, 4_000_000
-
-
-class InputBlock(NamedTuple):
-    """Some inputs.
-
-    Attributes:
-        names: what their rows are to be called.
-        contents: a stack of images as `images_from_array` takes it, or the content of each; None: they belong to the
-            part that an earlier run has done, and were not read.
-        targets: their labels, None where one is not known; None: the source has none.
-    """
-
-    names: list[str]
-    contents: np.ndarray | list[Content] | None
-    targets: list[int | None] | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """Inputs, and the way to go through them once, in order.
-
-    Attributes:
-        count: how many there are, None if that is not known before the end.
-        pieces: goes through them; those before the number that it is given come without contents. No piece crosses
-            that number, if it is a multiple of `chunk`, nor a multiple of `chunk`.
-        chunk: how many the network is to get together.
-        labelled: whether the pieces have targets.
-        arrays: whether the contents are stacks of 28x28 images, which as a rule need no decoder.
-        identity: what tells this source from another one, for a run that goes on with an earlier one's work.
-    """
-
-    count: int | None
-    pieces: Callable[[int], Iterator[InputBlock]]
-    chunk: int = IMAGE_CHUNK
-    labelled: bool = False
-    arrays: bool = False
-    identity: str = ""
-
-
 class Sample(NamedTuple):
-    """One input: its name, how to get its content, its label if there is one."""
+    """One input: its printable name, a function that reads its content, and its label, if known."""
 
     name: str
     read: Callable[[], Content]
     target: int | None = None
 
 
-def pieces_of(items: Iterable[Sample], start: int, labelled: bool = False) -> Iterator[InputBlock]:
-    """Put inputs together to pieces. What comes before the number `start` is not read."""
-    names: list[str] = []
-    contents: list[Content] = []
-    targets: list[int | None] = []
-    size = 0
+@dataclass(frozen=True)
+class InputBlock:
+    """Consecutive inputs.
 
-    def piece(done: bool = False) -> InputBlock:
-        return InputBlock(names, None if done else contents, targets if labelled else None)
-
-    for index, item in enumerate(items):
-        names.append(item.name)
-        targets.append(item.target)
-        if index >= start:
-            content = item.read()
-            contents.append(content)
-            size += size_of(content)
-        at_end = (index + 1) % IMAGE_CHUNK == 0 or index + 1 == start
-        if at_end or len(names) == _PIECE or size >= _PIECE_BYTES:
-            yield piece(index < start)
-            names, contents, targets, size = [], [], [], 0
-    if names:
-        yield piece(not contents)
-
-
-def size_of(content: Content) -> int:
-    """How many bytes are held in memory for it, and sent to a decoder."""
-    if isinstance(content, np.ndarray):
-        return _OVERHEAD + content.nbytes
-    return _OVERHEAD + len(content if isinstance(content, bytes) else os.fsencode(str(content)))
-
-
-def shown_name(path: str | Path) -> str:
-    """A path as text that can be written anywhere: bytes that are no UTF-8 become `\\xff` and the like."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-@contextlib.contextmanager
-def open_regular(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, without touching anything else that may have that name.
-
-    Raises:
-        InputError: it is a folder, a pipe, a socket or a device.
-        OSError: it cannot be opened.
+    Attributes:
+        names: N printable names.
+        contents: a stack of N images as `images_from_array` takes it, or N contents; None if they have not been read.
+        targets: N labels 0 to 9, None where unknown; empty if the source has no labels.
     """
-    try:
-        # Merely to open a device may set something going, and a pipe may wait for ever for somebody to write.
-        _require_regular(os.stat(path))  # noqa: PTH116
-        # What was a file a moment ago may be a pipe by now.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except InputError:
-        raise
-    except ValueError as error:  # a NUL in the name
-        raise InputError(f"not a path: {error}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _require_regular(os.fstat(file.fileno()))
-        yield file
+
+    names: list[str]
+    contents: np.ndarray | list[Content] | None
+    targets: list[int | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+        return len(self.names)
+
+    def part(self, start: int, stop: int | None = None) -> "InputBlock":
+        """Return the inputs from `start` to `stop`, without copying arrays."""
+        here = slice(start, stop)
+        return InputBlock(self.names[here], None if self.contents is None else self.contents[here], self.targets[here])
+
+    @property
+    def size(self) -> int:
+        """Number of bytes in memory, roughly."""
+        if isinstance(self.contents, np.ndarray):
+            return self.contents.nbytes
+        return sum(map(_size, self.contents or []))
 
 
-def _require_regular(status: os.stat_result) -> None:
-    mode = status.st_mode
-    if stat.S_ISREG(mode):
-        return
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-    raise InputError(f"{kinds.get(stat.S_IFMT(mode), 'a device')}; expected a file")
+Blocks = Callable[[int], Iterator[InputBlock]]
 
 
-def read_file(path: str) -> bytes:
-    """Read a file at once, so that whatever changes it afterwards changes nothing for us.
+@dataclass(frozen=True)
+class Source:
+    """Inputs in a fixed order.
 
-    Raises:
-        InputError: it is no regular file, or larger than `LARGEST_FILE`.
-        OSError: it cannot be read.
+    Attributes:
+        count: number of inputs; None if it is not known before the end.
+        blocks: function that goes through all inputs once, in blocks of any size. It is given the number of inputs that
+            an earlier run has predicted; it may leave those unread.
+        identity: what distinguishes this source from others when a run resumes.
+        labelled: whether the inputs have labels.
+        arrays: whether the contents are stacks of 28x28 images, most of which need no decoding.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > LARGEST_FILE:
-            raise too_large(size)
-        return file.read(size + 1)  # whatever it grows to in the meantime
+
+    count: int | None
+    blocks: Blocks
+    identity: str
+    labelled: bool = False
+    arrays: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Number of inputs that the network gets at once."""
+        return ARRAY_BATCH if self.arrays else IMAGE_BATCH
 
 
-def too_large(size: int) -> InputError:
-    """Why something of that many bytes is not read."""
-    return InputError(f"{size:,} bytes, more than the {LARGEST_FILE:,} that are read of one image")
+def blocks_of(samples: Callable[[], Iterable[Sample]], labelled: bool = False) -> Blocks:
+    """Return the `blocks` of a source whose inputs are read one by one."""
+
+    def blocks(start: int) -> Iterator[InputBlock]:
+        coming = iter(samples())
+        while start and (skipped := list(islice(coming, min(start, IMAGE_BATCH)))):
+            yield InputBlock([sample.name for sample in skipped], None)
+            start -= len(skipped)
+        while block := _read(coming, labelled):
+            yield block
+
+    return blocks
+
+
+def file_source(
+    path: Path, kind: str, blocks: Blocks, count: int | None = None, labelled: bool = False, arrays: bool = False
+) -> Source:
+    """Return the inputs in a single file; what reading them raises becomes an error that names the file.
+
+    Args:
+        path: the file.
+        kind: what it is, such as "NumPy".
+        blocks: see `Source`.
+        count: see `Source`.
+        labelled: see `Source`.
+        arrays: see `Source`.
+    """
+
+    def guarded(start: int) -> Iterator[InputBlock]:
+        with reader_errors(path, kind):
+            yield from blocks(start)
+
+    return Source(count, guarded, file_identity(path), labelled, arrays)
+
+
+def cut(blocks: Iterable[InputBlock], size: int) -> Iterator[InputBlock]:
+    """Cut blocks so that none of them reaches beyond a multiple of `size` inputs."""
+    count = 0
+    for block in blocks:
+        while len(block):
+            part = block.part(0, size - count % size)
+            yield part
+            count += len(part)
+            block = block.part(len(part))
 
 
 def target_of(value: object) -> int | None:
-    """A label as a digit 0 to 9, or None if it is none."""
+    """Return a label as a digit 0 to 9, or None if it is not one."""
     text = str(value).strip().removesuffix(".0")
     return int(text) if len(text) == 1 and text in "0123456789" else None
 
 
-def file_identity(path: Path) -> str:
-    """What tells a file's contents from other contents without reading them."""
-    status = path.stat()
-    return f"{path} of {status.st_size} bytes, changed at {status.st_mtime_ns}"
+def _read(samples: Iterator[Sample], labelled: bool) -> InputBlock | None:
+    """Read the next samples, or return None at their end."""
+    names: list[str] = []
+    contents: list[Content] = []
+    targets: list[int | None] = []
+    size = 0
+    for sample in samples:
+        names.append(sample.name)
+        contents.append(sample.read())
+        targets.append(sample.target)
+        size += _size(contents[-1])
+        if len(names) == _BLOCK_SIZE or size >= _BLOCK_BYTES:
+            break
+    return InputBlock(names, contents, targets if labelled else []) if names else None
 
 
-@contextlib.contextmanager
-def reader_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn what a broken file makes its reader raise into one line that names the file.
-
-    Args:
-        path: the file.
-        what: what it should be, such as "NumPy".
-
-    Raises:
-        InputError: the block raised anything but an error of the operating system.
-    """
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        raise error if str(path) in text else InputError(f"input={path}: {text}") from error
-    # Of a header that is made up, readers raise nearly anything, also OSError: without a number, or because they want
-    # to go to a place that no file has.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"input={path}: not a whole {what} file ({reason}); copy it again") from error
+def _size(content: Content) -> int:
+    if isinstance(content, InputError):
+        return _OVERHEAD
+    return _OVERHEAD + (content.nbytes if isinstance(content, np.ndarray) else len(content))

@@ -1,4 +1,4 @@
-"""Where images come from: what the input is, told by its contents first and by its name second."""
+"""What the input is, told by its contents first and by its name second."""
 
 import gzip
 import zlib
@@ -8,59 +8,56 @@ from ...data.embedded import embedded_file
 from ...data.idx import DTYPES
 from ...errors import InputError
 from ...files import expand
-from . import archives as sources_archives
-from . import arrays as sources_arrays
-from . import csv as sources_csv
-from . import files as sources_files
-from . import tables as sources_tables
-from .blocks import Source, open_regular
+from .archives import tar_source, zip_source
+from .arrays import holds_arrays, idx_source, npy_source, npz_source
+from .blocks import Source
+from .csv import csv_source
+from .files import folder_source, image_source, is_pattern, list_source, pattern_source
+from .parquet import parquet_source
+from .reading import open_regular
 
-# MNIST's test images, which the package carries: an input that is there right after the install.
+# MNIST's test images, which the package carries: an input that exists right after the install.
 EXAMPLE = "mnist:test"
 
-
+# Bytes that are enough to recognize a file.
 _BEGINNING = 512
 
-
-_XZ, _BZ2, _GZIP, _ZIP = b"\xfd7zXZ\0", b"BZh", b"\x1f\x8b", b"PK\x03\x04"
-
-
-_EMPTY_ZIP = b"PK\x05\x06"
+_XZ, _BZ2, _GZIP, _ZIP, _EMPTY_ZIP = b"\xfd7zXZ\0", b"BZh", b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06"
 
 
 def open_source(input: str | Path, preprocess: str = "auto") -> Source:
-    """Find out what the input is, and open it.
+    """Recognize the input, and open it.
 
     Args:
         input: one of
             - an image;
-            - a folder: its files and those of the folders below it, hidden ones left out, in the order of their names;
+            - a folder: its files and those of the folders below it, without hidden ones, in the order of their names;
             - a pattern such as `scans/*.png`, `**` for folders at any depth;
-            - a `.txt` file with a path a line, or `-`: the paths come from standard input, a line each, or separated
-              by NUL as `find -print0` gives them; they begin where the user stands;
+            - a `.txt` file with a path a line, or `-` for paths from standard input, a line each or separated by NUL as
+              `find -print0` writes them; relative to the working directory;
             - a `.npy`, a `.npz` (one array or one called "images", and labels in one called "labels"), or an IDX file,
               plain or `.gz`: see `images_from_array`; with `preprocess="auto"` also uint8 (N, H, W) and (N, H, W, 3);
             - a `.zip`, or a `.tar`, plain or compressed by gzip, bzip2 or xz, of images;
-            - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV base64), `path` (beginning
-              at the file's own folder) or `pixels`, or with 784 columns of numbers; and labels in a column `label`;
+            - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV base64), `path` (relative to
+              the file's own folder) or `pixels`, or with 784 columns of numbers; and labels in a column `label`;
             - "mnist:test": MNIST's test images, which the package carries.
         preprocess: "none" for arrays that must be in MNIST's form.
 
     Raises:
-        InputError: it is not there, it is empty, or it holds no images.
-        OSError: it cannot be opened.
+        InputError: If it does not exist, is empty, or holds no images.
+        OSError: If it cannot be opened.
     """
     text = str(input)
     if text == EXAMPLE:
         images, labels = (embedded_file(f"t10k-{part}-ubyte.gz") for part in ("images-idx3", "labels-idx1"))
-        return sources_arrays.idx_source(images, preprocess, labels)
+        return idx_source(images, preprocess, labels)
     if text == "-":
-        return sources_files.list_source(None)
+        return list_source(None)
     path = expand(input)
     if path.is_dir():
-        return sources_files.folder_source(path)
-    if not path.exists() and sources_files.is_pattern(text):
-        return sources_files.pattern_source(text)
+        return folder_source(path)
+    if not path.exists() and is_pattern(text):
+        return pattern_source(text)
     if not path.exists() and not path.is_symlink():
         raise InputError(f"input={path}: no such file or folder")
     try:
@@ -74,26 +71,24 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
 def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
     name = path.name.lower()
     if start.startswith(b"\x93NUMPY"):
-        return sources_arrays.npy_source(path, preprocess)
+        return npy_source(path, preprocess)
     if start.startswith((_ZIP, _EMPTY_ZIP)):
-        if name.endswith(".npz") or sources_arrays.holds_arrays(path):
-            return sources_arrays.npz_source(path, preprocess)
-        return sources_archives.zip_source(path)
+        return npz_source(path, preprocess) if name.endswith(".npz") or holds_arrays(path) else zip_source(path)
     if start.startswith(_GZIP) and not _is_tar(_decompressed(path)) and not name.endswith((".tar.gz", ".tgz")):
-        return sources_arrays.idx_source(path, preprocess)
+        return idx_source(path, preprocess)
     if start.startswith((_GZIP, _BZ2, _XZ)) or _is_tar(start) or name.endswith(".tar"):
-        return sources_archives.tar_source(path)
+        return tar_source(path)
     if start.startswith(b"PAR1"):
-        return sources_tables.parquet_source(path)
-    # Some pictures (TGA) begin with two zeros, too, but none goes on with a type and a rank of arrays of images.
+        return parquet_source(path)
+    # Some pictures (TGA) begin with two zeros, too, but the type and the rank of an array do not follow.
     if start[:2] == b"\0\0" and start[2:3] in {bytes([code]) for code in DTYPES} and start[3:4] in b"\1\2\3\4":
-        return sources_arrays.idx_source(path, preprocess)
+        return idx_source(path, preprocess)
     if name.endswith((".csv", ".txt")) and _is_text(start):
-        return sources_csv.csv_source(path) if name.endswith(".csv") else sources_files.list_source(path)
-    for ending, what in {".npy": "NumPy", ".npz": "NumPy", ".zip": "zip", ".parquet": "Parquet"}.items():
-        if name.endswith(ending):
-            raise InputError(f"input={path}: not a whole {what} file: it begins with {start[:8]!r}; copy it again")
-    return sources_files.image_source(path)
+        return csv_source(path) if name.endswith(".csv") else list_source(path)
+    for suffix, kind in {".npy": "NumPy", ".npz": "NumPy", ".zip": "zip", ".parquet": "Parquet"}.items():
+        if name.endswith(suffix):
+            raise InputError(f"input={path}: not a whole {kind} file: it begins with {start[:8]!r}; copy it again")
+    return image_source(path)
 
 
 def _is_tar(start: bytes) -> bool:
@@ -104,10 +99,10 @@ def _decompressed(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
             return file.read(_BEGINNING)
-    except (OSError, EOFError, zlib.error):  # which of them it is, the one who reads on will say
+    except (OSError, EOFError, zlib.error):  # whoever reads the file will say what is wrong with it
         return b""
 
 
 def _is_text(start: bytes) -> bool:
-    # Names on Linux are any bytes, so it cannot be told by UTF-8; but no picture lacks other control characters.
+    # Names on Linux are any bytes, so text need not be UTF-8; but every picture has other control characters.
     return not any(byte < 32 and byte not in b"\0\t\r\n" for byte in start)

@@ -4,150 +4,143 @@ import fnmatch
 import io
 import os
 import re
-import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from ...errors import InputError
-from .blocks import Content, Sample, Source, open_regular, pieces_of, shown_name
+from .blocks import Sample, Source, blocks_of
+from .reading import open_regular, printable
 
-# The longest path on Linux, and how much of a list is read at once.
-_LONGEST_PATH, _BLOCK = 4096, 1 << 16
+# The longest path on Linux, and the number of bytes that are read of a list at once.
+_LONGEST_PATH, _CHUNK = 4096, 1 << 16
 
 
 def image_source(path: Path) -> Source:
-    """One image."""
-    return Source(1, lambda start: pieces_of([_item(str(path))], start), identity=f"image {path}")
+    """Return one image."""
+    return Source(1, blocks_of(lambda: [_sample(str(path))]), f"image {path}")
 
 
 def folder_source(folder: Path) -> Source:
-    """All files below a folder, without hidden ones.
+    """Return all files below a folder, without hidden ones.
 
-    Links to folders are followed, unless they lead to one that they lie in. If the folder has nothing in it but folders
-    named 0 to 9, these are the labels.
+    Links to folders are followed, unless they lead to a folder that they lie in. If the folder holds only folders named
+    0 to 9, these are the labels.
 
     Raises:
-        InputError: there is no file in it.
+        InputError: If there is no file in it.
     """
     names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 (names are all we need)
     labelled = bool(names) and all(re.fullmatch("[0-9]", name) and (folder / name).is_dir() for name in names)
-    labels = {name: int(name) for name in names} if labelled else {}
+    top = str(folder)
 
-    def items() -> Iterator[Sample]:
-        for place, item in _walk(str(folder)):
-            below = Path(place).relative_to(folder).parts if labels else [""]
-            yield item._replace(target=labels.get(below[0]))
+    def samples() -> Iterator[Sample]:
+        for path, sample in _walk(top):
+            yield sample._replace(target=int(os.path.relpath(path, top)[0])) if labelled else sample
 
-    count = sum(1 for _ in _walk(str(folder)))
-    if count == 0:
-        raise InputError(f"input={folder}: the folder has no files in it; expected images")
-    return Source(count, lambda start: pieces_of(items(), start, labelled), labelled=labelled, identity=f"{folder}")
+    count = _count(samples, f"input={folder}: the folder has no files in it; expected images")
+    return Source(count, blocks_of(samples, labelled), top, labelled)
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it has one of the characters that stand for others in a pattern."""
+    """Return whether a text has one of the characters that stand for others in a pattern."""
     return any(character in text for character in "*?[")
 
 
 def pattern_source(pattern: str) -> Source:
-    """All files that a pattern such as `scans/*.png` matches, and those in the folders that it matches.
+    """Return all files that a pattern such as `scans/*.png` matches, and those in the folders that it matches.
 
     Raises:
-        InputError: it matches nothing.
+        InputError: If it matches nothing.
     """
-    text = os.path.expanduser(pattern)  # noqa: PTH111 (a pattern is no path)
+    text = os.path.expanduser(pattern)  # noqa: PTH111 (a pattern is not a path)
     root, parts = ("/", text.split("/")[1:]) if text.startswith("/") else ("", text.split("/"))
-    parts = [part for place, part in enumerate(parts) if part and parts[place - 1 : place + 1] != ["**", "**"]]
+    parts = [part for index, part in enumerate(parts) if part and parts[index - 1 : index + 1] != ["**", "**"]]
 
-    def items() -> Iterator[Sample]:
+    def samples() -> Iterator[Sample]:
         for path in _matches(root, parts):
             if os.path.isdir(path):  # noqa: PTH112
-                yield from (item for _, item in _walk(path))
+                yield from (sample for _, sample in _walk(path))
             else:
-                yield _item(path)
+                yield _sample(path)
 
-    count = sum(1 for _ in items())
-    if count == 0:
-        raise InputError(f"input={pattern}: matches no file")
-    return Source(count, lambda start: pieces_of(items(), start), identity=pattern)
+    return Source(_count(samples, f"input={pattern}: matches no file"), blocks_of(samples), pattern)
 
 
 def list_source(path: Path | None) -> Source:
-    """A path a line, or separated by NUL; of `path`, or of standard input if it is None.
+    """Return the files in a list, one path a line, or separated by NUL; of standard input if `path` is None.
 
     Raises:
-        InputError: there is none in the file.
+        InputError: If the list is empty.
     """
     if path is None:
-        lines = _lines(sys.stdin.buffer)
-        return Source(None, lambda start: pieces_of(map(_item, lines), start), identity="standard input")
+        return Source(None, blocks_of(lambda: map(_sample, _paths(sys.stdin.buffer))), "standard input")
 
-    def items() -> Iterator[Sample]:
+    def samples() -> Iterator[Sample]:
         with open_regular(path) as file:
-            yield from map(_item, _lines(file))
+            yield from map(_sample, _paths(file))
 
-    count = sum(1 for _ in items())
+    count = _count(samples, f"input={path}: the list is empty; expected a path a line")
+    return Source(count, blocks_of(samples), f"{path}")
+
+
+def _count(samples: Callable[[], Iterator[Sample]], if_none: str) -> int:
+    count = sum(1 for _ in samples())
     if count == 0:
-        raise InputError(f"input={path}: the list is empty; expected a path a line")
-    return Source(count, lambda start: pieces_of(items(), start), identity=f"{path}")
+        raise InputError(if_none)
+    return count
 
 
-def _item(path: str) -> Sample:
-    return Sample(shown_name(path), lambda: path)
-
-
-def _failed(path: str, reason: str) -> Sample:
-    content: Content = InputError(reason)
-    return Sample(shown_name(path), lambda: content)
+def _sample(path: str) -> Sample:
+    return Sample(printable(path), lambda: path)
 
 
 def _walk(top: str) -> Iterator[tuple[str, Sample]]:
-    """The files below a folder in the order of their names, each with its path.
+    """Yield the files below a folder in the order of their names, each with its path.
 
-    In memory are the names in one folder, and in those that lead to it. Not recursive: folders nest as deep as somebody
-    likes.
+    Not recursive, because folders nest as deep as somebody likes. In memory are the names in one folder and in those
+    above it.
     """
     levels: list[_Level] = []
     folder: str | None = top
     while folder is not None or levels:
         if folder is not None:
             try:
-                levels.append(_enter(folder, [level.place for level in levels]))
+                levels.append(_enter(folder, [level.identity for level in levels]))
             except InputError as error:
-                yield folder, _failed(folder, str(error))
+                yield folder, Sample(printable(folder), lambda error=error: error)  # type: ignore[misc]
             folder = None
-        elif (found := next(levels[-1].names, None)) is None:
+        elif (entry := next(levels[-1].entries, None)) is None:
             levels.pop()
         else:
-            name, is_folder = found
+            name, is_folder = entry
             path = os.path.join(levels[-1].folder, name)  # noqa: PTH118 (joined a million times)
             if is_folder:
                 folder = path
             else:
-                yield path, _item(path)
+                yield path, _sample(path)
 
 
 class _Level(NamedTuple):
-    """A folder on the way: its path, what it is whatever way leads to it, and what is still to be seen in it."""
+    """A folder that is being walked: its path, its device and inode, and the entries that are left."""
 
     folder: str
-    place: tuple[int, int]
-    names: Iterator[tuple[str, bool]]
+    identity: tuple[int, int]
+    entries: Iterator[tuple[str, bool]]
 
 
 def _enter(folder: str, above: list[tuple[int, int]]) -> _Level:
     try:
         status = os.stat(folder)  # noqa: PTH116
-        place = status.st_dev, status.st_ino
-        if place in above:
+        identity = status.st_dev, status.st_ino
+        if identity in above:
             raise InputError("a link to a folder that it lies in; not followed")
         with os.scandir(folder) as entries:
-            names = sorted((entry.name, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
+            found = sorted((entry.name, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror}") from error
-    return _Level(folder, place, iter(names))
+    return _Level(folder, identity, iter(found))
 
 
 def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
@@ -158,64 +151,55 @@ def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _matches(folder: str, parts: list[str]) -> Iterator[str]:
+    """Yield the paths below a folder that match a pattern, in order; `glob` is recursive, and yields them unsorted."""
     if not parts:
         yield folder
         return
     part, *rest = parts
-    if not is_pattern(part):
-        path = os.path.join(folder, part)  # noqa: PTH118
-        if os.path.lexists(path):
-            yield from _matches(path, rest)
-        return
     if part == "**":
         for below in _folders(folder) if rest else [folder or "."]:
             yield from _matches(below, rest)
-        return
-    matching = re.compile(fnmatch.translate(part)).match
-    for name in _names(folder):
-        if matching(name) and name.startswith(".") == part.startswith("."):
-            yield from _matches(os.path.join(folder, name), rest)  # noqa: PTH118
+    elif is_pattern(part):
+        matching = re.compile(fnmatch.translate(part)).match
+        for name in _names(folder):
+            if matching(name) and name.startswith(".") == part.startswith("."):
+                yield from _matches(os.path.join(folder, name), rest)  # noqa: PTH118
+    elif os.path.lexists(path := os.path.join(folder, part)):  # noqa: PTH118
+        yield from _matches(path, rest)
 
 
 def _folders(top: str) -> Iterator[str]:
-    """A folder and those below it, without hidden ones and links."""
+    """Yield a folder and those below it, without hidden ones and links."""
     coming = [top]
     while coming:
         folder = coming.pop()
         yield folder
         below = [os.path.join(folder, name) for name in _names(folder) if name[0] != "."]  # noqa: PTH118
-        coming += reversed([path for path in below if _is_folder(path) and not os.path.islink(path)])  # noqa: PTH114
+        coming += reversed([path for path in below if os.path.isdir(path) and not os.path.islink(path)])  # noqa: PTH112, PTH114
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder; nothing, if it is none, or must not be read."""
+    """Return the names in a folder; none if it is not one, or cannot be read."""
     try:
         return sorted(os.listdir(folder or "."))  # noqa: PTH208
     except OSError:
         return []
 
 
-def _is_folder(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
-    except OSError:
-        return False
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    """The paths in a list, without empty lines; NUL separates them if there is one where the first must have ended."""
+def _paths(file: BinaryIO) -> Iterator[str]:
+    """Yield the paths in a list; NUL separates them if it occurs where the first one must have ended."""
     rest, separator = b"", b""
-    while block := cast(io.BufferedReader, file).read1(_BLOCK):
-        rest += block
+    while chunk := cast(io.BufferedReader, file).read1(_CHUNK):
+        rest += chunk
         if not separator and b"\0" not in rest and len(rest) <= _LONGEST_PATH:
-            continue  # a name may have line ends in it
+            continue  # names may contain line ends
         separator = separator or (b"\0" if b"\0" in rest else b"\n")
         *lines, rest = rest.split(separator)
-        if len(rest) > _BLOCK:
-            raise InputError(f"a list with a line of more than {_BLOCK:,} bytes; expected a path a line")
-        yield from (os.fsdecode(line) for line in map(_stripped, lines) if line)
-    yield from (os.fsdecode(line) for line in map(_stripped, rest.split(separator or b"\n")) if line)
+        if len(rest) > _CHUNK:
+            raise InputError(f"a list with a line of more than {_CHUNK:,} bytes; expected a path a line")
+        yield from _decoded(lines)
+    yield from _decoded(rest.split(separator or b"\n"))
 
 
-def _stripped(line: bytes) -> bytes:
-    return line.removesuffix(b"\r")
+def _decoded(lines: list[bytes]) -> Iterator[str]:
+    return (os.fsdecode(path) for line in lines if (path := line.removesuffix(b"\r")))

@@ -1,0 +1,96 @@
+"""Files of strangers: opened with care, read whole, their errors turned into one line."""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ...errors import InputError
+
+# Larger files are refused unread: no scan of a digit has as many bytes, and each is held in memory.
+LARGEST_FILE = 100_000_000
+
+
+def printable(path: str | Path) -> str:
+    r"""Return a path as text that can be written anywhere: bytes that are not UTF-8 become `\xff` and the like."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@contextlib.contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading, without touching anything else that may have its name.
+
+    Raises:
+        InputError: If it is a folder, a pipe, a socket or a device.
+        OSError: If it cannot be opened.
+    """
+    try:
+        # Opening a device may have effects, and opening a pipe may wait forever for a writer.
+        _require_regular(os.stat(path))  # noqa: PTH116
+        # What was a file a moment ago may be a pipe now.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except InputError:
+        raise
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"not a path: {error}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        _require_regular(os.fstat(file.fileno()))
+        yield file
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise InputError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}; expected a file")
+
+
+def read_file(path: str) -> bytes:
+    """Read a file at once, so that later changes to it have no effect.
+
+    Raises:
+        InputError: If it is not a regular file, or is larger than `LARGEST_FILE`.
+        OSError: If it cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_FILE:
+            raise too_large(size)
+        return file.read(size + 1)  # bounded, even if the file grows meanwhile
+
+
+def too_large(size: int) -> InputError:
+    """Return the error of a file of that many bytes."""
+    return InputError(f"{size:,} bytes, more than the {LARGEST_FILE:,} that are read of one image")
+
+
+def file_identity(path: Path) -> str:
+    """Return what distinguishes the contents of a file from others, without reading them."""
+    status = path.stat()
+    return f"{path} of {status.st_size} bytes, changed at {status.st_mtime_ns}"
+
+
+@contextlib.contextmanager
+def reader_errors(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a reader raises on a broken file into one line that names the file.
+
+    Args:
+        path: the file.
+        kind: what it should be, such as "NumPy".
+
+    Raises:
+        InputError: If the block raises anything but an error of the operating system.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"input={path}: {error}") from error
+    # On made-up headers readers raise nearly anything, including OSError without a number, or because they seek to a
+    # position that no file has.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"input={path}: not a whole {kind} file ({reason}); copy it again") from error
