@@ -1,9 +1,9 @@
-"""Checkpoints of every known malicious kind are refused by name, run nothing, and cost little memory and time."""
+"""Forged checkpoints are refused in one line, run nothing, and cost bounded memory and time."""
 
 import io
+import json
 import os
 import pickle
-import stat
 import struct
 import subprocess
 import sys
@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from mnist_cls.checkpoints.build import load_model
-from mnist_cls.checkpoints.integrity import UNSEALED
 from mnist_cls.checkpoints.weights import read_ckpt, save_ckpt
 from mnist_cls.errors import InputError
 from mnist_cls.training.checkpoint_io import WholeCheckpoints
@@ -25,6 +25,7 @@ from mnist_cls.training.checkpoint_io import WholeCheckpoints
 from .conftest import ROOT, Run, one_line
 from .forged import (
     MODEL,
+    UNSIGNED,
     archive_of,
     checkpoint_with,
     entries_of,
@@ -40,11 +41,11 @@ def refused(path: Path, words: str, load: Callable[[Path], object] = load_model)
     """Check that a file is refused by one line that names it; return the line."""
     with pytest.raises(InputError, match=words) as caught:
         load(path)
-    said = str(caught.value)
-    assert str(path) in said
-    assert said.isprintable()
-    assert len(said) < 1000
-    return said
+    message = str(caught.value)
+    assert str(path) in message
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
 
 
 def text(value: str) -> bytes:
@@ -58,53 +59,39 @@ def number(value: int) -> bytes:
     return b"\x8a" + bytes([len(content)]) + content
 
 
-MKDIR = f"GLOBAL {os.mkdir.__module__} mkdir"
+MKDIR = f"it could run code ({os.mkdir.__module__}.mkdir)"
 
 
-def pickles(mark: Path) -> dict[str, tuple[bytes, str]]:
-    """Pickles that would make the folder `mark`, by the opcode that calls or builds, and how they are refused."""
-    call, command = text(str(mark)), text("mkdir") + text(str(mark))
-    module = os.mkdir.__module__
+def pickles(mark: Path) -> dict[str, bytes]:
+    """Pickles that would make the folder `mark`, by the opcode that calls."""
+    call, module = text(str(mark)), os.mkdir.__module__
     where = f"c{module}\nmkdir\n".encode()
     return {
-        "REDUCE": (b"\x80\2" + where + b"(" + call + b"tR.", MKDIR),
-        "STACK_GLOBAL": (b"\x80\4" + text(module) + text("mkdir") + b"\x93(" + call + b"tR.", "opcode STACK_GLOBAL"),
-        "INST": (b"(" + call + f"i{module}\nmkdir\n.".encode(), "opcode INST"),
-        "OBJ": (b"(" + where + call + b"o.", MKDIR),
-        "OBJ of a type": (b"(ccollections\nOrderedDict\no.", "opcode OBJ"),
-        "NEWOBJ": (b"\x80\2csubprocess\nPopen\n((" + command + b"ltt\x81.", "GLOBAL subprocess Popen"),
-        "NEWOBJ of a type": (b"\x80\2ccollections\nOrderedDict\n)\x81.", "opcode NEWOBJ"),
-        "NEWOBJ_EX": (b"\x80\4ccollections\nOrderedDict\n)}\x92.", "opcode NEWOBJ_EX"),
-        "BUILD": (b"\x80\2ccollections\nOrderedDict\n)R}" + text("items") + where + b"sb.", MKDIR),
-        "EXT1": (b"\x80\2\x82\1(" + call + b"tR.", "opcode EXT1"),
-        "EXT2": (b"\x80\2\x83\1\1(" + call + b"tR.", "opcode EXT2"),
-        "EXT4": (b"\x80\2\x84\1\1\1\1(" + call + b"tR.", "opcode EXT4"),
-        "PERSID": (b"Pposix.mkdir\n.", "opcode PERSID"),
-        "BINPERSID": (b"\x80\2(" + text("module") + where + call + b"tQ.", MKDIR),
+        "REDUCE": b"\x80\2" + where + b"(" + call + b"tR.",
+        "STACK_GLOBAL": b"\x80\4" + text(module) + text("mkdir") + b"\x93(" + call + b"tR.",
+        "INST": b"(" + call + f"i{module}\nmkdir\n.".encode(),
+        "OBJ": b"(" + where + call + b"o.",
     }
 
 
 @pytest.mark.parametrize("kind", list(pickles(Path("x"))))
-def test_every_opcode_that_calls_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_no_pickle_runs_code(tmp_path: Path, kind: str) -> None:
     mark = tmp_path / "ran"
-    pickled, words = pickles(mark)[kind]
-    refused(write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), rf"more than tensors and plain values .*{words}")
+    pickled = pickles(mark)[kind]
+    message = refused(write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), "not loaded|not a whole checkpoint")
+    assert (MKDIR in message) == (kind == "REDUCE")  # of the others, PyTorch knows no name
     assert not mark.exists()
-    if kind in ("REDUCE", "STACK_GLOBAL", "INST", "OBJ"):
-        pickle.loads(pickled)  # noqa: S301 (to see that it would have run)
-        assert mark.exists()
+    pickle.loads(pickled)  # noqa: S301 (to see that it would have run)
+    assert mark.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("builtins bytearray", number(10**11)),  # PyTorch's own list of what is safe has all of these
+        ("builtins bytearray", number(10**11)),  # PyTorch's own list of what is safe has these six
         ("torch Tensor", number(10**11)),
         ("torch FloatTensor", number(10**11)),
-        ("torch._utils _rebuild_meta_tensor_no_storage", b""),
         ("torch._utils _rebuild_sparse_tensor", b""),
-        ("torch._utils _rebuild_parameter_with_state", b""),
-        ("torch._tensor _rebuild_from_type_v2", b""),
         ("torch.nn.parameter Parameter", b""),
         ("_codecs encode", text("x") + text("unknown_codec")),
         ("builtins eval", text("1")),
@@ -112,9 +99,9 @@ def test_every_opcode_that_calls_is_refused_by_name(tmp_path: Path, kind: str) -
         ("hydra.utils instantiate", b"}"),
     ],
 )
-def test_no_other_global_is_called(tmp_path: Path, name: str, call: bytes) -> None:
+def test_nothing_else_is_called(tmp_path: Path, name: str, call: bytes) -> None:
     pickled = b"\x80\2c" + name.replace(" ", "\n").encode() + b"\n(" + call + b"tR."
-    refused(write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), f"GLOBAL {name}")
+    refused(write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), name.replace(" ", "."))
 
 
 def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, count: int = 10, key: str = "0") -> bytes:
@@ -182,15 +169,11 @@ class Shadowed(OrderedDict[str, int]):
     [
         (doubled(1, 40), "more than 1,000,000 values"),
         (cyclic(), "nests deeper than 50"),
-        ({(1, 2): 3}, "a tuple for a key"),
-        ({1.5: 3}, "a float for a key"),
         (Shadowed(), "has the attribute 'items'"),
-        (b"bytes", "GLOBAL _codecs encode"),
-        ({1, 2}, "GLOBAL (__builtin__|builtins) set"),
-        (torch.float32, "GLOBAL torch float32"),
-        (torch.zeros(3).to_sparse(), "GLOBAL torch._utils _rebuild_sparse_tensor"),
-        (torch.nn.Parameter(torch.zeros(3)), "GLOBAL torch._utils _rebuild_parameter"),
-        (torch.nn.Linear(1, 1), "GLOBAL torch.nn.modules.linear Linear"),
+        (b"bytes", "_codecs.encode"),
+        ({1, 2}, "more than tensors and plain values"),
+        (torch.zeros(3).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
+        (torch.nn.Linear(1, 1), "it could run code"),
     ],
 )
 def test_no_other_values(tmp_path: Path, value: object, words: str) -> None:
@@ -207,40 +190,32 @@ def test_a_pickle_that_is_all_objects(tmp_path: Path) -> None:
     refused(write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), "its pickle has 5,000,0.. bytes")
 
 
-def entry(name: str, mode: int = 0o644) -> zipfile.ZipInfo:
-    """An entry of an archive, of any name and kind."""
-    info = zipfile.ZipInfo(name)
-    info.external_attr = mode << 16
-    return info
+@pytest.mark.parametrize("hidden", ["archive/DATA.PKL", "evil/data.pkl"])
+def test_no_entry_hides_another(tmp_path: Path, hidden: str) -> None:
+    """PyTorch ignores the case of names, and takes the folder of the first entry."""
+    whole = entries_of(archive_of(training()))
+    for entries in ([(hidden, b"evil"), *whole.items()], [*whole.items(), (hidden, b"evil")]):
+        refused(write(tmp_path / "evil.ckpt", zip_of(entries)), f"an entry {hidden!r}")
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        (entry("../evil"), "an entry '../evil'"),
-        (entry("archive/../../evil"), "an entry 'archive/../../evil'"),
-        (entry("/etc/passwd"), "an entry '/etc/passwd'"),
-        (entry("archive\\..\\evil"), "an entry"),
-        (entry("archive/data/../0"), "an entry"),
-        (entry("other/data.pkl"), "an entry 'other/data.pkl'"),
-        (entry("archive/constants.pkl"), "an entry 'archive/constants.pkl'"),  # a TorchScript archive holds code
-        (entry("archive/code/evil.py"), "an entry 'archive/code/evil.py'"),
-        (entry("archive/data/999", stat.S_IFLNK | 0o777), "is a link"),
-        (entry("archive/data/0"), "has the entry archive/data/0 twice"),
-        (entry("archive/data.pkl"), "has the entry archive/data.pkl twice"),
-    ],
-)
-def test_entries_that_torch_never_writes(tmp_path: Path, extra: zipfile.ZipInfo, words: str) -> None:
-    whole = list(entries_of(archive_of(training())).items())
-    refused(write(tmp_path / "evil.ckpt", zip_of([*whole, (extra, b"evil")])), words)
+def test_an_archive_with_two_directories_is_read_as_it_was_checked(tmp_path: Path) -> None:
+    """The end's size leads zipfile to the second archive, its offset leads PyTorch to the first."""
+    good, evil = archive_of({"x": torch.zeros(3)}), archive_of({"y": torch.zeros(3)})
+    assert len(good) == len(evil)
+    directory, end = good.index(b"PK\1\2"), good.index(b"PK\6\6")
+    count = len(entries_of(good))
+    last = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, end - directory, directory, 0)
+    content = evil[:end] + good[:end] + last
+    assert torch.load(io.BytesIO(content), weights_only=True).keys() == {"y"}
+    assert read_ckpt(write(tmp_path / "two.ckpt", content)).keys() == {"x"}
 
 
 def test_archives_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
     whole = entries_of(archive_of(training()))
-    bomb = zip_of([*whole.items(), ("archive/data/999", bytes(300_000_000))], zipfile.ZIP_DEFLATED)
-    assert len(bomb) < 1_000_000
-    refused(write(tmp_path / "evil.ckpt", bomb), "is compressed or encrypted")
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        bomb = zip_of([*whole.items(), ("archive/data/999", bytes(300_000_000))], compression)
+        assert len(bomb) < 1_000_000
+        refused(write(tmp_path / "evil.ckpt", bomb), "compressed or overlap")
     # Entries that lie on each other: the directory has one record under many names.
     record = zip_of([("archive/data.pkl", b"N."), ("archive/data/1", bytes(100_000))])
     start = record.index(b"PK\1\2")
@@ -248,10 +223,7 @@ def test_archives_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
     second = record[start + len(first) : record.index(b"PK\5\6")]
     many = b"".join(second.replace(b"data/1", b"data/%d" % n) for n in range(1, 10))
     end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 10, 10, len(first + many), start, 0)
-    from mnist_cls.checkpoints.integrity import seal_zip
-
-    forged = seal_zip(record[:start] + first + many + end)
-    refused(write(tmp_path / "evil.ckpt", forged), "claim 900,002 bytes, the file has")
+    refused(write(tmp_path / "evil.ckpt", record[:start] + first + many + end), "compressed or overlap")
 
 
 def test_other_containers_of_pickles_are_no_checkpoints(tmp_path: Path) -> None:
@@ -259,7 +231,7 @@ def test_other_containers_of_pickles_are_no_checkpoints(tmp_path: Path) -> None:
     torch.save(training(), legacy, _use_new_zipfile_serialization=False)
     pickle.dump(training(), old)
     for content in (legacy.getvalue(), old.getvalue(), b"", b"PK\5\6" + bytes(18)):
-        refused(write(tmp_path / "evil.ckpt", content), "does not end in its digest")
+        refused(write(tmp_path / "evil.ckpt", content), "not a whole checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -294,12 +266,8 @@ def test_networks_that_a_checkpoint_may_not_ask_for(tmp_path: Path, model: dict[
 
 def model_file(model: dict[str, Any]) -> bytes:
     """A `.safetensors` with the weights of `MODEL`, which says that it is of another network."""
-    import json
-
-    from safetensors.torch import save
-
     state = {name.removeprefix("model."): value for name, value in training()["state_dict"].items()}
-    return save(state, {"mnist_cls": json.dumps({"model": model, "provenance": {}}), "sha256": UNSEALED})
+    return save(state, {"mnist_cls": json.dumps({"model": model, "provenance": {}}), "digest": UNSIGNED})
 
 
 def test_hyperparameters_with_targets_are_never_looked_at(tmp_path: Path) -> None:
@@ -317,7 +285,7 @@ def deep(times: int) -> bytes:
     return b"[" * times + b"]" * times
 
 
-METADATA = {"sha256": UNSEALED, "mnist_cls": '{"model": {"name": "mlp"}}'}
+METADATA = {"digest": UNSIGNED, "mnist_cls": '{"model": {"name": "mlp"}}'}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +308,7 @@ METADATA = {"sha256": UNSEALED, "mnist_cls": '{"model": {"name": "mlp"}}'}
             bytes(4),
         ),
         safetensors_of({"__metadata__": METADATA, "x": {"dtype": "OBJECT", "shape": [1], "data_offsets": [0, 4]}}),
-        safetensors_of(b'{"__metadata__":{"sha256":"' + UNSEALED.encode() + b'"},"x":' + deep(100_000) + b"}"),
+        safetensors_of(b'{"__metadata__":{"digest":"' + UNSIGNED.encode() + b'"},"x":' + deep(100_000) + b"}"),
         safetensors_of({"__metadata__": {**METADATA, "mnist_cls": deep(100_000).decode()}}),
         safetensors_of({"__metadata__": {**METADATA, "mnist_cls": '{"model": ' + deep(400).decode() + "}"}}),
         safetensors_of({"__metadata__": {**METADATA, "mnist_cls": "1" * 10_000}}),
@@ -352,7 +320,7 @@ def test_headers_of_safetensors(tmp_path: Path, content: bytes) -> None:
 
 
 def moved(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """A training's checkpoint with a change in it."""
+    """A checkpoint with a change in it."""
     content = training()
     change(content)
     return content
@@ -374,17 +342,17 @@ def named(content: dict[str, Any], key: str, value: object) -> None:
         (lambda c: momentum(c, "step", torch.zeros(0)), r"step of parameter 0 is \(0,\)"),
         (lambda c: momentum(c, "momentum_buffer", torch.zeros(784, 2)), "momentum_buffer of parameter 0"),
         (lambda c: c["optimizer_states"][0]["state"].update({99: {}}), "no parameter 99"),
-        (lambda c: named(c, "last_model_path", "/run/checkpoints/../../home/x"), "names the path"),
-        (lambda c: named(c, "kth_best_model_path", "s3://bucket/x"), "names the path 's3://bucket/x'"),
-        (lambda c: named(c, "best_k_models", {"simplecache::http://x": 1}), "names the path"),
-        (lambda c: named(c, "best_model_path", 3), "names the path '3'"),
+        (lambda c: named(c, "last_model_path", "/run/checkpoints/../../home/x"), "has the path"),
+        (lambda c: named(c, "kth_best_model_path", "s3://bucket/x"), "has the path 's3://bucket/x'"),
+        (lambda c: named(c, "best_k_models", {"simplecache::http://x": 1}), "has the path"),
+        (lambda c: named(c, "best_model_path", 3), "has the path '3'"),
         (lambda c: c.update(loops=3), "its loops is of type int, expected dict"),
         (lambda c: c.pop("lr_schedulers"), "its lr_schedulers is of type NoneType, expected list"),
         (lambda c: c["mnist_cls"].update(steps="many"), "its steps is of type str, expected int"),
         (lambda c: c["mnist_cls"].update(model={"name": "fast"}), "does not fit the network 'fast'"),
     ],
 )
-def test_trainings_that_do_not_go_on(tmp_path: Path, change: Callable[[dict[str, Any]], object], words: str) -> None:
+def test_runs_that_do_not_resume(tmp_path: Path, change: Callable[[dict[str, Any]], object], words: str) -> None:
     path = write(tmp_path / "evil.ckpt", archive_of(moved(change)))
     refused(path, words, WholeCheckpoints().load_checkpoint)
 
@@ -407,7 +375,7 @@ def test_removing_a_checkpoint_removes_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry_point", ["predict", "train"])
 def test_entry_points_say_it_in_one_line(tmp_path: Path, run: Run, entry_point: str) -> None:
     mark = tmp_path / "ran"
-    write(tmp_path / "evil.ckpt", checkpoint_with(pickles(mark)["REDUCE"][0]))
+    write(tmp_path / "evil.ckpt", checkpoint_with(pickles(mark)["REDUCE"]))
     options = ["input=mnist:test"] if entry_point == "predict" else []
     one_line(run(entry_point, "checkpoint=evil.ckpt", *options), "evil.ckpt", MKDIR)
     assert not mark.exists()
