@@ -1,7 +1,6 @@
 """The LightningDataModule: one dataset, split, as batches on the device of the training."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -69,7 +68,7 @@ class MNISTDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Return the loader of the training images, always the same one, which knows its position in the epoch."""
         if self._train_loader is None:
-            self._train_loader = self._loader(self.train_data, shuffle=self.shuffle, same_length=True)
+            self._train_loader = self._loader(self.train_data, self.shuffle, training=True)
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
@@ -79,12 +78,6 @@ class MNISTDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         """Return a loader of the test images, in order."""
         return self._loader(self.test_data)
-
-    def transfer_batch_to_device(
-        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the batch, which is on the device already."""
-        return batch
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment the batch in training."""
@@ -120,17 +113,15 @@ class MNISTDataModule(pl.LightningDataModule):
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return LabelledImages(data.images.to(device), data.labels.to(device))
 
-    def _loader(self, data: LabelledImages | None, **options: bool) -> BatchLoader:
+    def _loader(self, data: LabelledImages | None, shuffle: bool = False, training: bool = False) -> BatchLoader:
         if data is None:
             raise RuntimeError("call setup() before asking for batches")
-        process: dict[str, Any] = {}
-        if self.trainer is not None:
-            process = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-            smallest = min(self.batch_size, len(data.labels) or self.batch_size)
-            if smallest < self.trainer.world_size:
-                raise InputError(
-                    f"batches of {smallest} images for {self.trainer.world_size} processes: expected at least one image"
-                    " for each; raise data.batch_size, or train with fewer processes"
-                )
-        size = self.batch_size if data is self.train_data else min(self.batch_size, _MAX_EVALUATION_BATCH)
-        return BatchLoader(data, size, seed=self.seed, **options, **process)
+        rank, processes = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        smallest = min(self.batch_size, len(data.labels) or self.batch_size)
+        if smallest < processes:
+            raise InputError(
+                f"batches of {smallest} images for {processes} processes: expected at least one image for each;"
+                " raise data.batch_size, or train with fewer processes"
+            )
+        size = self.batch_size if training else min(self.batch_size, _MAX_EVALUATION_BATCH)
+        return BatchLoader(data, size, shuffle, self.seed, rank, processes, same_length=training)

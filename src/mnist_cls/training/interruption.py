@@ -38,6 +38,8 @@ def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
         raise InputError(
             f"lost another process of this training, or the network between them; {_how_to_resume(folder, last.path)}"
         ) from error
+    except BrokenPipeError:  # `... | head` has seen enough
+        raise
     except OSError as error:
         where = os.fsdecode(error.filename or folder)
         raise InputError(f"{where}: {error.strerror or error}; {_how_to_resume(folder, last.path)}") from error

@@ -1,6 +1,6 @@
 """Mean loss and accuracy over the images of an epoch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class EpochMeans:
-    """Mean loss and accuracy over an epoch, computed at its end from the values of each batch.
+    """Sums of loss and correct predictions over an epoch, from which it computes their means over the images.
 
     Not a torchmetrics metric, whose update for each batch costs 2 % of the training of a small network.
     """
@@ -17,68 +17,30 @@ class EpochMeans:
         self.reset()
 
     def reset(self) -> None:
-        """Drop all batches."""
-        self.losses: list[Tensor] = []
-        self.correct: list[Tensor] = []
-        self.counts: list[int] = []
+        """Start an epoch."""
+        self.sums: Tensor | None = None
+        self.count = 0
 
     def update(self, loss: Tensor, correct: Tensor | None, count: int) -> None:
         """Add a batch.
 
         Args:
-            loss: mean over the batch, a scalar without gradient.
+            loss: mean over the batch, a scalar.
             correct: bool (count,), which images were predicted correctly; None for a network that does not classify.
             count: number of images in the batch.
         """
-        self.losses.append(loss.reshape(1))
-        self.counts.append(count)
-        if correct is not None:
-            self.correct.append(correct)
+        hits = loss.new_zeros(()) if correct is None else correct.sum()
+        dtype = torch.float32 if loss.device.type == "mps" else torch.float64
+        sums = torch.stack([loss.detach().to(dtype) * count, hits.to(dtype)])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.count += count
 
-    def compute(self, reduce: Callable[..., Any]) -> tuple[Tensor, Tensor | None]:
-        """Compute the means, and start the next epoch.
+    def totals(self, reduce: Callable[..., Any], device: torch.device) -> Tensor:
+        """Return loss, correct predictions and number of images, (3,), summed over all processes by `reduce`."""
+        sums = torch.zeros(2, device=device) if self.sums is None else self.sums
+        totals: Tensor = reduce(torch.cat([sums, sums.new_tensor([self.count])]), reduce_op="sum")
+        return totals
 
-        Args:
-            reduce: sums a tensor over all processes: `Strategy.reduce`.
-
-        Returns:
-            The mean loss, and the accuracy or None, as scalars.
-        """
-        losses = torch.cat(self.losses).float()
-        counts = losses.new_tensor(self.counts)
-        correct = [torch.cat(self.correct).sum()] if self.correct else []
-        loss, count, *hits = reduce(torch.stack([losses @ counts, counts.sum(), *correct]), reduce_op="sum")
-        self.reset()
-        return loss / count, hits[0] / count if hits else None
-
-    def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return the batches of all processes so far, for a checkpoint.
-
-        Args:
-            gather: stacks the tensors (n,) of all processes to (processes, n): `LightningModule.all_gather`.
-        """
-        if not self.losses:
-            return {}
-        losses = torch.cat(self.losses)
-        columns = {"losses": losses, "counts": torch.tensor(self.counts, device=losses.device)}
-        if self.correct:
-            columns["correct"] = torch.stack([correct.sum() for correct in self.correct])
-        gathered = {name: gather(column).flatten().cpu() for name, column in columns.items()}
-        nonempty = gathered["counts"] > 0
-        return {name: column[nonempty] for name, column in gathered.items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device, is_first: bool) -> None:
-        """Restore a `state_dict`, whose batches count in the first process only.
-
-        Args:
-            state: batches of all processes.
-            device: device of the training.
-            is_first: whether this is the first process. The others get as many batches, since gathering needs equal
-                lengths, but of no images.
-        """
-        self.reset()
-        if state:
-            self.losses = list(torch.split(state["losses"].to(device), 1))
-            self.counts = (state["counts"] * is_first).tolist()
-        if "correct" in state:
-            self.correct = list(torch.split(state["correct"].to(device) * is_first, 1))
+    def load_totals(self, totals: Tensor, device: torch.device) -> None:
+        """Resume an epoch from its totals so far."""
+        self.sums, self.count = totals[:2].to(device), int(totals[2])

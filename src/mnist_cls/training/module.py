@@ -183,12 +183,11 @@ class MNISTModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights need to be loaded, and what the run needs to resume."""
-        gather: Callable[..., Any] = self.all_gather
         checkpoint[KEY] = {
             "model": self.model_config,
             "steps": self._total_steps(),
             "images_seen": self.total_images_seen(),
-            "train_means": self.means["train"].state_dict(gather),
+            "train_totals": self.means["train"].totals(self.trainer.strategy.reduce, self.device).cpu(),
             "train_metrics": self.train_metrics,
             "random_state": random_state(),
         }
@@ -206,11 +205,11 @@ class MNISTModule(pl.LightningModule):
             raise InputError(f"the checkpoint's training is complete, {done} of {total} steps; {instead}")
         if planned != total and self.scheduler_factory is not None:
             raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {total}; {instead}")
-        is_first = self.trainer.is_global_zero
-        self.images_seen = saved["images_seen"] if is_first else 0
         self.train_metrics = saved["train_metrics"]
         self.resumed_random_state = saved["random_state"]
-        self.means["train"].load_state_dict(saved["train_means"], self.device, is_first)
+        if self.trainer.is_global_zero:  # what all processes have counted goes on in the first one
+            self.images_seen = saved["images_seen"]
+            self.means["train"].load_totals(saved["train_totals"], self.device)
 
     def total_images_seen(self) -> int:
         """Return the number of images all processes have trained on; a collective call."""
@@ -228,7 +227,7 @@ class MNISTModule(pl.LightningModule):
         if self.classifies:
             logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
             correct = logits.argmax(1) == labels
-        self.means[stage].update(loss.detach(), correct, len(labels))
+        self.means[stage].update(loss, correct, len(labels))
         return loss, correct, outputs
 
     def _evaluation_step(self, batch: Batch, stage: str) -> Any:
@@ -237,10 +236,11 @@ class MNISTModule(pl.LightningModule):
             return self._step(batch, stage)[2]
 
     def _log_means(self, stage: str, suffix: str = "", prog_bar: bool = False) -> dict[str, Tensor]:
-        loss, accuracy = self.means[stage].compute(self.trainer.strategy.reduce)
-        means = {f"{stage}/loss": loss}
-        if accuracy is not None:
-            means[f"{stage}/accuracy{suffix}"] = accuracy
+        loss, correct, count = self.means[stage].totals(self.trainer.strategy.reduce, self.device)
+        self.means[stage].reset()
+        means = {f"{stage}/loss": (loss / count).float()}
+        if self.classifies:
+            means[f"{stage}/accuracy{suffix}"] = (correct / count).float()
         self.log_dict(means, prog_bar=prog_bar)
         return means
 
