@@ -42,55 +42,24 @@ def corrupt(images: Tensor, kind: str, seed: int = 0) -> Tensor:
     return corrupted.round().clamp(0, 255).byte().to(images.device)
 
 
-def _noise(x: Tensor, generator: Generator) -> Tensor:
-    return x + 64 * torch.randn(x.shape, generator=generator)
-
-
-def _blur(x: Tensor, generator: Generator) -> Tensor:
+def _blur(x: Tensor) -> Tensor:
+    """Convolve with a Gaussian of a standard deviation of 1.5 pixels."""
     weights = torch.exp(-0.5 * (torch.arange(-4, 5) / 1.5) ** 2)
     weights = torch.outer(weights, weights) / weights.sum() ** 2
     return F.conv2d(x.unsqueeze(1), weights[None, None], padding=4).squeeze(1)
 
 
-def _shear(x: Tensor, generator: Generator) -> Tensor:
-    return _transformed(x, shear=0.4 * _signs(len(x), generator))
-
-
-def _scale(x: Tensor, generator: Generator) -> Tensor:
-    return _transformed(x, size=torch.where(_signs(len(x), generator) > 0, 1.3, 0.65))
-
-
-def _rotation(x: Tensor, generator: Generator) -> Tensor:
-    return _transformed(x, angle=math.radians(30) * _signs(len(x), generator))
-
-
-def _translation(x: Tensor, generator: Generator) -> Tensor:
-    shift = 4 * 2 / SIZE  # four pixels
-    return _transformed(x, shift_x=shift * _signs(len(x), generator), shift_y=shift * _signs(len(x), generator))
-
-
 def _transformed(x: Tensor, **changes: Tensor) -> Tensor:
+    """Apply an affine transformation; for its arguments see `affine_grid`."""
     zeros = torch.zeros(len(x))
     identity = {"angle": zeros, "size": torch.ones(len(x)), "shear": zeros, "shift_x": zeros, "shift_y": zeros}
     return resample(x, affine_grid(**identity | changes))
 
 
-def _brightness(x: Tensor, generator: Generator) -> Tensor:
-    return x + 96
-
-
-def _stripes(x: Tensor, generator: Generator) -> Tensor:
+def _stripes(x: Tensor) -> Tensor:
+    """Invert stripes two pixels wide."""
     columns = torch.arange(SIZE)
-    striped = (columns % 8 >= 3) & (columns % 8 < 5)
-    return torch.where(striped, 255 - x, x)
-
-
-def _fog(x: Tensor, generator: Generator) -> Tensor:
-    return 0.6 * x + 128 * _clouds(len(x), 4, generator)
-
-
-def _spatter(x: Tensor, generator: Generator) -> Tensor:
-    return torch.where(_clouds(len(x), 12, generator) > 0.85, 255.0, x)
+    return torch.where((columns % 8 >= 3) & (columns % 8 < 5), 255 - x, x)
 
 
 def _lines(x: Tensor, generator: Generator) -> Tensor:
@@ -102,28 +71,32 @@ def _lines(x: Tensor, generator: Generator) -> Tensor:
     return torch.maximum(x, 255 * (1.25 - distance.abs()).clamp(0, 1))
 
 
-# In the order of the table in docs/accuracy.md.
-_KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
-    "noise": _noise,
-    "blur": _blur,
-    "shear": _shear,
-    "scale": _scale,
-    "rotation": _rotation,
-    "brightness": _brightness,
-    "stripes": _stripes,
-    "fog": _fog,
-    "spatter": _spatter,
-    "lines": _lines,
-    "translation": _translation,
-}
+def _signs(x: Tensor, generator: Generator) -> Tensor:
+    """Draw -1 or 1 for each image, float32 (N,)."""
+    return 2.0 * torch.randint(0, 2, (len(x),), generator=generator) - 1
 
 
-def _signs(count: int, generator: Generator) -> Tensor:
-    """Draw -1 or 1, float32 (N,)."""
-    return 2.0 * torch.randint(0, 2, (count,), generator=generator) - 1
-
-
-def _clouds(count: int, knots: int, generator: Generator) -> Tensor:
+def _clouds(x: Tensor, knots: int, generator: Generator) -> Tensor:
     """Draw smooth random fields (N, 28, 28), mostly from 0 to 1; the more knots, the finer their structure."""
-    heights = torch.rand(count, 1, knots, knots, generator=generator)
+    heights = torch.rand(len(x), 1, knots, knots, generator=generator)
     return F.interpolate(heights, (SIZE, SIZE), mode="bicubic", align_corners=True).squeeze(1)
+
+
+_SHIFT = 4 * 2 / SIZE  # four pixels, in halves of an image
+
+# From images float32 (N, 28, 28), 0 to 255, and a random generator to corrupted images, which may exceed that range.
+_KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+    "noise": lambda x, random: x + 64 * torch.randn(x.shape, generator=random),
+    "blur": lambda x, random: _blur(x),
+    "shear": lambda x, random: _transformed(x, shear=0.4 * _signs(x, random)),
+    "scale": lambda x, random: _transformed(x, size=torch.where(_signs(x, random) > 0, 1.3, 0.65)),
+    "rotation": lambda x, random: _transformed(x, angle=math.radians(30) * _signs(x, random)),
+    "brightness": lambda x, random: x + 96,
+    "stripes": lambda x, random: _stripes(x),
+    "fog": lambda x, random: 0.6 * x + 128 * _clouds(x, 4, random),
+    "spatter": lambda x, random: torch.where(_clouds(x, 12, random) > 0.85, 255.0, x),
+    "lines": _lines,
+    "translation": lambda x, random: _transformed(
+        x, shift_x=_SHIFT * _signs(x, random), shift_y=_SHIFT * _signs(x, random)
+    ),
+}

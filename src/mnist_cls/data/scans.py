@@ -91,20 +91,12 @@ def _plain(image: np.ndarray, random: Generator, side: int = _SIDE) -> Image.Ima
     return _page(_enlarged(image, side))
 
 
-def _light_on_dark(image: np.ndarray, random: Generator) -> Image.Image:
-    return _page(_enlarged(image), 30.0, 220.0)
-
-
 def _somewhere(image: np.ndarray, random: Generator, size: tuple[int, int], sides: tuple[int, int]) -> np.ndarray:
     """Draw a digit of random size at a random position; return the page's ink."""
     ink, side = np.zeros(size, np.float32), int(random.integers(*sides))
     top, left = random.integers(0, size[0] - side), random.integers(0, size[1] - side)
     ink[top : top + side, left : left + side] = _enlarged(image, side)
     return ink
-
-
-def _anywhere(image: np.ndarray, random: Generator) -> Image.Image:
-    return _page(_somewhere(image, random, (180, 240), (40, 110)))
 
 
 def _tight(image: np.ndarray, random: Generator) -> Image.Image:
@@ -173,10 +165,6 @@ def _photo(image: np.ndarray, random: Generator) -> Image.Image:
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _converted(image: np.ndarray, random: Generator, mode: str) -> Image.Image:
-    return _page(_enlarged(image)).convert(mode)
-
-
 def _coloured(image: np.ndarray, random: Generator) -> Image.Image:
     ink = _enlarged(image)[..., None]
     pixels = np.array([250, 240, 190]) * (1 - ink) + np.array([30, 60, 160]) * ink
@@ -198,10 +186,6 @@ def _16_bits(image: np.ndarray, random: Generator) -> Image.Image:
     return Image.fromarray(values.round().astype(np.uint16))
 
 
-def _turned(image: np.ndarray, random: Generator) -> Image.Image:
-    return _page(_enlarged(image)).transpose(Image.Transpose.ROTATE_90)
-
-
 _TURN_BACK = Image.Exif()
 _TURN_BACK[0x0112] = 6  # orientation: rotate by 90 degrees clockwise
 
@@ -214,9 +198,9 @@ def _kind(
 
 _KINDS = {
     "dark on light": _kind(_plain),
-    "light on dark": _kind(_light_on_dark),
+    "light on dark": _kind(lambda image, random: _page(_enlarged(image), 30.0, 220.0)),
     **{f"{side} pixels": _kind(partial(_plain, side=side)) for side in (12, 16, 20, 28, 50, 300, 1200)},
-    "anywhere on a page": _kind(_anywhere),
+    "anywhere on a page": _kind(lambda image, random: _page(_somewhere(image, random, (180, 240), (40, 110)))),
     "cropped tightly": _kind(_tight),
     "thin strokes": _kind(partial(_strokes, grow=-0.8)),
     "thick strokes": _kind(partial(_strokes, grow=1.0)),
@@ -229,11 +213,16 @@ _KINDS = {
     "in a box": _kind(_boxed),
     "dust": _kind(_dusty),
     "photo": _kind(_photo, "JPEG", quality=60),
-    "1 bit": _kind(partial(_converted, mode="1")),
-    "palette": _kind(partial(_converted, mode="P"), "GIF"),
+    "1 bit": _kind(lambda image, random: _plain(image, random).convert("1")),
+    "palette": _kind(lambda image, random: _plain(image, random).convert("P"), "GIF"),
     "coloured": _kind(_coloured),
     "transparent": _kind(_transparent),
-    "CMYK": _kind(partial(_converted, mode="CMYK"), "TIFF"),
+    "CMYK": _kind(lambda image, random: _plain(image, random).convert("CMYK"), "TIFF"),
     "16 bits": _kind(_16_bits),
-    "turned by EXIF": _kind(_turned, "JPEG", quality=90, exif=_TURN_BACK),
+    "turned by EXIF": _kind(
+        lambda image, random: _plain(image, random).transpose(Image.Transpose.ROTATE_90),
+        "JPEG",
+        quality=90,
+        exif=_TURN_BACK,
+    ),
 }
