@@ -1,4 +1,4 @@
-"""What the tests share: real digits, and entry points run as real processes."""
+"""Shared by the tests: real digits, and commands run as real processes."""
 
 import multiprocessing
 import multiprocessing.forkserver
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 Completed = subprocess.CompletedProcess[str]
 Run = Callable[..., Completed]
 
-# A training of seconds on real MNIST, for tests of what a training leaves behind.
+# A training of a few seconds on real MNIST.
 SMALL = [
     "data.train_size=1280",
     "trainer.max_epochs=2",
@@ -33,7 +34,7 @@ SMALL = [
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    """Networks that a test registers are gone after it."""
+    """Forget the networks that a test registers."""
     before = dict(_MODELS)
     yield
     _MODELS.clear()
@@ -63,7 +64,7 @@ FORKING = multiprocessing.get_context("forkserver")
 
 @pytest.fixture(scope="session", autouse=True)
 def _forkserver() -> None:
-    """A process that has imported what entry points import; theirs are forked from it, which saves seconds each."""
+    """Start a process that has imported what commands import; forking theirs from it saves seconds each."""
     FORKING.set_forkserver_preload(["tests.preloaded"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -84,19 +85,23 @@ def _main(
 
 
 def run_module(
-    module: str, *arguments: object, cwd: Path, besides: Mapping[str, str] | None = None, **kwargs: object
+    module: str, *arguments: object, cwd: Path, besides: Mapping[str, str] | None = None, **kwargs: Any
 ) -> Completed:
-    """Run an entry point as a process, with a folder of its own to stand in.
+    """Run a command in a process, forked from one that has imported everything.
 
-    `besides` is added to its environment. With an environment or an input of its own, it starts from nothing, as for
-    a user.
+    Args:
+        module: name of the command.
+        arguments: of its command line.
+        cwd: the folder to run in.
+        besides: variables to add to the environment.
+        kwargs: of `subprocess.run`, such as `env` or `input`; with any of them a new Python starts, as for a user.
     """
     module, words = f"mnist_cls.{module}", [*map(str, arguments)]
     if kwargs:
         command = [sys.executable, "-m", module, *words]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)  # type: ignore[call-overload,no-any-return]
-    with TemporaryDirectory() as place:
-        streams = {number: Path(place, name) for number, name in ((1, "stdout"), (2, "stderr"))}
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+    with TemporaryDirectory() as folder:
+        streams = {number: Path(folder, name) for number, name in ((1, "stdout"), (2, "stderr"))}
         process = FORKING.Process(target=_main, args=(module, words, cwd, streams, besides or {}))
         process.start()
         process.join(300)
@@ -109,17 +114,17 @@ def run_module(
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run an entry point in the test's own folder: run("predict", "input=a.png")."""
+    """Run a command in the test's folder: run("predict", "input=a.png")."""
     return lambda module, *arguments, **kwargs: run_module(module, *arguments, cwd=tmp_path, **kwargs)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one small training, for tests that only look at it."""
-    place = tmp_path_factory.mktemp("trained")
-    done = run_module("train", *SMALL, "output_dir=run", cwd=place)
+    """The folder of one small training, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_module("train", *SMALL, "output_dir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
-    return place / "run"
+    return folder / "run"
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ def png(tmp_path: Path, digits: np.ndarray) -> Path:
 
 
 def one_line(done: Completed, *words: str) -> str:
-    """Check that a process said in one line what is wrong, and left with status 2; return the line."""
+    """Check that a command printed one line of error and exited with status 2; return the line."""
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr

@@ -1,6 +1,6 @@
-"""What entry points import, for the process that the tests fork theirs from: it takes seconds.
+"""Imports of the commands, which take seconds, for the process from which tests fork theirs.
 
-No entry point itself: each is run as `python -m` would.
+No command itself: each is run as `python -m` would run it.
 """
 
 import lightning.pytorch  # noqa: F401

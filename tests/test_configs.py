@@ -19,7 +19,7 @@ from .conftest import Run
 GROUPS = sorted(
     f"{path.parent.name}={path.stem}" for path in config_folder().glob("*/*.yaml") if path.parent.name != "hydra"
 )
-# Enough to see that it runs; a choice comes after these and has the last word.
+# A run as short as possible; a choice comes after these and overrides them.
 STEP = [
     "model=mlp",
     "trainer.accelerator=cpu",
@@ -50,12 +50,12 @@ def test_entry_configs_compose(entry: str) -> None:
 def test_every_choice_runs_a_step(choice: str, tmp_path: Path, run: Run) -> None:
     group, name = choice.split("=")
     extra = ["trainer.max_epochs=1"]
-    if choice == "trainer=ddp":  # its processes and its ports are no guests for a test suite
+    if choice == "trainer=ddp":  # which starts processes of its own
         done = run("train", "mode=fast_dev", "model=mlp", choice, "trainer.accelerator=cpu", "trainer.devices=2")
         assert done.returncode == 0, done.stderr
         return
     if choice == "trainer=cuda" and not torch.cuda.is_available():
-        assert compose("train", [choice]).trainer.accelerator == "cuda"  # that it runs is a GPU test's promise
+        assert compose("train", [choice]).trainer.accelerator == "cuda"  # tests marked gpu run it
         return
     if choice == "trainer=cuda":
         extra = []
@@ -63,7 +63,7 @@ def test_every_choice_runs_a_step(choice: str, tmp_path: Path, run: Run) -> None
         (tmp_path / "mine.py").write_text(OWN_NETWORK)
         extra = [f"model_file={tmp_path / 'mine.py'}", "model.name=mine"]
     if group == "data" and name != "mnist":
-        extra = [f"data.dir={FOLDER}"]  # torchvision's downloads have no place in a test
+        extra = [f"data.dir={FOLDER}"]  # no downloads in tests
     own = {override.split("=")[0] for override in [choice, *extra]}
     base = [override for override in STEP if override.split("=")[0] not in own]
     if group == "trainer":

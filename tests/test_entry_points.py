@@ -1,4 +1,4 @@
-"""Help answers without waiting for torch, and importing the package costs nothing."""
+"""Help needs no torch, importing the package imports nothing heavy, and the examples of the documentation run."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ LOADED = "import atexit, sys; atexit.register(lambda: print('LOADED', *sorted(se
 
 
 def loaded(code: str, libraries: set[str]) -> str:
-    """Run Python code in a process of its own; return which of the libraries it has imported at its end."""
+    """Run Python code in a new process; return which of the libraries it has imported."""
     command = [sys.executable, "-c", LOADED.format(libraries=libraries) + code]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     return next(line for line in done.stdout.splitlines() if line.startswith("LOADED")).removeprefix("LOADED").strip()
@@ -54,10 +54,10 @@ def test_predicting_imports_no_lightning() -> None:
 
 
 def test_all_of_it_works_without_a_network(tmp_path: Path, png: Path) -> None:
-    # A network namespace of its own has no network at all, not even the loopback.
+    # A new network namespace has no network at all, not even the loopback.
     alone = ["unshare", "--map-root-user", "--net"]
     if subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
-        pytest.skip("this system lets no process leave the network")
+        pytest.skip("this system does not let processes leave the network")
     for arguments in (
         ["train", "mode=fast_dev", "output_dir=run"],
         ["eval", "checkpoint=run"],
@@ -70,6 +70,17 @@ def test_all_of_it_works_without_a_network(tmp_path: Path, png: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_prediction_and_export_leave_nothing_but_their_output(run: Run, tmp_path: Path, png: Path) -> None:
+    for command, output in (("predict", "rows.csv"), ("export", "model.safetensors")):
+        done = run(command, f"output={output}", *([f"input={png}"] if command == "predict" else []))
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {png.name, "rows.csv", "model.safetensors"}
+    done = run("predict", f"input={png}", "output_dir=record")
+    assert done.returncode == 0, done.stderr
+    files = {str(path.relative_to(tmp_path / "record")) for path in tmp_path.glob("record/**/*") if path.is_file()}
+    assert files == {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
+
+
 def test_everything_public_is_there() -> None:
     import mnist_cls
 
@@ -80,7 +91,7 @@ def test_everything_public_is_there() -> None:
 
 
 def python_of(page: str) -> list[str]:
-    """The Python examples of a page of the documentation."""
+    """Return the Python examples of a page of the documentation."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 
@@ -98,7 +109,7 @@ def test_the_readmes_python_runs(run: Run, tmp_path: Path) -> None:
     done = run("predict", "checkpoint=run", mine, digits)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(".png") == 3
-    # The checkpoint names the network, and no file: nothing that it says is run.
+    # The checkpoint names the network, not the file: loading it runs no code.
     one_line(run("predict", "checkpoint=run", digits), "no model is called 'linear'", "model_file=FILE.py")
 
 
@@ -111,7 +122,7 @@ def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_trainings_are_put_side_by_side(trained: Path, run: Run, tmp_path: Path) -> None:
+def test_runs_are_summarized(trained: Path, run: Run, tmp_path: Path) -> None:
     from .conftest import SMALL
 
     done = run("train", *SMALL, "seed=7", "output_dir=other")

@@ -1,4 +1,4 @@
-"""A built wheel, installed where there is no checkout, works from an empty folder."""
+"""A built wheel works where there is no checkout, from an empty folder."""
 
 import json
 import os
@@ -16,29 +16,29 @@ from .conftest import ROOT, SMALL
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("wheel")
-    # The checkout itself is what must not be built in: two test runs side by side would get in each other's way.
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(place)]
+    folder = tmp_path_factory.mktemp("wheel")
+    # Not built in place: two test runs side by side would disturb each other.
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
-    [built] = place.glob("*.whl")
+    [built] = folder.glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """A fresh environment with the wheel in it; torch and the others are lent from the one that runs the tests."""
-    place = tmp_path_factory.mktemp("environment")
-    venv.create(place, with_pip=False)
-    python = place / "bin" / "python"
+    """A new environment with the wheel; torch and the other packages come from the one that runs the tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    [packages] = place.glob("lib/python*/site-packages")
-    # Folders named in a .pth are searched, but .pth files in them are not read: the checkout stays out of sight.
+    [packages] = folder.glob("lib/python*/site-packages")
+    # Python searches folders named in a .pth, but reads no .pth files in them: the checkout stays out of sight.
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib"))
     return python
 
 
-def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_what_is_needed_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "mnist_cls/py.typed",
