@@ -68,13 +68,13 @@ class Decoders:
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         most = min(cores, self.most or cores)
+        most = most if count is None else max(1, min(most, math.ceil(count / _INPUTS_EACH)))
         context = multiprocessing.get_context("fork" if forks else "spawn")
-        for _ in range(most if count is None else min(most, math.ceil(count / _INPUTS_EACH))):
-            worker = _Worker(context, self.preprocess, self.split)
-            self._workers.append(worker)
-            self._idle.put(worker)
+        for _ in range(most):
+            self._workers.append(_Worker(context, self.preprocess, self.split))
+            self._idle.put(self._workers[-1])
         # Each thread waits for one process, and gives it the next block at once, whatever the main thread does.
-        self._threads = ThreadPoolExecutor(max(1, len(self._workers)))
+        self._threads = ThreadPoolExecutor(most)
 
     def __enter__(self) -> "Decoders":
         """Start nothing yet: arrays in MNIST's form need no decoder."""
@@ -203,19 +203,21 @@ def _work(connection: Connection, parent: int, preprocess: str, split: bool) -> 
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even within a decoder's C code
 
+    def check_parent() -> None:
+        if os.getppid() != parent:
+            os._exit(0)  # nobody waits for the result
+
     def watched(contents: list[Content]) -> Iterator[Content]:
         for content in contents:
-            if os.getppid() != parent:
-                os._exit(0)
+            check_parent()
             alarm(SECONDS)
             yield content
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            # Processes that were forked later hold the pipe open, too, so that its end alone does not tell.
+            # Processes that were forked later hold the other end open, too, so that a dead parent may not close it.
             while not connection.poll(1):
-                if os.getppid() != parent:
-                    return
+                check_parent()
             decoded = decode(watched(connection.recv()), preprocess, split)
             alarm(0)
             connection.send(decoded)

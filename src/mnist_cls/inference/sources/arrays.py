@@ -4,17 +4,18 @@ import gzip
 import math
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
 from ...data.idx import read_header
 from ...errors import InputError
 from ...images import SIZE, as_stack
-from .blocks import ARRAY_BATCH, IMAGE_BATCH, InputBlock, Source, file_source, target_of
+from .blocks import ARRAY_BATCH, IMAGE_BATCH, InputBlock, Source, file_source, index_names, target_of
 from .reading import LARGEST_FILE, open_regular, reader_errors
 
 # Bytes that are read at once of an array of large images.
@@ -26,14 +27,14 @@ class _StoredArray:
     """An array in a file.
 
     Attributes:
-        open: opens the file, and adds what is to be closed to the stack.
+        open: opens the file.
         dtype: data type of the values.
         shape: shape of the array.
         offset: position of the first value, in bytes.
         fortran: whether the first axis varies fastest.
     """
 
-    open: Callable[[ExitStack], BinaryIO]
+    open: Callable[[], AbstractContextManager[Any]]
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int
@@ -43,43 +44,39 @@ class _StoredArray:
     def row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
+    def check_size(self, file_size: int) -> None:
+        """Check that the file has as many bytes as its header declares."""
+        found, declared = file_size - self.offset, math.prod(self.shape) * self.dtype.itemsize
+        if any(length < 0 for length in self.shape) or found != declared:
+            raise InputError(f"holds {found:,} bytes of values, its header {self.shape} declares {declared:,}")
+
     def slices(self, start: int, size: int) -> Iterator[np.ndarray]:
         """Yield arrays of `size` rows, beginning with the row `start`; the last one has fewer.
 
         They are read, not mapped into memory: if another process truncates a mapped file, the kernel kills its readers
         (SIGBUS).
         """
-        with ExitStack() as stack:
-            stream = self.open(stack)
+        with self.open() as stream:
             if not self.fortran:
                 stream.seek(self.offset + start * self.row_bytes)
             for first in range(start, self.shape[0], size):
-                rows = min(size, self.shape[0] - first)
-                yield self._read_columns(stream, first, rows) if self.fortran else self._read_rows(stream, rows)
+                count = min(size, self.shape[0] - first)
+                if not self.fortran:
+                    yield self._read(stream, (count, *self.shape[1:]))
+                    continue
+                columns = []  # value k of all rows comes before value k + 1 of any
+                for index in range(math.prod(self.shape[1:])):
+                    stream.seek(self.offset + (index * self.shape[0] + first) * self.dtype.itemsize)
+                    columns.append(self._read(stream, (count,)))
+                yield np.ascontiguousarray(np.stack(columns, 1).reshape(count, *self.shape[1:], order="F"))
             if not self.fortran and stream.read(1):
                 raise InputError(f"holds more bytes than its header {self.shape} declares")
 
-    def _read_rows(self, stream: BinaryIO, rows: int) -> np.ndarray:
-        array = np.empty((rows, *self.shape[1:]), self.dtype)
-        _read_into(stream, array)
-        return array
-
-    def _read_columns(self, stream: BinaryIO, first: int, rows: int) -> np.ndarray:
-        # In Fortran's order value k of all rows comes before value k + 1 of any.
-        array = np.empty((*self.shape[:0:-1], rows), self.dtype)
-        for index, values in enumerate(array.reshape(-1, rows)):
-            stream.seek(self.offset + (index * self.shape[0] + first) * self.dtype.itemsize)
-            _read_into(stream, values)
-        return np.ascontiguousarray(array.T)
-
-
-def _read_into(stream: BinaryIO, array: np.ndarray) -> None:
-    view = memoryview(cast(Any, array.reshape(-1).view(np.uint8))) if array.size else memoryview(b"")
-    while len(view):
-        count = cast(Any, stream).readinto(view)
-        if not count:
+    def _read(self, stream: Any, shape: tuple[int, ...]) -> np.ndarray:
+        array = np.empty(shape, self.dtype)
+        if stream.readinto(array.reshape(-1).view(np.uint8)) < array.nbytes:
             raise InputError("is cut off: it holds fewer values than its header declares; copy it again")
-        view = view[count:]
+        return array
 
 
 def npy_source(path: Path, preprocess: str) -> Source:
@@ -88,12 +85,8 @@ def npy_source(path: Path, preprocess: str) -> Source:
     Raises:
         InputError: If it is broken, or holds no images.
     """
-
-    def open_file(stack: ExitStack) -> BinaryIO:
-        return stack.enter_context(open_regular(path))
-
     with reader_errors(path, "NumPy"):
-        return _source(path, preprocess, _stored_npy(open_file, path.stat().st_size))
+        return _source(path, preprocess, _stored_npy(partial(open_regular, path), path.stat().st_size))
 
 
 def npz_source(path: Path, preprocess: str) -> Source:
@@ -102,24 +95,25 @@ def npz_source(path: Path, preprocess: str) -> Source:
     Raises:
         InputError: If it is broken, has several arrays and none called "images", or holds no images.
     """
-    with reader_errors(path, "NumPy"), zipfile.ZipFile(path) as archive:
-        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+
+    @contextmanager
+    def open_member(member: zipfile.ZipInfo) -> Iterator[Any]:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            yield stream
+
+    def stored(name: str) -> _StoredArray:
+        array = _stored_npy(partial(open_member, members[name]), members[name].file_size)
+        if array.fortran:
+            raise InputError(f"the array {name} is in Fortran's order; save it with np.ascontiguousarray")
+        return array
+
+    with reader_errors(path, "NumPy"):
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         names = [name for name in members if name != "labels"]
         if len(names) != 1 and "images" not in names:
             found = ", ".join(members)[:200] or "nothing"
-            raise InputError(f"input={path}: holds {found}; expected one array, or 'images'")
-
-        def stored(name: str) -> _StoredArray:
-            def open_member(stack: ExitStack) -> BinaryIO:
-                return cast(
-                    BinaryIO, stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(members[name]))
-                )
-
-            array = _stored_npy(open_member, members[name].file_size)
-            if array.fortran:
-                raise InputError(f"the array {name} is in Fortran's order; save it with np.ascontiguousarray")
-            return array
-
+            raise InputError(f"holds {found}; expected one array, or 'images'")
         images = stored("images" if "images" in names else names[0])
         return _source(path, preprocess, images, stored("labels") if "labels" in members else None)
 
@@ -145,24 +139,22 @@ def idx_source(path: Path, preprocess: str, labels: Path | None = None) -> Sourc
 
 
 def _stored_idx(path: Path) -> _StoredArray:
-    def open_file(stack: ExitStack) -> BinaryIO:
-        raw = stack.enter_context(open_regular(path))
-        compressed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if compressed else raw
+    @contextmanager
+    def open_file() -> Iterator[Any]:
+        with open_regular(path) as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if compressed else file
 
-    with ExitStack() as stack:
-        stream = open_file(stack)
-        dtype, shape = read_header(stream, path)
-        array = _StoredArray(open_file, dtype, shape, stream.tell())
+    with open_file() as stream:
+        array = _StoredArray(open_file, *read_header(stream, path), stream.tell())
         if not isinstance(stream, gzip.GzipFile):
-            _check_size(array, path.stat().st_size)
+            array.check_size(path.stat().st_size)
     return array
 
 
-def _stored_npy(open_file: Callable[[ExitStack], BinaryIO], size: int) -> _StoredArray:
-    with ExitStack() as stack:
-        stream = open_file(stack)
+def _stored_npy(open_file: Callable[[], AbstractContextManager[Any]], size: int) -> _StoredArray:
+    with open_file() as stream:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         version = np.lib.format.read_magic(stream)
         if version not in readers:
@@ -171,47 +163,40 @@ def _stored_npy(open_file: Callable[[ExitStack], BinaryIO], size: int) -> _Store
         array = _StoredArray(open_file, dtype, shape, stream.tell(), fortran and len(shape) > 1)
     if dtype.hasobject:
         raise InputError("an array of Python objects, which would run code when read; expected numbers")
-    _check_size(array, size)
+    array.check_size(size)
     return array
-
-
-def _check_size(array: _StoredArray, file_size: int) -> None:
-    found, declared = file_size - array.offset, math.prod(array.shape) * array.dtype.itemsize
-    if any(length < 0 for length in array.shape) or found != declared:
-        raise InputError(f"holds {found:,} bytes of values, its header {array.shape} declares {declared:,}")
 
 
 def _source(path: Path, preprocess: str, images: _StoredArray, labels: _StoredArray | None = None) -> Source:
     if images.shape == (SIZE, SIZE):
         images = replace(images, shape=(1, SIZE, SIZE))  # in Fortran's order, too, the values keep their positions
     shape = images.shape
-    digits = _holds_digits(images, path, preprocess)
+    digits = _holds_digits(images, preprocess)
     if 0 in shape:
-        raise InputError(f"input={path}: an array of no images")
+        raise InputError("an array of no images")
     if images.row_bytes > LARGEST_FILE:
-        raise InputError(f"input={path}: images of {images.row_bytes:,} bytes; expected {LARGEST_FILE:,} at most")
+        raise InputError(f"images of {images.row_bytes:,} bytes; expected {LARGEST_FILE:,} at most")
     if labels is not None and labels.shape != shape[:1]:
-        raise InputError(f"input={path}: labels of shape {labels.shape}; expected one for each image, {shape[:1]}")
+        raise InputError(f"labels of shape {labels.shape}; expected one for each image, {shape[:1]}")
     size = max(1, min(ARRAY_BATCH if digits else IMAGE_BATCH, _SLICE_BYTES // images.row_bytes))
 
     def blocks(start: int) -> Iterator[InputBlock]:
-        for first in range(0, start, ARRAY_BATCH):
-            yield InputBlock([str(index) for index in range(first, min(first + ARRAY_BATCH, start, shape[0]))], None)
+        for first in range(0, min(start, shape[0]), ARRAY_BATCH):
+            yield InputBlock(index_names(first, min(start, shape[0], first + ARRAY_BATCH) - first), None)
         label_slices = None if labels is None else labels.slices(start, size)
         for number, array in enumerate(images.slices(start, size)):
-            first = start + number * size
             targets = [] if label_slices is None else [target_of(value) for value in next(label_slices).tolist()]
-            yield InputBlock([str(index) for index in range(first, first + len(array))], array, targets)
+            yield InputBlock(index_names(start + number * size, len(array)), array, targets)
 
     return file_source(path, "array", blocks, shape[0], labels is not None, arrays=digits)
 
 
-def _holds_digits(images: _StoredArray, path: Path, preprocess: str) -> bool:
+def _holds_digits(images: _StoredArray, preprocess: str) -> bool:
     """Return whether the images are 28x28; others must be uint8, and preprocessed."""
     shape, dtype = images.shape, images.dtype
     if len(shape) == 3 and shape[2] in (1, 3, 4):
         raise InputError(
-            f"input={path}: an array of shape {shape}, which looks like one coloured image; expected a stack of images,"
+            f"an array of shape {shape}, which looks like one coloured image; expected a stack of images,"
             " (N, H, W) or (N, H, W, 3): save it as image[None]"
         )
     try:
@@ -221,6 +206,6 @@ def _holds_digits(images: _StoredArray, path: Path, preprocess: str) -> bool:
         pages = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3))
         if preprocess != "auto" or not pages:
             also = "; or uint8 (N, H, W) or (N, H, W, 3)" if preprocess == "auto" else ""
-            raise InputError(f"input={path}: {error}{also}") from error
+            raise InputError(f"{error}{also}") from error
         return False
     return True

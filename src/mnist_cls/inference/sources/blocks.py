@@ -138,6 +138,11 @@ def cut(blocks: Iterable[InputBlock], size: int) -> Iterator[InputBlock]:
             block = block.part(len(part))
 
 
+def index_names(first: int, count: int) -> list[str]:
+    """Return the names of inputs that only have an index."""
+    return [str(index) for index in range(first, first + count)]
+
+
 def target_of(value: object) -> int | None:
     """Return a label as a digit 0 to 9, or None if it is not one."""
     text = str(value).strip().removesuffix(".0")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...images import SIZE
-from .blocks import IMAGE_BATCH, Content, InputBlock, Sample, Source, blocks_of, file_source, target_of
+from .blocks import IMAGE_BATCH, Content, InputBlock, Sample, Source, blocks_of, file_source, index_names, target_of
 from .reading import LARGEST_FILE, reader_errors
 from .tables import EXPECTED, PIXELS, listed, path_beside, row_name
 
@@ -92,13 +92,12 @@ def _blocks(path: Path, header: bool, label: int | None) -> Iterator[InputBlock]
         if header:
             next(lines, None)
         while block := list(itertools.islice(lines, IMAGE_BATCH)):
-            names = [str(index) for index in range(first, first + len(block))]
+            names = index_names(first, len(block))
             first += len(block)
             numbers = _numbers(block, width)
             if numbers is None:
-                rows = [next(csv.reader([line])) for line in block]
-                targets = [] if label is None else [_target(row, width, label) for row in rows]
-                yield InputBlock(names, [_image(row, width, label) for row in rows], targets)
+                contents, targets = zip(*(_row(line, width, label) for line in block), strict=True)
+                yield InputBlock(names, list(contents), [] if label is None else list(targets))
             elif label is None:
                 yield InputBlock(names, numbers)
             else:
@@ -117,18 +116,16 @@ def _numbers(lines: list[str], width: int) -> np.ndarray | None:
     return found if found.shape == (len(lines), width) else None
 
 
-def _target(row: list[str], width: int, label: int) -> int | None:
-    return target_of(row[label]) if len(row) == width else None
-
-
-def _image(row: list[str], width: int, label: int | None) -> Content:
-    if len(row) != width:
-        return _wrong_length(row, width)
-    cells = [cell for index, cell in enumerate(row) if index != label]
+def _row(line: str, width: int, label: int | None) -> tuple[Content, int | None]:
+    """Return the image in a line, or why there is none, and its label."""
+    cells = next(csv.reader([line]))
+    if len(cells) != width:
+        return _wrong_length(cells, width), None
+    target = None if label is None else target_of(cells.pop(label))
     wrong = next((cell for cell in cells if not _is_whole(cell)), None)
     if wrong is not None:
-        return InputError(f"a pixel {wrong[:20]!r}; expected whole numbers 0 to 255")
-    return np.array([int(float(cell)) for cell in cells]).reshape(SIZE, SIZE)
+        return InputError(f"a pixel {wrong[:20]!r}; expected whole numbers 0 to 255"), target
+    return np.array([int(float(cell)) for cell in cells]).reshape(SIZE, SIZE), target
 
 
 def _is_whole(cell: str) -> bool:
