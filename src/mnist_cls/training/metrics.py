@@ -31,7 +31,7 @@ class EpochMeans:
         """
         hits = loss.new_zeros(()) if correct is None else correct.sum()
         dtype = torch.float32 if loss.device.type == "mps" else torch.float64
-        sums = torch.stack([loss.detach().to(dtype) * count, hits.to(dtype)])
+        sums = torch.stack([loss.detach() * count, hits]).to(dtype)
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += count
 

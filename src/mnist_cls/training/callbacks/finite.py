@@ -72,20 +72,22 @@ class StopOnNonFinite(Callback):
         self._check(trainer, pl_module)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule, check_gradients: bool = True) -> None:
-        gradients: dict[str, Tensor] = {}
+        gradients: list[Tensor] = []
         # With float16 infinite gradients are normal: PyTorch's gradient scaler skips such steps and lowers its scale.
         if check_gradients and not str(trainer.precision).startswith("16"):
-            named = _network(pl_module).named_parameters()
-            gradients = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
-        norm = torch.nn.utils.get_total_norm(gradients.values()) if gradients else torch.zeros(())
+            parameters = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
+            gradients = [p.grad for p in parameters if p.grad is not None]
+        # NaN and Inf remain in a sum, which takes half the time of the gradients' norm.
+        total = torch.stack([gradient.sum() for gradient in gradients]).sum() if gradients else torch.zeros(())
         # Distributed processes must stop together: by the gradients, which are the same in all of them.
         loss = cast(Tensor, self.loss).item() if trainer.world_size == 1 else 0.0
         if not math.isfinite(loss):
             self._stop(trainer, pl_module, f"the loss is {loss}")
-        if not norm.isfinite():
+        if not math.isfinite(total.item()):
+            named = [(name, p.grad) for name, p in _network(pl_module).named_parameters() if p.grad is not None]
             # Gradients are computed from the last layer to the first, so the last one in order was the first to fail.
-            # None at all: the squares of finite gradients overflow.
-            failed = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+            # None at all: the sum of finite gradients overflows.
+            failed = [name for name, gradient in named if not gradient.isfinite().all()]
             if failed:
                 self._stop(trainer, pl_module, f"the gradient of {failed[-1]} is not finite")
 

@@ -42,9 +42,10 @@ class TensorBoardInspection(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Write the gradient's norm, and in the epoch's last step the histograms of the gradients."""
-        writer, step = tensorboard_writer(trainer), trainer.global_step
+        step = trainer.global_step
         due = (step + 1) % cast(Any, trainer).log_every_n_steps == 0
-        if writer is None or not (due or trainer.is_last_batch):
+        writer = tensorboard_writer(trainer) if due or trainer.is_last_batch else None
+        if writer is None:
             return
         gradients = {name: p.grad for name, p in _network(pl_module).named_parameters() if p.grad is not None}
         if due:
