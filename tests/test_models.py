@@ -145,7 +145,7 @@ def test_a_function_that_returns_no_network_is_refused() -> None:
     def nothing() -> Any:
         return None
 
-    with pytest.raises(ValueError, match=r"'nothing': its function returned NoneType, expected a torch.nn.Module"):
+    with pytest.raises(ValueError, match=r"'nothing': its function returned a NoneType, expected a torch.nn.Module"):
         create_model("nothing")
 
 

@@ -1,1 +1,1 @@
-"""Weights in files: found by a path or a name, checked, read without running any code, and written whole."""
+"""Weights in files: find, check, read and write them, and build their networks."""

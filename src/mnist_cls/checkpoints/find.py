@@ -1,4 +1,4 @@
-"""Weights in files: found by a path or a name, read without running any code, checked against their network."""
+"""Find a checkpoint by its path or its name. Imports no PyTorch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,35 +6,31 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import expand
 
-# What `checkpoint=` may be: one, several whose probabilities are averaged, or the package's default.
+# `checkpoint=`: one, several whose probabilities are averaged, or the default.
 Checkpoint = str | Path | Sequence[str | Path] | None
 
-
+# The folder of the packaged weights.
 WEIGHTS = Path(__file__).parent / "packaged"
-
-
 DEFAULT_WEIGHTS = "image_classifier"
-
-
-# The autoencoder that tells digits from other images, unless another one is named.
+# The autoencoder that tells digits from other images.
 DETECTOR = "autoencoder"
 
 
 def list_weights() -> list[str]:
-    """The names of the weights that the package carries, sorted."""
+    """Return the names of the packaged weights, sorted."""
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.safetensors") -> Path:
-    """The file that `checkpoint` means.
+    """Find the file of a checkpoint.
 
     Args:
-        checkpoint: a `.ckpt` or `.safetensors` file, a training run's folder, or one of `list_weights()`;
-            None is the default of the latter.
-        prefer: which file of a run's folder is meant.
+        checkpoint: A `.ckpt` or `.safetensors` file, the folder of a training run, or one of `list_weights()`;
+            by default the packaged weights.
+        prefer: The file to prefer in the folder of a run.
 
     Raises:
-        InputError: there is no such file.
+        InputError: If there is no such file.
     """
     path = expand(DEFAULT_WEIGHTS if checkpoint is None else checkpoint)
     if path.is_dir():
@@ -48,11 +44,11 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
     if str(path) in list_weights():
         return WEIGHTS / f"{path}.safetensors"
     raise InputError(
-        f"checkpoint={path}: no such file or folder; expected a .ckpt, a .safetensors, a run's folder,"
-        f" or one of the package's own weights: {', '.join(list_weights())}"
+        f"checkpoint={path}: no such file or folder; expected a .ckpt, a .safetensors, the folder of a run,"
+        f" or packaged weights: {', '.join(list_weights())}"
     )
 
 
 def each(checkpoint: Checkpoint) -> list[str | Path | None]:
-    """The checkpoints, one by one."""
+    """Return the checkpoints as a list."""
     return [checkpoint] if checkpoint is None or isinstance(checkpoint, (str, Path)) else list(checkpoint)

@@ -1,4 +1,4 @@
-"""The networks, one a file, each a plain `nn.Module`; and their registry."""
+"""The networks, one in each file, each a plain `nn.Module`, and their registry."""
 
 from .accurate import Accurate
 from .autoencoder import Autoencoder

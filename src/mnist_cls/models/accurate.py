@@ -1,4 +1,4 @@
-"""A network for the last tenths of a percent: six convolutions with batch norm; 1,182,698 parameters."""
+"""The most accurate network: six convolutions with batch norm, 1,182,698 parameters."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class Accurate(nn.Module):
-    """Convolutions in pairs, of many channels where the image is small.
+    """Three pairs of convolutions, with more channels as the image gets smaller.
 
-    Shapes on the way with the default widths, for a batch of B images::
+    Shapes with the default widths, for a batch of B images::
 
         input                  (B,   1, 28, 28)
         conv 5x5, norm, ReLU   (B,  32, 24, 24)
@@ -23,11 +23,11 @@ class Accurate(nn.Module):
         head                   (B, 10)
 
     Args:
-        widths: the channels of the six convolutions.
-        dropout: the share of the last features that are zeroed in training, 0 to 1. In evaluation none are.
+        widths: Output channels of the six convolutions.
+        dropout: Fraction of the head's inputs that are zeroed in training, 0 to 1.
 
     Raises:
-        ValueError: other than six widths, or one that is not positive.
+        ValueError: If there are not six widths, or if one is not positive.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 128, 256, 256), dropout: float = 0.3) -> None:

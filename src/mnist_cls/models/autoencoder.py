@@ -1,4 +1,4 @@
-"""An autoencoder: draws each digit again from a few numbers. What it cannot draw again is no digit."""
+"""An autoencoder. An image that it reconstructs badly is no digit."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class Autoencoder(nn.Module):
     """An encoder to a small code, and a decoder back to the image.
 
-    Shapes on the way, for a batch of B images::
+    Shapes for a batch of B images::
 
         input               (B,  1, 28, 28)
         conv1, ReLU         (B, 16, 14, 14)
@@ -21,14 +21,14 @@ class Autoencoder(nn.Module):
         deconv1             (B,  1, 28, 28)
 
     Args:
-        code: how many numbers an image is squeezed into. Too many, and anything can be drawn again.
+        code: Size of the code. With too large a code, any image is reconstructed well.
 
     Attributes:
-        threshold: the reconstruction error up to which an image counts as a digit; a buffer, so that it is saved with
-            the weights. NaN until `calibrate` has set it.
+        threshold: Reconstruction error up to which an image counts as a digit. A buffer, so that it is saved with the
+            weights; NaN until `calibrate` sets it.
 
     Raises:
-        ValueError: `code` is not positive.
+        ValueError: If `code` is not positive.
     """
 
     threshold: Tensor
@@ -46,7 +46,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("threshold", torch.tensor(torch.nan))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized float32 images (B, 1, 28, 28) -> the images as drawn again, (B, 1, 28, 28)."""
+        """Normalized float32 images (B, 1, 28, 28) -> reconstructed images (B, 1, 28, 28)."""
         x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
         x = self.encode(x.flatten(1))
         x = torch.relu(self.decode(x)).view(-1, 32, 7, 7)
@@ -54,29 +54,29 @@ class Autoencoder(nn.Module):
         return reconstruction
 
     def loss(self, outputs: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        """The mean squared error of what `forward` gave for `x`; the labels play no part."""
+        """The mean squared error of the reconstruction; the labels are not used."""
         return F.mse_loss(outputs, x)
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
-        """How badly each image is drawn again.
+        """Compute the error of each image's reconstruction.
 
         Args:
-            x: normalized float32 images (B, 1, 28, 28).
+            x: Normalized float32 images (B, 1, 28, 28).
 
         Returns:
-            Float32 (B,), 0 or more: the squared error as a share of the image's own variance, because in an image with
-            little ink there is little to get wrong. 1 is no better than its mean grey; empty images have a huge one.
+            Float32 (B,), 0 or more: the mean squared error divided by the image's variance, since an image with little
+            ink has a small error anyway. 1 is as bad as the image's mean grey; empty images have a huge error.
         """
         error: Tensor = (self(x) - x).square().mean((1, 2, 3))
         return error / x.var((1, 2, 3), correction=0).clamp(min=1e-6)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]], rejected: float = 0.01) -> None:
-        """Set `threshold` so that a small share of real digits is taken for something else.
+        """Set `threshold` so that a small fraction of real digits is rejected.
 
         Args:
-            batches: normalized images (B, 1, 28, 28) of digits that were not trained on, and their labels.
-            rejected: that share.
+            batches: Normalized images (B, 1, 28, 28) of digits that were not trained on, with labels.
+            rejected: The fraction, 0 to 1.
         """
         errors = torch.cat([self.reconstruction_error(x) for x, _ in batches])
         self.threshold.fill_(errors.quantile(1 - rejected).item())

@@ -1,4 +1,4 @@
-"""Several opinions instead of one: of several networks, and of an image moved a little."""
+"""The average over several networks, and over shifted copies of each image."""
 
 import itertools
 import math
@@ -10,15 +10,15 @@ from torch.nn import functional as F
 
 
 class Average(nn.Module):
-    """Averages the probabilities of several networks, each of which sees each image in several places.
+    """Averages the probabilities of several networks for several shifts of each image.
 
     Args:
-        members: networks that give logits (B, 10) for images (B, 1, 28, 28).
-        shifts: the images are moved by up to so many pixels to each side and up and down: with 1 to 9 places, with 2
-            to 25. What comes in at an edge is what the edge was.
+        members: Networks that return logits (B, 10) for images (B, 1, 28, 28).
+        shifts: Largest shift, in pixels, horizontally and vertically: 1 for 9 shifted copies, 2 for 25. The pixels at
+            an edge are repeated.
 
     Raises:
-        ValueError: there are no members, or `shifts` is negative.
+        ValueError: If there are no members, or if `shifts` is negative.
     """
 
     def __init__(self, members: Sequence[nn.Module], shifts: int = 0) -> None:
@@ -29,13 +29,13 @@ class Average(nn.Module):
         self.shifts = shifts
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized float32 images (B, 1, 28, 28) -> the logarithm of the mean probabilities, (B, 10).
+        """Normalized float32 images (B, 1, 28, 28) -> logarithm of the mean probabilities (B, 10).
 
-        That is as good as logits: their softmax is the mean of the probabilities.
+        It can be used as logits: its softmax is the mean of the probabilities.
         """
         height, width = x.shape[2:]
         padded = F.pad(x, [self.shifts] * 4, mode="replicate")
-        places = itertools.product(range(2 * self.shifts + 1), repeat=2)
-        views = [padded[:, :, top : top + height, left : left + width] for top, left in places]
-        opinions = [member(view).log_softmax(1) for member in self.members for view in views]
-        return torch.stack(opinions).logsumexp(0) - math.log(len(opinions))
+        offsets = itertools.product(range(2 * self.shifts + 1), repeat=2)
+        views = [padded[:, :, top : top + height, left : left + width] for top, left in offsets]
+        log_probabilities = [member(view).log_softmax(1) for member in self.members for view in views]
+        return torch.stack(log_probabilities).logsumexp(0) - math.log(len(log_probabilities))

@@ -1,5 +1,7 @@
-"""Conditional computation: images that the first head is sure of leave there (BranchyNet, Teerapittayanon et al. 2016,
-https://arxiv.org/abs/1709.01686)."""
+"""Conditional computation: easy images leave the network at an early head.
+
+Source: BranchyNet, Teerapittayanon et al. 2016, https://arxiv.org/abs/1709.01686.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 
 class ConditionalOutputs(NamedTuple):
-    """What `Conditional` gives in training: the logits of both its heads, (B, 10) each."""
+    """What `Conditional` returns in training: the logits of both heads, (B, 10) each."""
 
     logits: Tensor
     early_logits: Tensor
@@ -19,11 +21,11 @@ class ConditionalOutputs(NamedTuple):
 class Conditional(nn.Module):
     """A convolutional classifier with an early exit.
 
-    Shapes on the way, for a batch of B images of which R are not sure at the first head::
+    Shapes for a batch of B images, R of which do not leave early::
 
         input                          (B,  1, 28, 28)
         conv1, ReLU                    (B, 32, 14, 14)
-        early_conv, ReLU, early_head   (B, 10)           a ninth of the whole computation
+        early_conv, ReLU, early_head   (B, 10)           a ninth of all FLOPs
         conv2, ReLU                    (R, 64, 14, 14)   R = B without early exit
         pool                           (R, 64,  7,  7)
         conv3, ReLU                    (R, 64,  7,  7)
@@ -31,16 +33,16 @@ class Conditional(nn.Module):
         fc1, ReLU, dropout             (R, 128)
         fc2                            (R, 10)
 
-    In training both heads learn from all images, and both heads' logits come out. In evaluation only one set of
-    logits comes out: the last head's, or with `early_exit=True` each image's from the first head that is sure.
+    In training both heads see all images. In evaluation the logits are those of the last head; with `early_exit=True`,
+    those of the early head for each image that it classifies with enough confidence.
 
     Args:
-        dropout: the share of fc1's outputs that are zeroed in training, 0 to 1.
-        early_weight: how much the first head's loss counts against the last one's.
+        dropout: Fraction of fc1's outputs that are zeroed in training, 0 to 1.
+        early_weight: Weight of the early head's loss; that of the last head's is 1.
 
     Attributes:
-        threshold: the probability from which on the first head counts as sure; a buffer, so that it is saved with the
-            weights. Infinite until `calibrate` has set it, and then no image leaves early.
+        threshold: Confidence of the early head from which on an image leaves early. A buffer, so that it is saved with
+            the weights; infinite until `calibrate` sets it, so that no image leaves early.
     """
 
     threshold: Tensor
@@ -63,11 +65,11 @@ class Conditional(nn.Module):
         """Classify a batch.
 
         Args:
-            x: normalized float32 images (B, 1, 28, 28).
-            early_exit: let the images that the first head is sure of leave there. Without effect in training.
+            x: Normalized float32 images (B, 1, 28, 28).
+            early_exit: Whether images may leave at the early head. Ignored in training.
 
         Returns:
-            In evaluation logits (B, 10); in training the logits of both heads.
+            Logits (B, 10) in evaluation; the logits of both heads in training.
         """
         x = torch.relu(self.conv1(x))
         if not self.training and not early_exit:
@@ -82,7 +84,7 @@ class Conditional(nn.Module):
         return logits
 
     def loss(self, outputs: Tensor | ConditionalOutputs, x: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy of what `forward` gave: of both heads in training, of the logits in evaluation."""
+        """The cross-entropy: of both heads in training, of the logits in evaluation."""
         if isinstance(outputs, Tensor):
             return F.cross_entropy(outputs, labels)
         early = F.cross_entropy(outputs.early_logits, labels)
@@ -93,8 +95,8 @@ class Conditional(nn.Module):
         """Set `threshold` as low as the accuracy allows. Call it in evaluation mode.
 
         Args:
-            batches: normalized images (B, 1, 28, 28) and labels (B,) that were not trained on.
-            tolerance: the share of them that may be read worse than without early exit.
+            batches: Normalized images (B, 1, 28, 28) and labels (B,) that were not trained on.
+            tolerance: Accuracy that may be lost by early exit, 0 to 1.
         """
         columns = []
         for x, labels in batches:
@@ -102,13 +104,13 @@ class Conditional(nn.Module):
             confidence, early = self._early(features).softmax(1).max(1)
             late = self._late(features).argmax(1)
             columns.append(torch.stack([confidence, early == labels, late == labels]))
-        confidence, early_right, late_right = torch.cat(columns, 1).double()
+        confidence, early_correct, late_correct = torch.cat(columns, 1).double()
         order = confidence.argsort(descending=True)
-        # What is lost if the k surest images leave early, for every k from 1 on.
-        lost = (late_right - early_right)[order].cumsum(0)
-        # Images of the same confidence leave together or not at all.
-        last_of_its_kind = confidence[order].diff(append=confidence.new_tensor([-1.0])) < 0
-        allowed = ((lost <= tolerance * len(order)) & last_of_its_kind).nonzero()
+        # Correct predictions lost if the k most confident images leave early, for each k from 1.
+        lost = (late_correct - early_correct)[order].cumsum(0)
+        # Images of equal confidence leave together or not at all.
+        last_of_equals = confidence[order].diff(append=confidence.new_tensor([-1.0])) < 0
+        allowed = ((lost <= tolerance * len(order)) & last_of_equals).nonzero()
         self.threshold.fill_(confidence[order[allowed[-1]]].item() if len(allowed) else torch.inf)
 
     def _early(self, features: Tensor) -> Tensor:

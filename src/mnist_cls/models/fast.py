@@ -1,4 +1,4 @@
-"""A network that learns MNIST in seconds: three small convolutions, each pooled at once; 20,954 parameters."""
+"""A network that trains in seconds: three small convolutions, 20,954 parameters."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Fast(nn.Module):
-    """What is left of a convolutional network when every operation has to earn its time.
+    """A small convolutional network, each operation of which was chosen for its speed.
 
-    Shapes on the way with the default widths, for a batch of B images::
+    Shapes with the default widths, for a batch of B images::
 
         input                (B,  1, 28, 28)
         crop                 (B,  1, 24, 24)
@@ -22,14 +22,14 @@ class Fast(nn.Module):
         flatten              (B, 192)
         head                 (B, 10)
 
-    The border of two pixels is blank in nearly all of MNIST's images. The largest of four values is the same before a
-    ReLU as after it, so pooling first leaves a quarter of the values to batch norm and ReLU.
+    The border of two pixels is blank in nearly all of MNIST's images. Pooling comes before batch norm and ReLU, which
+    leaves them a quarter of the values.
 
     Args:
-        widths: the channels of the three convolutions.
+        widths: Output channels of the three convolutions.
 
     Raises:
-        ValueError: other than three widths, or one that is not positive.
+        ValueError: If there are not three widths, or if one is not positive.
     """
 
     def __init__(self, widths: Sequence[int] = (16, 32, 48)) -> None:

@@ -1,4 +1,4 @@
-"""The package's default network: two convolutions and two linear layers, 421,642 parameters."""
+"""The default network: two convolutions and two linear layers, 421,642 parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class ImageClassifier(nn.Module):
     """A small convolutional classifier for 28x28 grey images.
 
-    Shapes on the way, for a batch of B images::
+    Shapes for a batch of B images::
 
         input        (B,  1, 28, 28)
         conv1, ReLU  (B, 32, 28, 28)
@@ -20,7 +20,7 @@ class ImageClassifier(nn.Module):
         fc2          (B, 10)
 
     Args:
-        dropout: the share of fc1's outputs that are zeroed in training, 0 to 1. In evaluation none are.
+        dropout: Fraction of fc1's outputs that are zeroed in training, 0 to 1.
     """
 
     def __init__(self, dropout: float = 0.25) -> None:

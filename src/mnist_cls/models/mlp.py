@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers `fc1`, `fc2`, ... with a ReLU between each two.
+    """Linear layers `fc1`, `fc2`, ... with ReLUs between them.
 
     Args:
-        widths: the number of values going in, then the number coming out of each layer:
-            (784, 128, 10) has the layers fc1 (784 -> 128) and fc2 (128 -> 10); (3, 4, 1) is a 3 -> 4 -> 1 perceptron.
-        dropout: the share of each hidden layer's outputs that are zeroed in training, 0 to 1.
+        widths: Number of inputs, then the number of outputs of each layer: (784, 128, 10) makes the layers
+            fc1 (784 -> 128) and fc2 (128 -> 10).
+        dropout: Fraction of each hidden layer's outputs that are zeroed in training, 0 to 1.
 
     Raises:
-        ValueError: fewer than two widths, or a width that is no positive whole number.
+        ValueError: If there are fewer than two widths, or if one is not a positive whole number.
     """
 
     def __init__(self, widths: Sequence[int] = (784, 128, 10), dropout: float = 0.0) -> None:
@@ -28,7 +28,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Float32 values (B, ...), as many per sample as the first width -> (B, the last width)."""
+        """Float32 values (B, ...), widths[0] for each sample -> (B, widths[-1])."""
         x = x.flatten(1)
         for layer in self.layers[:-1]:
             x = self.dropout(torch.relu(self.get_submodule(layer)(x)))

@@ -1,4 +1,4 @@
-"""Residual learning (He et al. 2015, https://arxiv.org/abs/1512.03385), sized for 28x28 images: 308,586 parameters."""
+"""A small ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385) with 308,586 parameters."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two convolutions, and a path round them: ``relu(x + f(x))``.
+    """Two convolutions and a skip connection: ``relu(skip(x) + f(x))``.
 
-    The way round is the identity; where the block changes the shape, it is a 1x1 convolution instead.
+    The skip is the identity, or a 1x1 convolution where the block changes the shape.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: 2 halves height and width.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution; 2 halves height and width.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -37,7 +37,7 @@ class Block(nn.Module):
 class Residual(nn.Module):
     """A small ResNet for 28x28 grey images.
 
-    Shapes on the way with the default widths, for a batch of B images::
+    Shapes with the default widths, for a batch of B images::
 
         input               (B,   1, 28, 28)
         stem, norm, ReLU    (B,  32, 14, 14)
@@ -47,22 +47,20 @@ class Residual(nn.Module):
         mean over pixels    (B, 128)
         dropout, head       (B, 10)
 
-    Batch norm uses the batch's own mean and variance in training, and their running averages in evaluation.
-
     Args:
-        widths: the channels of each stage; each but the first halves height and width.
-        blocks: how many blocks each stage has.
-        dropout: the share of the head's inputs that are zeroed in training, 0 to 1.
+        widths: Channels of each stage; each but the first halves height and width.
+        blocks: Number of blocks in each stage.
+        dropout: Fraction of the head's inputs that are zeroed in training, 0 to 1.
 
     Raises:
-        ValueError: no width, or a number that is not positive.
+        ValueError: If there is no width, or if a number is not positive.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1, dropout: float = 0.1) -> None:
         super().__init__()
         if not widths or min(*widths, blocks, 1) < 1:
             raise ValueError(f"widths and blocks must be positive, found {list(widths)} and {blocks}")
-        # Halving the sides at once takes 0.6 times the time of a 3x3 stem and a pool, for the same accuracy.
+        # A stride of 2 takes 0.6 times the time of a 3x3 stem and a pool, for the same accuracy.
         self.stem = nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         self.stages = [f"stage{number}" for number in range(1, len(widths) + 1)]
