@@ -17,7 +17,7 @@ from safetensors.torch import load
 from mnist_cls import create_model
 from mnist_cls.checkpoints.integrity import digest
 
-# A place for the digest.
+# Stands for the digest.
 UNSIGNED = "0" * 64
 
 # A network of kilobytes, so that mutations hit more than its weights.

@@ -1,8 +1,8 @@
-"""A process that gives one loader mutated files, in bounded memory and time, and says what became of them.
+"""A process that feeds mutated files to one loader, in bounded memory and time, and counts the outcomes.
 
 `python -m tests.fuzzing LOADER SEED COUNT FOLDER` prints one line of JSON. An audit hook sees what no loader may do:
 start a process, speak to a network, or change a file. A signal ends the process; then FOLDER holds the last input.
-SIGTERM alone only ends the work early: what was done until then is said.
+After SIGTERM, the process prints the outcomes until then.
 """
 
 import contextlib
@@ -83,28 +83,28 @@ Mutate = Callable[[random.Random], bytes]
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """Bits flipped, bytes changed, left out, put in or doubled, numbers made extreme, all behind a place gone."""
+    """Flip bits; change, remove, insert or repeat bytes; write extreme numbers; cut off the end."""
     data = bytearray(content)
     for _ in range(chance.choice([1, 1, 1, 2, 4, 16])):
-        place = chance.randrange(len(data)) if data else 0
+        position = chance.randrange(len(data)) if data else 0
         what = chance.random()
         if what < 0.3 and data:
-            data[place] ^= 1 << chance.randrange(8)
+            data[position] ^= 1 << chance.randrange(8)
         elif what < 0.5 and data:
-            data[place] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+            data[position] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
         elif what < 0.65:
             kind, number = chance.choice(["<H", ">H", "<I", ">I", "<Q", ">Q"]), chance.choice(NUMBERS)
             size = struct.calcsize(kind)
-            data[place : place + size] = struct.pack(kind, number % 2 ** (8 * size))
+            data[position : position + size] = struct.pack(kind, number % 2 ** (8 * size))
         elif what < 0.75:
-            del data[place : place + chance.randrange(1, 30)]
+            del data[position : position + chance.randrange(1, 30)]
         elif what < 0.85:
-            data[place:place] = chance.randbytes(chance.randrange(1, 30))
+            data[position:position] = chance.randbytes(chance.randrange(1, 30))
         elif what < 0.95 and data:
             other = chance.randrange(len(data))
-            data[place:place] = data[other : other + chance.randrange(1, 200)]
+            data[position:position] = data[other : other + chance.randrange(1, 200)]
         else:
-            del data[place:]
+            del data[position:]
     return bytes(data)
 
 
@@ -178,8 +178,8 @@ def _spliced(pickled: bytes, chance: random.Random) -> bytes:
     ]
     data = pickled
     for _ in range(chance.choice([1, 1, 2, 5])):
-        place = chance.randrange(2, len(data))
-        data = data[:place] + chance.choice(parts) + data[place + chance.choice([0, 0, 1, 2]) :]
+        position = chance.randrange(2, len(data))
+        data = data[:position] + chance.choice(parts) + data[position + chance.choice([0, 0, 1, 2]) :]
     return data
 
 
@@ -245,7 +245,7 @@ def forged_safetensors(content: bytes) -> Mutate:
 
 
 def resumed(path: Path) -> None:
-    """All that is read of a checkpoint before a training goes on from it, and the first step after that."""
+    """Read a checkpoint as a run that resumes from it, and take the first step."""
     from mnist_cls.training.checkpoint_io import WholeCheckpoints
 
     content = WholeCheckpoints().load_checkpoint(path)
@@ -255,7 +255,7 @@ def resumed(path: Path) -> None:
         optimizer.load_state_dict(content["optimizer_states"][0])
         network(torch.zeros(2, 784)).sum().backward()
         optimizer.step()
-    except Exception as error:  # PyTorch says in its own words what it does not take; what counts is that it lives
+    except Exception as error:  # any exception will do: what counts is that the process lives
         raise InputError((str(error).splitlines() or [""])[0]) from error
 
 
@@ -341,8 +341,8 @@ def override(chance: random.Random) -> bytes:
     for _ in range(chance.choice([1, 1, 2, 4])):
         text = f"{chance.choice(['', '', '', '+', '++', '~'])}{chance.choice(keys)}={chance.choice(values)}"
         if chance.random() < 0.4:
-            place = chance.randrange(len(text) + 1)
-            text = text[:place] + chance.choice("=+~[]{}'\"\\$:,.@ \t()") + text[place + chance.randrange(3) :]
+            position = chance.randrange(len(text) + 1)
+            text = text[:position] + chance.choice("=+~[]{}'\"\\$:,.@ \t()") + text[position + chance.randrange(3) :]
         lines.append(text.replace("\n", " "))
     return "\n".join([entry, *lines]).encode("utf-8", "surrogateescape")
 
@@ -395,7 +395,7 @@ def loaders(folder: Path) -> dict[str, tuple[Load, Mutate]]:
 
 
 def main(loader: str, seed: int, count: int, folder: Path) -> dict[str, object]:
-    """Give a loader so many files; what became of them, by kind."""
+    """Feed `count` files to a loader, and return the outcomes."""
     chance, outcomes = random.Random(seed), Counter[str]()
     load, mutate = loaders(folder)[loader]
     path = folder / f"input{'.safetensors' if loader == 'batch' else ''}"

@@ -1,7 +1,7 @@
 """No mutated file, array, image, checkpoint or config crashes its loader, runs code, or costs much memory or time.
 
-Each loader runs in a process of its own, see fuzzing.py. MNIST_CLS_FUZZ=10000 in the environment makes it 10,000 inputs
-each, MNIST_CLS_FUZZ_SEED=1 others than usual; with `-rP` pytest prints what became of them.
+Each loader runs in its own process, see fuzzing.py. MNIST_CLS_FUZZ=10000 in the environment sets the number of inputs
+of each, MNIST_CLS_FUZZ_SEED=1 the seed; with `-rP`, pytest prints the outcomes.
 """
 
 import json
@@ -16,8 +16,8 @@ from .conftest import ROOT
 
 INPUTS = int(os.environ.get("MNIST_CLS_FUZZ", "0"))
 SEED = os.environ.get("MNIST_CLS_FUZZ_SEED", "0")
-# What a run without that variable gives each: some cost more than others.
-USUALLY = {
+# Number of inputs by default; some cost more than others.
+DEFAULTS = {
     "ckpt-damaged": 200,
     "ckpt-forged": 100,
     "ckpt-resumed": 100,
@@ -31,15 +31,15 @@ USUALLY = {
 }
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and looks at processes as Linux does")
-@pytest.mark.parametrize("loader", list(USUALLY))
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses limits and /proc as in Linux")
+@pytest.mark.parametrize("loader", list(DEFAULTS))
 @pytest.mark.timeout(0 if INPUTS else 600)
 def test_mutated(tmp_path: Path, loader: str) -> None:
-    count = INPUTS or USUALLY[loader]
+    count = INPUTS or DEFAULTS[loader]
     command = [sys.executable, "-X", "faulthandler=0", "-m", "tests.fuzzing", loader, SEED, str(count), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    # A signal's number is negative: SIGSEGV, or SIGPROF of an input that took too long. `input` is still there.
+    # Negative: a signal, such as SIGSEGV, or SIGPROF for an input that took too long. `input` holds that input.
     assert done.returncode == 0, f"{loader} ended with {done.returncode}: {done.stderr[-2000:]}"
     result = json.loads(done.stdout)
     unexpected = result.pop("unexpected")
@@ -49,6 +49,6 @@ def test_mutated(tmp_path: Path, loader: str) -> None:
     assert result["forbidden"] == []
     assert result["more"] < 1000, result
     if loader.endswith("damaged"):
-        assert result.get("loaded", 0) <= count / 20, result  # mutations that cancelled each other
-    elif loader != "images":  # which are rows, whatever is in them
+        assert result.get("loaded", 0) <= count / 20, result  # what is no part of what is loaded
+    elif loader != "images":  # those become rows with an error
         assert result["refused"] > count / 10, result

@@ -114,7 +114,7 @@ def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, coun
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (tensor((10**12,), (0,)), "claims 4,000,000,000,000 bytes, it has 40"),  # one value, shown as many
+        (tensor((10**12,), (0,)), "claims 4,000,000,000,000 bytes, it has 40"),  # one value, expanded
         (tensor((5, 5), (1, 1), offset=1), r"a tensor \(5, 5\) claims 100 bytes, it has 36"),
         (tensor((10**6,), (1,)), "not a whole checkpoint"),  # beyond its storage
         (tensor((10,), (1,), count=10**12), "not a whole checkpoint"),  # a storage that is larger than its record
@@ -400,7 +400,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_the_worst_of_them_in_bounded_memory_and_time(tmp_path: Path) -> None:
-    """As large as the limits let a pickle be: in a process with a gigabyte and a minute of its own."""
+    """The largest pickles that the limits allow, in a process with one gigabyte and one minute."""
     many = b"\x80\2](" + b"}" * 3_900_000 + b"e."
     orders = b"\x80\2](ccollections\nOrderedDict\nq\0)q\1" + b"h\0h\1R" * 700_000 + b"e."
     paths = [

@@ -70,7 +70,8 @@ def test_mlp_by_default() -> None:
 
 def test_a_perceptron_of_3_4_1_is_one_call() -> None:
     model, x = create_model("mlp", widths=(3, 4, 1)), torch.randn(5, 3)
-    expected = model.fc2(model.fc1(x).clamp(min=0))  # type: ignore[operator]
+    fc1, fc2 = model.get_submodule("fc1"), model.get_submodule("fc2")
+    expected = fc2(fc1(x).clamp(min=0))
     torch.testing.assert_close(model(x), expected)
 
 
@@ -169,13 +170,13 @@ def test_residual_has_the_stages_that_are_asked_for() -> None:
 
 @pytest.fixture
 def conditional() -> Conditional:
-    """A network whose first head is sure of some of `IMAGES` and not of others."""
+    """A network at whose early head some of `IMAGES` leave and others do not."""
     torch.manual_seed(0)
     model = Conditional().eval()
     model.early_head.weight.data.mul_(20)
     with torch.no_grad():
-        sure = model.train()(IMAGES).early_logits.softmax(1).amax(1)
-    model.eval().threshold.fill_(sure.median())
+        confidences = model.train()(IMAGES).early_logits.softmax(1).amax(1)
+    model.eval().threshold.fill_(confidences.median())
     return model
 
 
@@ -218,16 +219,16 @@ def test_the_threshold_is_the_lowest_that_loses_no_more_than_allowed(
 ) -> None:
     late = conditional(IMAGES).argmax(1)
     with torch.no_grad():
-        sure, early = conditional.train()(IMAGES).early_logits.softmax(1).max(1)
+        confidences, early = conditional.train()(IMAGES).early_logits.softmax(1).max(1)
     conditional.eval()
-    labels = torch.where(sure > sure.median(), early, late)  # the first head is right where it is sure
+    labels = torch.where(confidences > confidences.median(), early, late)  # the early head is correct where confident
 
-    def right(threshold: float) -> int:
+    def correct(threshold: float) -> int:
         conditional.threshold.fill_(threshold)
         return int((conditional(IMAGES, early_exit=True).argmax(1) == labels).sum())
 
-    wanted = right(torch.inf) - tolerance * len(IMAGES)
-    good = [value for value in sure.tolist() if right(value) >= wanted]
+    least = correct(torch.inf) - tolerance * len(IMAGES)
+    good = [value for value in confidences.tolist() if correct(value) >= least]
     assert len(good) > 1
     conditional.calibrate([(IMAGES[:5], labels[:5]), (IMAGES[5:], labels[5:])], tolerance)
     assert conditional.threshold.item() == pytest.approx(min(good, default=torch.inf))
@@ -239,7 +240,7 @@ def test_images_of_the_same_confidence_leave_together_or_not_at_all(conditional:
         early = conditional.train()(one).early_logits.argmax(1).item()
     late = conditional.eval()(one).argmax(1).item()
     assert early != late
-    # Four times the same image: once the first head is right, three times the last one.
+    # The same image four times: the early head is correct once, the last head three times.
     conditional.calibrate([(one.repeat(4, 1, 1, 1), torch.tensor([early, late, late, late]))])
     assert conditional.threshold.isinf()
 

@@ -1,4 +1,4 @@
-"""The weights that the package carries are what their files and their cards say of them."""
+"""The packaged weights are as good as their files and docs/weights.md say."""
 
 from functools import cache
 
@@ -21,17 +21,17 @@ def predict(name: str) -> Predictions:
     return Predictor(name, device="cpu")(load_dataset("mnist", "test").images)
 
 
-def test_these_are_there() -> None:
+def test_the_packaged_weights() -> None:
     assert list_weights() == ["accurate", "autoencoder", "conditional", "image_classifier"]
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 12e6
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_they_reach_the_accuracy_that_their_file_and_their_card_name(name: str, mnist_test: LabelledImages) -> None:
+def test_they_reach_the_accuracy_in_their_file_and_in_the_documentation(name: str, mnist_test: LabelledImages) -> None:
     named = read_weights(name).provenance["metrics"]["test/accuracy"]
     predictions = predict(name)
-    right = predictions.labels == mnist_test.labels.numpy()
-    assert np.mean(right) == pytest.approx(named, abs=2e-4)  # another processor may round otherwise
+    correct = predictions.labels == mnist_test.labels.numpy()
+    assert np.mean(correct) == pytest.approx(named, abs=2e-4)  # another processor may round otherwise
     assert named >= {"accurate": 0.997, "image_classifier": 0.9959, "conditional": 0.994}[name]
     if name != "conditional":
         card = (ROOT / "docs" / "weights.md").read_text()
@@ -39,14 +39,14 @@ def test_they_reach_the_accuracy_that_their_file_and_their_card_name(name: str, 
 
 
 @pytest.mark.parametrize("name", ["accurate", "image_classifier"])
-def test_they_know_when_not_to_answer(name: str, mnist_test: LabelledImages) -> None:
+def test_their_confidences_are_calibrated(name: str, mnist_test: LabelledImages) -> None:
     predictions = predict(name)
-    right = predictions.labels == mnist_test.labels.numpy()
-    place = np.minimum((predictions.confidences * 15).astype(int), 14)
-    gaps = [abs(predictions.confidences[place == bin].sum() - right[place == bin].sum()) for bin in range(15)]
-    assert sum(gaps) / len(right) <= 0.003
-    surest = np.argsort(-predictions.confidences, kind="stable")[:9950]
-    assert np.mean(~right[surest]) <= (0.001 if name == "accurate" else 0.003)
+    correct = predictions.labels == mnist_test.labels.numpy()
+    bins = np.minimum((predictions.confidences * 15).astype(int), 14)
+    gaps = [abs(predictions.confidences[bins == bin].sum() - correct[bins == bin].sum()) for bin in range(15)]
+    assert sum(gaps) / len(correct) <= 0.003
+    most_confident = np.argsort(-predictions.confidences, kind="stable")[:9950]
+    assert np.mean(~correct[most_confident]) <= (0.001 if name == "accurate" else 0.003)
 
 
 @pytest.mark.parametrize("name", list_weights())

@@ -25,7 +25,7 @@ KEY = "mnist_cls"
 # The key of the digest in the metadata of a .safetensors.
 _DIGEST = "digest"
 
-# A network may make a layer of each value in its options, which have so many characters of JSON at most.
+# In characters of JSON. A network may make a layer of each value in its options.
 _LONGEST_OPTIONS = 100_000
 
 # The LightningModule keeps its network under this name.
@@ -87,7 +87,7 @@ def save_weights(
     Raises:
         OSError: If the file cannot be written.
     """
-    # Each a copy, since safetensors takes no tensors that share memory, as tied layers do.
+    # Copies, because safetensors refuses tensors that share memory, as tied layers do.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
