@@ -1,5 +1,6 @@
 """Training and evaluation differ where they should; images are uint8 until they are on their device."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_a_step_changes_every_parameter(tmp_path: Path) -> None:
 def test_a_network_that_cannot_read_digits_is_refused(model: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MNISTModule(model)
+
+
+def test_a_schedule_over_too_few_steps_is_one_line(tmp_path: Path) -> None:
+    schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, pct_start=0.25)
+    module, data = MNISTModule(CONFIG, scheduler=schedule), MNISTDataModule(train_size=512, validation_size=256)
+    with pytest.raises(InputError, match=r"optimizer or scheduler with .*pct_start.*: float division by zero"):
+        make_trainer(SMALL, tmp_path).fit(module, data)
 
 
 def test_accumulated_metrics_are_those_of_all_images(tmp_path: Path) -> None:

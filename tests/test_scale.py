@@ -274,7 +274,7 @@ def test_settings_that_contradict_torchrun_are_rejected(
 
 def test_hosts_with_different_numbers_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     of_torchrun(monkeypatch, here=4, hosts=2, world=6)
-    with pytest.raises(InputError, match="6 processes on 2 hosts, and 4 of them on this one; give each"):
+    with pytest.raises(InputError, match="6 processes on 2 hosts, 4 of them on this one; give each"):
         as_launched(TrainerSettings())
 
 

@@ -175,7 +175,7 @@ class MNISTModule(pl.LightningModule):
             if self.scheduler_factory is None:
                 return optimizer
             scheduler = self.scheduler_factory(optimizer, total_steps=self._total_steps())
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ZeroDivisionError) as error:  # the last: OneCycleLR over too few steps
             factories = (self.optimizer_factory, self.scheduler_factory)
             options = [getattr(factory, "keywords", {}) for factory in factories]
             raise InputError(f"optimizer or scheduler with {options}: {' '.join(str(error).split())}") from error
