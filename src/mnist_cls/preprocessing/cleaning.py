@@ -15,8 +15,8 @@ _FAINT = 0.15
 # Components with less than this fraction of the largest one's pixels are specks.
 _SPECK = 0.03
 
-# Width of the border in which things at a page's edge lie, as a fraction of the page's shorter side. A component that
-# touches the edge and has less than 15 % of its pixels inside the border is no digit.
+# Width of a border along the edges of the page, as a fraction of its shorter side. A component that touches an edge and
+# has more than 85 % of its pixels in this border is no digit.
 _BORDER = 0.12
 
 
@@ -54,9 +54,7 @@ def clean(ink: np.ndarray) -> np.ndarray:
 
 def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndarray:
     """Set all ink to zero but that of some components and of the soft edges around them."""
-    is_kept = np.zeros(int(labels.max()) + 1, bool)
-    is_kept[[component.label for component in kept]] = True
-    mask = is_kept[labels]
+    mask = mask_of(kept, labels)
     removed = (labels > 0) & ~mask
     near = ndimage.maximum_filter(mask, 2 * max(1, max(ink.shape) // 64) + 1)
     return np.where(near & (mask | ~ndimage.maximum_filter(removed, 3)), ink, 0).astype(np.float32)
@@ -74,7 +72,7 @@ def _without_rulings(ink: np.ndarray) -> np.ndarray:
 def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
     height, width = ink.shape
     mask = ink >= INKED
-    ruled = mask[:, 0] & mask[:, -1] & (mask.mean(1) > 0.95)
+    ruled = mask[:, 0] & mask[:, -1] & (mask.mean(1) > 0.95)  # for each pixel row
     ruled[height // 4 : height - height // 4] = False
     # The bar of a 7 is thicker than a ruling.
     if not ruled.any() or ruled.sum() > 0.1 * height:
@@ -91,16 +89,18 @@ def _is_background(component: Component, page: tuple[int, ...]) -> bool:
     """Whether it is a solid area along a whole side of the page: a desk, a thick shadow, the edge of a scanner."""
     height, width = page
     box = component.box
-    across, down = width // 50 + 1, height // 50 + 1
+    across, down = width // 50 + 1, height // 50 + 1  # how far from an edge still counts as touching it
     upright = box.height > height - 2 * down and (box.left < across or box.right > width - across)
     lying = box.width > width - 2 * across and (box.top < down or box.bottom > height - down)
     solid = component.area > 0.8 * box.width * box.height
-    return (upright or lying) and solid and min(box.width, box.height) > 0.05 * min(height, width)
+    thick = min(box.width, box.height) > 0.05 * min(height, width)  # else it is a ruling
+    return (upright or lying) and solid and thick
 
 
 def _is_frame(component: Component, components: list[Component], labels: np.ndarray) -> bool:
     """Whether it surrounds the others, as a printed box or circle does."""
     left, top, right, bottom = box = component.box
+    # A closed stroke of a digit may surround specks, but nothing a quarter as high.
     others = [other.box for other in components if other is not component and other.box.height >= 0.25 * box.height]
     if not others or not all(
         left < other.left and top < other.top and right > other.right and bottom > other.bottom for other in others
@@ -137,7 +137,7 @@ def _with_faintly_connected(
 
 
 def _is_stray(component: Component, components: list[Component], largest: int) -> bool:
-    """Whether it is small and so far from all larger ones that it would reduce the digit's scale considerably."""
+    """Whether it is small and so far from all larger ones that the digit would have to be scaled down for it."""
     if component.area >= 0.1 * largest:
         return False
     larger = [other for other in components if other.area > component.area]
