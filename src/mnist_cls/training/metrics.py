@@ -30,17 +30,20 @@ class EpochMeans:
             count: number of images in the batch.
         """
         hits = loss.new_zeros(()) if correct is None else correct.sum()
-        dtype = torch.float32 if loss.device.type == "mps" else torch.float64
-        sums = torch.stack([loss.detach() * count, hits]).to(dtype)
+        sums = torch.stack([loss.detach() * count, hits]).to(_dtype(loss.device))
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += count
 
     def totals(self, reduce: Callable[..., Any], device: torch.device) -> Tensor:
         """Return loss, correct predictions and number of images, (3,), summed over all processes by `reduce`."""
-        sums = torch.zeros(2, device=device) if self.sums is None else self.sums
+        sums = torch.zeros(2, dtype=_dtype(device), device=device) if self.sums is None else self.sums
         totals: Tensor = reduce(torch.cat([sums, sums.new_tensor([self.count])]), reduce_op="sum")
         return totals
 
     def load_totals(self, totals: Tensor, device: torch.device) -> None:
         """Resume an epoch from its totals so far."""
-        self.sums, self.count = totals[:2].to(device), int(totals[2])
+        self.sums, self.count = totals[:2].to(device, _dtype(device)), int(totals[2])
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

@@ -207,9 +207,10 @@ class MNISTModule(pl.LightningModule):
             raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {total}; {instead}")
         self.train_metrics = saved["train_metrics"]
         self.resumed_random_state = saved["random_state"]
-        if self.trainer.is_global_zero:  # what all processes have counted goes on in the first one
+        if self.trainer.is_global_zero:  # the counts of all processes continue in the first one
             self.images_seen = saved["images_seen"]
-            self.means["train"].load_totals(saved["train_totals"], self.device)
+            if "train_totals" in saved:  # not in checkpoints of earlier versions
+                self.means["train"].load_totals(saved["train_totals"], self.device)
 
     def total_images_seen(self) -> int:
         """Return the number of images all processes have trained on; a collective call."""
