@@ -60,7 +60,7 @@ def archive_of(content: object) -> bytes:
     return archive.getvalue()
 
 
-def zip_of(entries: list[tuple[str | zipfile.ZipInfo, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zip_of(entries: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
     """An archive of any entries."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", compression) as file:
@@ -77,9 +77,7 @@ def entries_of(archive: bytes) -> dict[str, bytes]:
 
 def checkpoint_with(pickled: bytes, **others: bytes) -> bytes:
     """A checkpoint with this pickle, and storages by their numbers: `_0=b"..."`."""
-    storages: list[tuple[str | zipfile.ZipInfo, bytes]] = [
-        (f"archive/data/{name[1:]}", content) for name, content in others.items()
-    ]
+    storages = [(f"archive/data/{name[1:]}", content) for name, content in others.items()]
     first = [("archive/data.pkl", pickled), ("archive/version", b"3\n"), ("archive/byteorder", b"little")]
     return zip_of([*first, *storages])
 

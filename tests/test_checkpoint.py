@@ -17,11 +17,11 @@ from torch import nn
 
 from mnist_cls import create_model, list_weights, load_model
 from mnist_cls.checkpoints.find import find_checkpoint
-from mnist_cls.checkpoints.weights import read_ckpt, read_weights, save_weights
+from mnist_cls.checkpoints.weights import read_ckpt, read_weights, save_ckpt, save_weights
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 
-from .forged import archive_of
+from .forged import archive_of, training
 
 
 @pytest.fixture
@@ -123,20 +123,29 @@ def test_checkpoints_of_earlier_versions(tmp_path: Path, trained: Path) -> None:
     with safe_open(trained / "model.safetensors", framework="pt") as file:
         metadata = {name: value for name, value in file.metadata().items() if name != "digest"}
     save_file(load_file(trained / "model.safetensors"), tmp_path / "old.safetensors", {**metadata, "sha256": "0" * 64})
-    with pytest.raises(
-        InputError, match=r"hold no digest; .* export .*best\.ckpt again"
-    ) as caught:
+    with pytest.raises(InputError, match=r"hold no digest; .* export .*best\.ckpt again") as caught:
         read_weights(tmp_path / "old.safetensors")
     assert "\n" not in str(caught.value)
 
 
+def test_a_program_that_switched_crcs_off_still_writes_them(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_ckpt(tmp_path / "a.ckpt", training())
+        assert not torch.serialization.get_crc32_options()
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_ckpt(tmp_path / "a.ckpt")["global_step"] == 1
+
+
 def test_layers_that_share_their_weights_are_saved(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    network[1].weight = network[0].weight
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    network = nn.Sequential(first, second)
     save_weights(tmp_path / "tied.safetensors", network, {"name": "tied"}, {})
     state = read_weights(tmp_path / "tied.safetensors").state
-    assert torch.equal(state["0.weight"], network[0].weight)
-    assert torch.equal(state["1.weight"], network[0].weight)
+    assert torch.equal(state["0.weight"], first.weight)
+    assert torch.equal(state["1.weight"], first.weight)
 
 
 def test_a_missing_one_says_what_there_is(tmp_path: Path) -> None:

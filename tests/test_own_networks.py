@@ -1,4 +1,4 @@
-"""Networks of the user's own, of kinds that the package's are not, train with all that the defaults switch on."""
+"""Users' networks of other kinds than the packaged ones train with the default settings."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 
 from mnist_cls import Predictor
 from mnist_cls.checkpoints.build import load_user_models
+from mnist_cls.checkpoints.weights import read_weights
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.errors import InputError
 from mnist_cls.training.fit import train
@@ -107,7 +108,7 @@ def test_it_trains(
     if classifies:
         assert len(Predictor(tmp_path / "run", device="cpu")(digits).labels) == 100
     else:
-        with pytest.raises(InputError, match="prediction needs ten logits for each image"):
+        with pytest.raises(InputError, match="prediction needs logits"):
             Predictor(tmp_path / "run", device="cpu")(digits)
 
 
@@ -115,8 +116,8 @@ def test_it_trains(
     ("body", "message"),
     [
         ("return self.nothing(x)", "does not take images .*AttributeError: .*nothing"),
-        ("return x", r"gives \(2, 1, 28, 28\) for 2 images"),
-        ("return x, x", "gives tuple for 2 images; .*an objective of its own"),
+        ("return x", r"returns \(2, 1, 28, 28\) for 2 images"),
+        ("return x, x", "returns tuple for 2 images; .*a loss of its own"),
         ("return {}[0]", "KeyError"),
     ],
 )
@@ -124,6 +125,18 @@ def test_what_cannot_be_trained_is_one_line(body: str, message: str, tmp_path: P
     (tmp_path / "mine.py").write_text(f"{START}\n    def forward(self, x):\n        {body}\n")
     with pytest.raises(InputError, match=message):
         train(compose("train", ["model=own", f"model_file={tmp_path / 'mine.py'}", "mode=fast_dev"]), tmp_path)
+
+
+def test_a_function_that_returns_a_network_trains_and_predicts(tmp_path: Path, digits: np.ndarray) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\nfrom mnist_cls import register_model\n\n@register_model\ndef wide(width=16):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    )
+    options = ["model=own", "+model.width=8", f"model_file={file}", "mode=fast_dev", "trainer=cpu"]
+    train(compose("train", options), tmp_path / "run")
+    assert read_weights(tmp_path / "run").model == {"name": "wide", "width": 8}
+    assert len(Predictor(tmp_path / "run", device="cpu")(digits).labels) == 100
 
 
 def test_a_file_may_import_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from ..errors import InputError, shortened
 from ..files import whole_file
@@ -24,9 +25,6 @@ KEY = "mnist_cls"
 
 # The key of the digest in the metadata of a .safetensors.
 _DIGEST = "digest"
-
-# In characters of JSON. A network may make a layer of each value in its options.
-_LONGEST_OPTIONS = 100_000
 
 # The LightningModule keeps its network under this name.
 _NETWORK_PREFIX = "model."
@@ -110,7 +108,12 @@ def save_ckpt(path: str | Path, content: Mapping[str, Any]) -> None:
         OSError: If the file cannot be written.
     """
     archive = io.BytesIO()  # PyTorch reports a full disk by a RuntimeError
-    torch.save(dict(content), archive)
+    crc = get_crc32_options()
+    set_crc32_options(True)  # a program may have switched them off, and `read_ckpt` needs them
+    try:
+        torch.save(dict(content), archive)
+    finally:
+        set_crc32_options(crc)
     with whole_file(path) as temporary:
         temporary.write_bytes(archive.getbuffer())
 
@@ -193,11 +196,9 @@ def _weights(entry: object, state: Mapping[str, object], path: Path, resumable: 
     tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     model = {str(name): value for name, value in entry["model"].items()}
     try:
-        length = len(json.dumps(model))
+        json.dumps(model)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its network's options are no plain values ({shortened(error)})") from error
-    if length > _LONGEST_OPTIONS:
-        raise InputError(f"{path}: its network's options have {length:,} characters, more than {_LONGEST_OPTIONS:,}")
     provenance = entry.get("provenance") or {}
     if not isinstance(provenance, dict):
         raise InputError(f"{path}: its provenance is a {type(provenance).__name__}; expected names with values")
