@@ -26,7 +26,7 @@ class Batch:
     names: list[str]
     decoded: Decoded
     targets: list[int | None]
-    names_digest: str = ""
+    names_digest: str
 
 
 def batches_of(source: Source, decoders: Decoders, earlier: Progress | None = None) -> Iterator[Batch]:

@@ -21,9 +21,6 @@ ARRAY_BATCH, IMAGE_BATCH = 2048, 256
 # enough to keep all of them busy.
 _BLOCK_SIZE, _BLOCK_BYTES = 64, 4_000_000
 
-# Memory that each content takes besides its values.
-_OVERHEAD = 64
-
 
 class Sample(NamedTuple):
     """One input: its printable name, a function that reads its content, and its label, if known."""
@@ -39,7 +36,7 @@ class InputBlock:
 
     Attributes:
         names: N printable names.
-        contents: a stack of N images as `images_from_array` takes it, or N contents; None if they have not been read.
+        contents: an array of N images as `images_from_array` takes it, or N contents; None if they were not read.
         targets: N labels 0 to 9, None where unknown; empty if the source has no labels.
     """
 
@@ -73,8 +70,8 @@ class Source:
 
     Attributes:
         count: number of inputs; None if it is not known before the end.
-        blocks: function that goes through all inputs once, in blocks of any size. It is given the number of inputs that
-            an earlier run has predicted; it may leave those unread.
+        blocks: function that yields all inputs, in blocks of any size. Its argument is the number of inputs that an
+            earlier run has predicted; they need not be read.
         identity: what distinguishes this source from others when a run resumes.
         labelled: whether the inputs have labels.
         arrays: whether the contents are stacks of 28x28 images, most of which need no decoding.
@@ -109,16 +106,7 @@ def blocks_of(samples: Callable[[], Iterable[Sample]], labelled: bool = False) -
 def file_source(
     path: Path, kind: str, blocks: Blocks, count: int | None = None, labelled: bool = False, arrays: bool = False
 ) -> Source:
-    """Return the inputs in a single file; what reading them raises becomes an error that names the file.
-
-    Args:
-        path: the file.
-        kind: what it is, such as "NumPy".
-        blocks: see `Source`.
-        count: see `Source`.
-        labelled: see `Source`.
-        arrays: see `Source`.
-    """
+    """Return the inputs in a file of that kind; whatever reading it raises becomes an error that names the file."""
 
     def guarded(start: int) -> Iterator[InputBlock]:
         with reader_errors(path, kind):
@@ -166,6 +154,6 @@ def _read(samples: Iterator[Sample], labelled: bool) -> InputBlock | None:
 
 
 def _size(content: Content) -> int:
-    if isinstance(content, InputError):
-        return _OVERHEAD
-    return _OVERHEAD + (content.nbytes if isinstance(content, np.ndarray) else len(content))
+    if isinstance(content, np.ndarray):
+        return content.nbytes
+    return 0 if isinstance(content, InputError) else len(content)

@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 from ...errors import InputError
 from .blocks import Sample, Source, blocks_of
@@ -37,7 +38,7 @@ def folder_source(folder: Path) -> Source:
 
     def samples() -> Iterator[Sample]:
         for path, sample in _walk(top):
-            yield sample._replace(target=int(os.path.relpath(path, top)[0])) if labelled else sample
+            yield sample._replace(target=int(path[len(top) :].lstrip(os.sep)[0])) if labelled else sample
 
     count = _count(samples, f"input={folder}: the folder has no files in it; expected images")
     return Source(count, blocks_of(samples, labelled), top, labelled)
@@ -99,48 +100,37 @@ def _sample(path: str) -> Sample:
 def _walk(top: str) -> Iterator[tuple[str, Sample]]:
     """Yield the files below a folder in the order of their names, each with its path.
 
-    Not recursive, because folders nest as deep as somebody likes. In memory are the names in one folder and in those
-    above it.
+    In memory are the names in one folder and in those above it. Not recursive, because folders may be nested deeper
+    than Python's stack.
     """
-    levels: list[_Level] = []
-    folder: str | None = top
-    while folder is not None or levels:
-        if folder is not None:
-            try:
-                levels.append(_enter(folder, [level.identity for level in levels]))
-            except InputError as error:
-                yield folder, Sample(printable(folder), lambda error=error: error)  # type: ignore[misc]
-            folder = None
-        elif (entry := next(levels[-1].entries, None)) is None:
-            levels.pop()
+    levels, above = [iter([(top, True)])], list[tuple[int, int]]()
+    while levels:
+        path, is_folder = next(levels[-1], ("", False))
+        if not path:
+            del levels[-1], above[-1:]
+        elif not is_folder:
+            yield path, _sample(path)
         else:
-            name, is_folder = entry
-            path = os.path.join(levels[-1].folder, name)  # noqa: PTH118 (joined a million times)
-            if is_folder:
-                folder = path
+            try:
+                identity, entries = _enter(path, above)
+            except InputError as error:
+                yield path, Sample(printable(path), partial(InputError, str(error)))
             else:
-                yield path, _sample(path)
+                levels.append(iter(entries))
+                above.append(identity)
 
 
-class _Level(NamedTuple):
-    """A folder that is being walked: its path, its device and inode, and the entries that are left."""
-
-    folder: str
-    identity: tuple[int, int]
-    entries: Iterator[tuple[str, bool]]
-
-
-def _enter(folder: str, above: list[tuple[int, int]]) -> _Level:
+def _enter(folder: str, above: list[tuple[int, int]]) -> tuple[tuple[int, int], list[tuple[str, bool]]]:
+    """Return the device and inode of a folder, and the paths in it, each with whether it is a folder."""
     try:
         status = os.stat(folder)  # noqa: PTH116
         identity = status.st_dev, status.st_ino
         if identity in above:
             raise InputError("a link to a folder that it lies in; not followed")
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
+            return identity, sorted((entry.path, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror}") from error
-    return _Level(folder, identity, iter(found))
 
 
 def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
@@ -151,7 +141,7 @@ def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _matches(folder: str, parts: list[str]) -> Iterator[str]:
-    """Yield the paths below a folder that match a pattern, in order; `glob` is recursive, and yields them unsorted."""
+    """Yield what matches a pattern below a folder, in order; `glob` is recursive and yields it unsorted."""
     if not parts:
         yield folder
         return
