@@ -66,12 +66,12 @@ class Kill(Callback):
         if where == "writing":  # the checkpoint is on the disk, under its temporary name only
             synchronize = os.fsync
 
-            def fsync(descriptor: Any) -> None:
-                synchronize(descriptor)
+            def fsync(fd: Any) -> None:
+                synchronize(fd)
                 self.writes += 1
                 self.die(self.writes == self.number)
 
-            os.fsync = fsync  # type: ignore[assignment]
+            os.fsync = fsync
 
     def die(self, now: bool) -> None:
         if now:
