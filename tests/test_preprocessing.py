@@ -149,7 +149,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, digits: np.ndarray) -> None
 @pytest.mark.parametrize(("shape", "grain"), [((28, 28), 0), ((50, 50), 0), ((100, 80), 0), ((100, 80), 12)])
 def test_a_blank_page_shows_no_digit(level: int, shape: tuple[int, int], grain: int) -> None:
     noise = np.random.default_rng(0).normal(0, grain, shape)
-    with pytest.raises(InputError, match="no digit to see"):
+    with pytest.raises(InputError, match="no digit found"):
         prepare(np.clip(level + noise, 0, 255).astype(np.uint8))
 
 
@@ -212,7 +212,7 @@ def test_a_box_around_a_digit_is_removed(predict: Predict, mnist_test: LabelledI
 def test_a_dark_side_of_the_page_is_not_read_as_a_one(digits: np.ndarray, predict: Predict, side: int) -> None:
     page = np.full((150, 150), 235, np.uint8)
     np.rot90(page, side)[:, :30] = 20
-    with pytest.raises(InputError, match="no digit to see"):
+    with pytest.raises(InputError, match="no digit found"):
         prepare(page)
     page[40:110, 40:110] -= enlarged(digits[0] // 2, 70)
     assert predict([page]) == [7]
@@ -334,7 +334,7 @@ def test_files_of_several_images_are_refused() -> None:
     file = io.BytesIO()
     page = Image.fromarray(seven(8))
     page.save(file, "TIFF", save_all=True, append_images=[page, page])
-    with pytest.raises(InputError, match="holds 3 pictures; expected one"):
+    with pytest.raises(InputError, match="holds 3 images; expected one"):
         prepare(file.getvalue())
 
 

@@ -38,7 +38,7 @@ def clean(ink: np.ndarray) -> np.ndarray:
         return ink
     components = [component for component in found if not _is_background(component, labels.shape)]
     if not components:
-        raise InputError("no digit to see: nothing but a dark or light side of the page")
+        raise InputError("no digit found: nothing but a dark or light background along a side of the page")
     components = [component for component in components if not _is_frame(component, components, labels)]
     inner = [component for component in components if not _lies_along_edge(component, labels)]
     # In a tight crop the digit itself touches the edges, and the bar of a 5 lies along one.

@@ -68,7 +68,7 @@ def _read(image: Image.Image, side: int) -> Page:
         raise InputError(_too_large(f"{width} x {height} pixels"))
     # The second image of an MPO is the camera's preview.
     if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
-        raise InputError(f"holds {count} pictures; expected one, save each as a file of its own")
+        raise InputError(f"holds {count} images; expected one per file")
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size and without its colours, in a fraction of the time.
     image.draft("L", (min(width, side), min(height, side)))
     image.load()

@@ -50,8 +50,8 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
     contrast = _percentile(ink[ink > threshold], 85)
     if contrast < max(_LEAST_CONTRAST, 5 * grain):
         raise InputError(
-            f"no digit to see: the brightness (of colours nothing else counts) differs by {max(contrast, 0):.0f} of 255"
-            f" levels, the paper's own by {grain:.0f}"
+            f"no digit found: the contrast is {max(contrast, 0):.0f} of 255 grey levels, the noise of the paper"
+            f" {grain:.0f}; colours count by their brightness alone"
         )
     if coarse:
         black, white = 0.96 * _percentile(ink[ink > threshold], 90), 3 * grain

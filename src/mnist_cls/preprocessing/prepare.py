@@ -105,4 +105,4 @@ def _find(page: Page, read: Callable[[int], Page], split: bool) -> Digits | Inpu
     except InputError as error:
         return error
     except Exception as error:  # whatever this image holds, the others must not suffer
-        return InputError(f"no digit found: {type(error).__name__}: {error}")
+        return InputError(f"cannot be analysed: {type(error).__name__}: {error}")
