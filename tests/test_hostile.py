@@ -1,4 +1,4 @@
-"""Whatever lies in a folder costs its own row at most: no crash, no hang, no run without end or bounds.
+"""Whatever is in the input costs its own row at most: no crash, no hang, no memory without bounds.
 
 The mutated files are 100 for each format; MNIST_CLS_MUTATIONS=1000 in the environment makes them 1,000.
 """
@@ -61,21 +61,21 @@ def picture(digits: np.ndarray, kind: str, size: int = 1) -> bytes:
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, left out, doubled, or all behind a place gone."""
+    """Some bytes changed, removed or doubled, or the end cut off."""
     data = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 5, 20])):
-        place = chance.randrange(len(data)) if data else 0
-        what = chance.random()
-        if what < 0.6 and data:
-            data[place] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
-        elif what < 0.75:
-            data[place : place + 4] = struct.pack("<I", chance.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1]))
-        elif what < 0.85:
-            del data[place : place + chance.randrange(1, 30)]
-        elif what < 0.95:
-            data[place:place] = data[place : place + chance.randrange(1, 30)]
+        position = chance.randrange(len(data)) if data else 0
+        change = chance.random()
+        if change < 0.6 and data:
+            data[position] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        elif change < 0.75:
+            data[position : position + 4] = struct.pack("<I", chance.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1]))
+        elif change < 0.85:
+            del data[position : position + chance.randrange(1, 30)]
+        elif change < 0.95:
+            data[position:position] = data[position : position + chance.randrange(1, 30)]
         else:
-            del data[place:]
+            del data[position:]
     return bytes(data)
 
 
@@ -139,8 +139,8 @@ def test_mutated_containers_are_rows_or_one_line(tmp_path: Path, digits: np.ndar
         try:
             names, errors = go_through(path)
         except InputError as error:
-            said = str(error).splitlines()
-            names, errors = said, [None] * ("file" in said[0])
+            lines = str(error).splitlines()
+            names, errors = lines, [None] * ("file" in lines[0])
         assert len(names) == len(errors), (names, errors)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -170,9 +170,9 @@ print(predict_files(sys.argv[1], sys.argv[2], PredictOptions(device="cpu")).erro
 
 def test_bombs_are_rows_in_bounded_memory(tmp_path: Path, digits: np.ndarray) -> None:
     """A PNG of 196 million pixels, a member of a zip of 200 MB, a gzip of 300 MB that declares a few images."""
-    place = tmp_path / "bombs"
-    place.mkdir()
-    (place / "bomb.png").write_bytes(png_of_zeros(14_000))
+    folder = tmp_path / "bombs"
+    folder.mkdir()
+    (folder / "bomb.png").write_bytes(png_of_zeros(14_000))
     packed = zlib.compressobj(1, zlib.DEFLATED, -15)
     content = b"".join(packed.compress(bytes(1 << 20)) for _ in range(200)) + packed.flush()
     name = b"bomb.png"
@@ -186,11 +186,13 @@ def test_bombs_are_rows_in_bounded_memory(tmp_path: Path, digits: np.ndarray) ->
     (tmp_path / "bomb.gz").write_bytes(
         gzipped.compress(header) + b"".join(gzipped.compress(bytes(1 << 20)) for _ in range(300)) + gzipped.flush()
     )
-    assert "too large" in str(row_of(place))
+    assert "too large" in str(row_of(folder))
     assert row_of(tmp_path / "bomb.zip") == f"{200 << 20:,} bytes, more than the 100,000,000 that are read of one image"
     with pytest.raises(InputError, match="holds more bytes than its header"):
         go_through(tmp_path / "bomb.gz")
-    done = subprocess.run([sys.executable, "-c", LIMITED, place, tmp_path / "rows.csv"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, folder, tmp_path / "rows.csv"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
@@ -237,28 +239,28 @@ def test_folders_nested_deeper_than_python_likes(tmp_path: Path, digits: np.ndar
 
 
 def test_pipes_sockets_and_devices_are_not_opened(tmp_path: Path, digits: np.ndarray) -> None:
-    place = tmp_path / "scans"
-    place.mkdir()
-    (place / "one.png").write_bytes(picture(digits[0], "PNG"))
-    os.mkfifo(place / "pipe.png")
-    (place / "zero.png").symlink_to("/dev/zero")
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "one.png").write_bytes(picture(digits[0], "PNG"))
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as listening:
-        with contextlib.chdir(place) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
-            listening.bind("socket.png" if hasattr(contextlib, "chdir") else str(place / "socket.png"))
-        _, errors = go_through(place)
+        with contextlib.chdir(folder) if hasattr(contextlib, "chdir") else contextlib.nullcontext():
+            listening.bind("socket.png" if hasattr(contextlib, "chdir") else str(folder / "socket.png"))
+        _, errors = go_through(folder)
     kinds = ["a named pipe", "a socket", "a device"]
     assert errors == [None, *(f"{kind}; expected a file" for kind in kinds)]
     for name in ("pipe.png", "zero.png"):
         with pytest.raises(InputError, match="expected a file"):
-            open_source(place / name)
+            open_source(folder / name)
 
 
 @pytest.mark.parametrize("name", [b"zwei\nzeilen.png", b'"quoted", and.png', b"=1+1.png", b"\xff\xfe.png", b"\r.png"])
 def test_strange_names_in_folders_and_lists(tmp_path: Path, digits: np.ndarray, name: bytes) -> None:
-    place = os.fsencode(tmp_path / "scans")
-    os.mkdir(place)  # noqa: PTH102
-    Path(os.fsdecode(os.path.join(place, name))).write_bytes(picture(digits[0], "PNG"))  # noqa: PTH118
-    (tmp_path / "list.txt").write_bytes(os.path.join(place, name) + b"\0")  # noqa: PTH118
+    folder = os.fsencode(tmp_path / "scans")
+    os.mkdir(folder)  # noqa: PTH102
+    Path(os.fsdecode(os.path.join(folder, name))).write_bytes(picture(digits[0], "PNG"))  # noqa: PTH118
+    (tmp_path / "list.txt").write_bytes(os.path.join(folder, name) + b"\0")  # noqa: PTH118
     for input in (tmp_path / "scans", tmp_path / "list.txt"):
         names, errors = go_through(input)
         assert errors == [None]
@@ -333,11 +335,11 @@ def test_a_decoder_that_is_killed_from_outside_costs_no_row(tmp_path: Path, digi
 
 def test_long_paths_block_nobody(tmp_path: Path, digits: np.ndarray) -> None:
     """What is sent ahead must fit into a pipe that nobody reads for a while."""
-    place = tmp_path.joinpath(*["x" * 200] * 12)
-    os.makedirs(place)  # noqa: PTH103
+    folder = tmp_path.joinpath(*["x" * 200] * 12)
+    os.makedirs(folder)  # noqa: PTH103
     content = picture(digits[0], "PNG")
     for number in range(600):
-        (place / f"{number}.png").write_bytes(content)
+        (folder / f"{number}.png").write_bytes(content)
     names, errors = go_through(tmp_path)
     assert len(names) == 600
     assert errors == [None] * 600
@@ -345,11 +347,11 @@ def test_long_paths_block_nobody(tmp_path: Path, digits: np.ndarray) -> None:
 
 def test_no_process_outlives_the_run(tmp_path: Path, digits: np.ndarray) -> None:
     """Not even that of a run that is killed."""
-    place = tmp_path / "scans"
-    place.mkdir()
+    folder = tmp_path / "scans"
+    folder.mkdir()
     large = picture(np.asarray(Image.fromarray(digits[0]).resize((4000, 4000))), "PNG")
     for number in range(200):
-        (place / f"{number}.png").write_bytes(large)
+        (folder / f"{number}.png").write_bytes(large)
     program = (
         "import multiprocessing, sys\n"
         "from mnist_cls.inference.decoding.batches import batches_of\n"
@@ -360,7 +362,7 @@ def test_no_process_outlives_the_run(tmp_path: Path, digits: np.ndarray) -> None
         "    print(*[process.pid for process in multiprocessing.active_children()], flush=True)\n"
         "    list(batches_of(open_source(sys.argv[1]), decoders))"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, place], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     children = list(map(int, process.stdout.readline().split()))
     assert children
@@ -383,7 +385,7 @@ def is_zombie(process: int) -> bool:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_inputs(tmp_path: Path, digits: np.ndarray) -> None:
-    """Ten times the inputs, the same peak of memory, within what a chunk takes."""
+    """Ten times the inputs, the same peak of memory, within the size of a batch."""
     image = picture(digits[0], "PNG")
     peaks = []
     for count in (2_000, 20_000):

@@ -1,4 +1,4 @@
-"""Whatever holds images is read: files, folders, patterns, lists, arrays, archives and tables; in order, each once."""
+"""Images are read from files, folders, patterns, lists, arrays, archives and tables; in order, each once."""
 
 import base64
 import csv
@@ -7,9 +7,10 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,12 @@ import pytest
 from PIL import Image
 
 from mnist_cls.errors import InputError
-from mnist_cls.inference.decoding.batches import batches_of
+from mnist_cls.inference.decoding.batches import NamesDigest, batches_of
 from mnist_cls.inference.decoding.pool import Decoders
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.progress import Progress
+from mnist_cls.inference.sources.blocks import Sample, Source, blocks_of
 from mnist_cls.inference.sources.detect import open_source
 
 from .conftest import Run
@@ -39,19 +41,19 @@ class Found(NamedTuple):
     targets: list[int | None]
 
 
-def everything(input: str | Path, preprocess: str = "auto", **further: Any) -> Found:
-    """All that a source gives."""
+def everything(input: str | Path, preprocess: str = "auto", earlier: Progress | None = None) -> Found:
+    """All inputs of a source, or those after an earlier run."""
     source = open_source(input, preprocess)
     with Decoders(preprocess, split=False) as decoders:
-        chunks = list(batches_of(source, decoders, **further))
-    names = [name for chunk in chunks for name in chunk.names]
-    assert source.count is None or source.count == len(names) or further
-    assert all(len(chunk.names) == source.batch_size for chunk in chunks[:-1])
+        batches = list(batches_of(source, decoders, earlier))
+    names = [name for batch in batches for name in batch.names]
+    assert source.count is None or source.count == len(names) or earlier
+    assert all(len(batch.names) == source.batch_size for batch in batches[:-1])
     return Found(
         names,
-        np.concatenate([chunk.decoded.images for chunk in chunks]),
-        [error for chunk in chunks for error in chunk.decoded.errors],
-        [target for chunk in chunks for target in chunk.targets or []],
+        np.concatenate([batch.decoded.images for batch in batches]),
+        [error for batch in batches for error in batch.decoded.errors],
+        [target for batch in batches for target in batch.targets],
     )
 
 
@@ -117,7 +119,7 @@ def test_a_pattern_that_matches_nothing(scans: Path) -> None:
         open_source(f"{scans}/*.jpg")
 
 
-def test_a_pattern_begins_where_one_stands(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_is_relative_to_the_working_directory(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scans.parent)
     assert everything("scans/0x/*.png").names == [f"scans/0x/{number:02}.png" for number in range(5)]
 
@@ -164,7 +166,7 @@ def test_an_npz_with_labels(tmp_path: Path, digits: np.ndarray, labels: list[int
 
 
 def test_large_arrays_come_in_slices(tmp_path: Path, digits: np.ndarray) -> None:
-    many = np.concatenate([digits] * 50)  # more than two chunks
+    many = np.concatenate([digits] * 50)  # more than two batches
     for name, save in (("a.npy", np.save), ("a.npz", np.savez_compressed)):
         save(tmp_path / name, many)
         same(everything(tmp_path / name), many)
@@ -184,7 +186,9 @@ def test_arrays_of_other_sizes_are_brought_into_mnists_form(tmp_path: Path, digi
 
 @pytest.mark.parametrize("shape", [(40, 30, 3), (28, 28, 3), (40, 30, 4), (40, 30, 1)])
 @pytest.mark.parametrize("preprocess", ["auto", "none"])
-def test_an_array_that_is_one_coloured_image_is_told(tmp_path: Path, shape: tuple[int, ...], preprocess: str) -> None:
+def test_an_array_that_is_one_coloured_image_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], preprocess: str
+) -> None:
     np.save(tmp_path / "photo.npy", np.zeros(shape, np.uint8))
     with pytest.raises(InputError, match=r"photo\.npy: .* looks like one coloured image; .* save it as image\[None\]"):
         open_source(tmp_path / "photo.npy", preprocess)
@@ -221,10 +225,10 @@ def test_archives_in_their_own_order(tmp_path: Path, digits: np.ndarray, kind: s
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w") as archive:
         archive.writestr("seven.png", as_png(digits[0]))
-    further = {"inner.zip": inner.getvalue(), "../../up.png": as_png(digits[3])}
-    ARCHIVES[kind](path, {**hidden, **{f"a/{n}.png": as_png(digits[n]) for n in (2, 0, 1)}, **further})
+    others = {"inner.zip": inner.getvalue(), "../../up.png": as_png(digits[3])}
+    ARCHIVES[kind](path, {**hidden, **{f"a/{n}.png": as_png(digits[n]) for n in (2, 0, 1)}, **others})
     found = everything(path)
-    assert found.names == [f"{path}/{name}" for name in ("a/2.png", "a/0.png", "a/1.png", *further)]
+    assert found.names == [f"{path}/{name}" for name in ("a/2.png", "a/0.png", "a/1.png", *others)]
     np.testing.assert_array_equal(found.images[[0, 1, 2, 4]], digits[[2, 0, 1, 3]])
     assert found.errors[3] == "not an image but an archive (zip); name it as the input to read what it holds"
     assert sorted(tmp_path.iterdir()) == [path]  # nothing was unpacked, here or above
@@ -351,7 +355,7 @@ def test_csv_with_base64_and_with_paths(tmp_path: Path, scans: Path, digits: np.
     same(found, digits[[4, 9]], [4, 9])
 
 
-def test_labels_give_a_column_and_the_accuracy(run: Run, tmp_path: Path, digits: np.ndarray, labels: list[int]) -> None:
+def test_labels_add_a_column_and_the_accuracy(run: Run, tmp_path: Path, digits: np.ndarray, labels: list[int]) -> None:
     wrong = [(labels[0] + 1) % 10, *labels[1:]]
     images = digits.astype(np.float32) / 255
     images[5] = np.nan
@@ -375,7 +379,7 @@ def test_the_example_that_is_printed_works_in_any_folder(run: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["digits.npy", "digits.npz", "scans", "list.txt", "a.zip", "a.tar.gz", "p.parquet"])
-def test_what_an_earlier_run_did_is_left_out(tmp_path: Path, digits: np.ndarray, name: str) -> None:
+def test_what_an_earlier_run_did_is_skipped(tmp_path: Path, digits: np.ndarray, name: str) -> None:
     count, png = 700, as_png(digits[0])
     path = tmp_path / name
     if name.startswith("digits"):
@@ -394,15 +398,34 @@ def test_what_an_earlier_run_did_is_left_out(tmp_path: Path, digits: np.ndarray,
     source = open_source(path)
     with Decoders("auto", split=False) as decoders:
         first, *_ = batches_of(source, decoders)
-    for done in (Progress(len(first.names), names=first.names_digest),):
-        rest = everything(path, earlier=done)
-        assert rest.names == whole.names[source.batch_size :]
-        np.testing.assert_array_equal(rest.images, whole.images[source.batch_size :])
-        with pytest.raises(InputError, match="not those of the earlier run"):
-            everything(path, earlier=done._replace(names="others"))
+    done = Progress(len(first.names), names=first.names_digest)
+    rest = everything(path, earlier=done)
+    assert rest.names == whole.names[source.batch_size :]
+    np.testing.assert_array_equal(rest.images, whole.images[source.batch_size :])
+    with pytest.raises(InputError, match="not those of the earlier run"):
+        everything(path, earlier=done._replace(names="others"))
 
 
-def test_gzip_that_is_no_idx(tmp_path: Path) -> None:
+def test_what_an_earlier_run_did_is_not_read(digits: np.ndarray) -> None:
+    def samples() -> Iterator[Sample]:
+        for number in range(300):
+            yield Sample(str(number), (lambda: pytest.fail("read")) if number < 256 else lambda: as_png(digits[0]))
+
+    earlier = Progress(256, names=NamesDigest().add(map(str, range(256))))
+    with Decoders("auto", split=False) as decoders:
+        [batch] = batches_of(Source(300, blocks_of(samples), "a source of one's own"), decoders, earlier)
+    assert batch.names == [str(number) for number in range(256, 300)]
+
+
+def test_reading_needs_neither_pytorch_nor_pyarrow() -> None:
+    program = (
+        "import sys, mnist_cls.inference.sources.detect, mnist_cls.inference.decoding.pool, mnist_cls.preprocessing\n"
+        "print({'torch', 'pyarrow', 'lightning', 'hydra'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_gzip_that_is_not_idx(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"hello"))
     with pytest.raises(InputError, match="not an IDX file"):
         open_source(tmp_path / "a.gz")
