@@ -284,6 +284,13 @@ def test_parquet_with_pixels(tmp_path: Path, digits: np.ndarray, labels: list[in
     same(everything(tmp_path / "a.parquet"), digits, labels)
 
 
+def test_parquet_with_pixels_that_are_not_in_mnists_form(tmp_path: Path, digits: np.ndarray) -> None:
+    inverted = np.concatenate([digits[:1], 255 - digits[1:2]])
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(inverted.reshape(-1)), 784)
+    pq.write_table(pa.table({"pixels": pixels}), tmp_path / "a.parquet")
+    same(everything(tmp_path / "a.parquet"), digits[:2])
+
+
 def test_parquet_with_rows_of_wrong_lengths(tmp_path: Path, digits: np.ndarray) -> None:
     row = digits[0].reshape(-1).tolist()
     pq.write_table(pa.table({"pixels": [row, row[1:], None, [None] * 784, row]}), tmp_path / "a.parquet")

@@ -8,7 +8,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -53,10 +52,10 @@ def tar_source(path: Path) -> Source:
     """Return the files in a tar archive, plain or compressed, in its own order. Their number is unknown."""
 
     def samples() -> Iterator[Sample]:
-        with ExitStack() as stack:
-            # Not tarfile's own mode for streams: it reads headers of any size that they declare.
-            file = _Bounded(stack.enter_context(_decompressed(path, stack)))
-            archive = stack.enter_context(tarfile.open(fileobj=cast(BinaryIO, file), mode="r:"))
+        # Not tarfile's own mode for streams: it reads headers of any size that they declare.
+        with path.open("rb") as raw, _decompressed(raw) as stream:
+            file = _Bounded(stream)
+            archive = tarfile.open(fileobj=cast(BinaryIO, file), mode="r:")  # noqa: SIM115 (the stream is closed)
             while (member := archive.next()) is not None:
                 if _wanted(member.name, member.isdir()):
                     yield Sample(printable(f"{path}/{member.name}"), partial(_read_tar, archive, member))
@@ -78,17 +77,14 @@ def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Content:
     return file.read() if file is not None else InputError("not a file")
 
 
-def _decompressed(path: Path, stack: ExitStack) -> io.BufferedIOBase:
-    raw = stack.enter_context(path.open("rb"))
-    start = raw.read(6)
-    raw.seek(0)
-    if start[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=raw)
-    if start[:3] == b"BZh":
-        return bz2.BZ2File(raw)
-    if start == b"\xfd7zXZ\0":
-        return lzma.LZMAFile(raw)
-    return raw
+def _decompressed(file: io.BufferedReader) -> io.BufferedIOBase:
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(file)
+    return lzma.LZMAFile(file) if start == b"\xfd7zXZ\0" else file
 
 
 class _Bounded:

@@ -101,7 +101,8 @@ def _pixels(columns: "Sequence[pa.Array[Any]]") -> np.ndarray | list[Content]:
             and not values.null_count
             and pc.min_max(pc.list_value_length(columns[0])).as_py() == {"min": PIXELS, "max": PIXELS}
         ):
-            return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(-1, PIXELS)
+            # A copy: pyarrow's own memory is read-only, but images that are not in MNIST's form are replaced.
+            return np.array(values.to_numpy(zero_copy_only=False)).reshape(-1, PIXELS)
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
     return [pixels_of(row[0] if len(columns) == 1 else row) for row in rows]
 
