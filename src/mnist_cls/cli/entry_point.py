@@ -22,8 +22,8 @@ from .torchrun import is_first
 # `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the command.
 _RENAMED = {"forward": {"mode": "network_mode"}}
 
-# What Hydra raises for a choice of a group that is neither a name nor a list of names.
-_PYTHONS_OWN = (AssertionError, TypeError, ValueError)
+# Besides its own exceptions, Hydra raises these for a choice that is neither a name nor a list of names.
+_BUILTIN_ERRORS = (AssertionError, TypeError, ValueError)
 
 
 def config_folder() -> Path:
@@ -58,7 +58,7 @@ def to_settings(config: DictConfig, entry: str) -> Any:
 
 
 def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
-    """Return the settings of a command, in Python, as its command line would set them.
+    """Return the settings of a command as its command line would set them.
 
     Example::
 
@@ -74,17 +74,17 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = hydra.compose(entry, _renamed(entry, overrides))
-        except (HydraException, OmegaConfBaseException, OSError, *_PYTHONS_OWN) as error:
+        except (HydraException, OmegaConfBaseException, OSError, *_BUILTIN_ERRORS) as error:
             raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
 
 
 def recorded_settings(folder: Path, entry: str) -> Any:
-    """Return the settings that the record in a run's folder holds; None if they cannot be read."""
+    """Return the settings recorded in a run's folder; None if they cannot be read."""
     try:
         config = OmegaConf.load(folder / ".hydra" / "config.yaml")
         return to_settings(config, entry) if isinstance(config, DictConfig) else None
-    except Exception:  # PyYAML, OmegaConf and the settings' own checks have no base class in common
+    except Exception:  # PyYAML, OmegaConf and the checks of the settings share no other base class
         return None
 
 
@@ -113,14 +113,14 @@ def entry_point(
 
         def job(config: DictConfig) -> Any:
             nonlocal search
-            if not tracebacks:  # from here on this module reports errors, in processes that Lightning starts, too
+            if not tracebacks:  # from here on `leave` reports errors, also in processes that Lightning starts
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     search = Path(HydraConfig.get().sweep.dir)
                 return _run(config, entry, task, choose_folder)
             except Exception as error:
-                leave(error, entry, tracebacks)  # if it reached Hydra, Hydra would print a line of its own first
+                leave(error, entry, tracebacks)  # Hydra would print a line of its own first
 
         try:
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
@@ -139,7 +139,7 @@ def entry_point(
 
 
 def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder) -> Any:
-    """Run a command in its folder, which is made once the settings have been found good."""
+    """Check the settings, then make the run's folder and run the command."""
     settings = to_settings(config, entry)
     runtime = HydraConfig.get()
     if runtime.mode != RunMode.MULTIRUN and (sweep := runtime.runtime.choices.get("sweep")):
@@ -154,20 +154,20 @@ def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose
 
 
 def _print_best(search: Path) -> None:
-    """Print the best result of a search. A plain sweep over given values has none."""
+    """Print the best result of a search; a sweep over listed values has none."""
     results = search / "optimization_results.yaml"
     if results.is_file():
         found: Any = OmegaConf.load(results)
-        if "best_params" in found:  # which a search for several objectives has not
+        if "best_params" in found:  # not in a search for several objectives
             best = " ".join(override(str(key), value) for key, value in found.best_params.items())
             print(f"\nbest of the search     {found.best_value:.4f} with {best}")
             print(f"all that was tried     {display_path(search)}")
 
 
 def _about_settings(error: Exception, entry: str, typed: Iterable[str]) -> bool:
-    """Return whether an exception of Python's own is about the settings, and not a defect, of a sweeper say.
+    """Return whether an exception is about the settings rather than a defect, for example in a sweeper.
 
-    Hydra raises any of `_PYTHONS_OWN` for a choice that is no name; such a choice fails when composed alone, too.
+    Hydra raises any of `_BUILTIN_ERRORS` for an invalid choice; such a choice also fails when composed alone.
     """
     if type(error) not in (AssertionError, TypeError):
         return type(error) is ValueError

@@ -1,4 +1,4 @@
-"""The folder of a run: which it is, and the record of the config in it."""
+"""The folder of a run, and the record of the config in it."""
 
 import contextlib
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from .torchrun import attempt_folder, chosen_by_first, hosts, is_first, run_id, 
 # Called with the settings and whether the user has named `output_dir`; None: the command makes no folder.
 ChooseFolder = Callable[[Any, bool], Path | None]
 
-# `hydra.run.dir` where nobody has set it, see configs/hydra/default.yaml.
+# The default of `hydra.run.dir` in configs/hydra/default.yaml.
 _UNSET = "."
 
 
 def new_folder(wanted: Path) -> Path:
-    """Make a folder, under another name if there is one: default names end in the second, and two runs may share it."""
+    """Make a folder, with a number added to its name if it exists: two runs may start in the same second."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     folder, number = wanted, 1
     while True:
@@ -42,14 +42,14 @@ def named_or_new_folder(settings: Any, named: bool) -> Path | None:
 def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
     """Return the folder of the present run, the same in all processes that train together.
 
-    In a sweep it is Hydra's; `hydra.run.dir` names it, too.
+    In a sweep, Hydra has made it. `hydra.run.dir=DIR` overrides `output_dir`.
 
     Args:
         settings: with `output_dir`.
         choose: called for a single run without `hydra.run.dir`.
 
     Raises:
-        InputError: If several hosts have no name in common for it.
+        InputError: If several hosts have no common name for it.
     """
     runtime = HydraConfig.get()
     if runtime.mode == RunMode.MULTIRUN:
@@ -84,12 +84,12 @@ def record_run(folder: Path, config: DictConfig) -> None:
     """
     runtime: Any = HydraConfig.get()
     with read_write(runtime):
-        # For `${hydra:runtime.output_dir}`, and for processes that Lightning starts with the same `hydra.run.dir`.
+        # Values may refer to the latter; Lightning passes the former to the processes that it starts.
         runtime.run.dir, runtime.runtime.output_dir = str(folder), str(folder.absolute())
     if is_first():
         record = folder / ".hydra"
         record.mkdir(parents=True, exist_ok=True)
-        # Not as new files: a training's lock is on the first of them.
+        # Files are overwritten in place, because a training holds a lock on the first of them.
         OmegaConf.save(config, record / "config.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": runtime}), record / "hydra.yaml")
         OmegaConf.save(runtime.overrides.task, record / "overrides.yaml")

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts: how many there are, which one this is, and what those of one host share."""
+"""The processes started by torchrun: how many, which one this is, and what those on one host decide together."""
 
 import os
 import time
@@ -72,7 +72,7 @@ def chosen_by_first(attempt: Path, choose: Callable[[], str]) -> str:
 def should_report_error() -> bool:
     """Return whether this process should print its error: the first on its host that fails, in each attempt.
 
-    What is wrong in one process is usually wrong in all, or they fail because they lose the one in which it is wrong.
+    An error usually occurs in all processes, or the others fail because they lose the one in which it occurs.
     """
     attempt = attempt_folder()
     if attempt is None:
