@@ -55,24 +55,8 @@ from .forged import (
 
 # What one input may cost at most, of the processor, and all of them together beyond what the process had at the start.
 SECONDS, MEGABYTES = 20, 1500
-NUMBERS = [
-    0,
-    1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    2**15,
-    2**16 - 1,
-    2**24,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**40,
-    2**63 - 1,
-    2**64 - 1,
-]
+NUMBERS = [0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1]
+NUMBERS += [2**64 - 1]
 FORBIDDEN = re.compile(
     r"os\.(system|exec|fork|forkpty|posix_spawn|spawn|startfile|remove|rename|mkdir|rmdir|link|symlink|chmod|putenv)"
     r"|subprocess\.Popen|socket\..*|shutil\..*|pty\..*|urllib\..*|ftplib\..*|webbrowser\..*"
@@ -157,25 +141,11 @@ def forged_ckpt(chance: random.Random) -> bytes:
 
 def _spliced(pickled: bytes, chance: random.Random) -> bytes:
     """Instructions of a pickle put where others were."""
-    parts = [
-        b"cos\nsystem\n",
-        b"cbuiltins\neval\n",
-        b"ctorch\nTensor\n",
-        b"cbuiltins\nbytearray\n",
-        b"R",
-        b"b",
-        b"\x81",
-    ]
+    parts = [b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nTensor\n", b"cbuiltins\nbytearray\n", b"R", b"b"]
+    parts += [b"\x81"]
     parts += [b"(", b"t", b"\x85", b"Q", b"h\0", b"h\1", b"0", b"2", b"}", b"s", b"u", b"e", b"J\xff\xff\xff\x7f"]
-    parts += [
-        b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
-        b"\x94",
-        b"\x93",
-        b"ios\nsystem\n",
-        b"\x82\1",
-        b".",
-        b"X\xff\xff\xff\xff",
-    ]
+    parts += [b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"\x94", b"\x93", b"ios\nsystem\n", b"\x82\1", b"."]
+    parts += [b"X\xff\xff\xff\xff"]
     data = pickled
     for _ in range(chance.choice([1, 1, 2, 5])):
         position = chance.randrange(2, len(data))
@@ -290,52 +260,14 @@ def override(chance: random.Random) -> bytes:
     entry = chance.choice(["train", "eval", "predict", "forward", "export"])
     keys = ["model", "model.name", "model.widths", "data", "data.dir", "data.batch_size", "seed", "trainer.max_epochs"]
     keys += ["checkpoint", "input", "output", "output_dir", "optimizer._target_", "optimizer.lr", "callbacks", "mode"]
-    keys += [
-        "experiment",
-        "hydra/launcher",
-        "hydra.run.dir",
-        "hydra.searchpath",
-        "sweep",
-        *TrainSettings.__dataclass_fields__,
-    ]
-    values = [
-        "1",
-        "-1",
-        "0",
-        "1e999",
-        "nan",
-        "null",
-        "true",
-        "''",
-        "[]",
-        "{}",
-        "[1,2",
-        "{a:",
-        "../../etc/passwd",
-        "/etc",
-    ]
-    values += [
-        "os.system",
-        "${seed}",
-        "${model}",
-        "${oc.env:HOME}",
-        "${a:${b:${c:",
-        "${choices:..}",
-        "x" * 5000,
-        "'\"",
-        "\\",
-    ]
-    values += [
-        "[" * 50 + "]" * 50,
-        "{_target_:os.system}",
-        "1,2",
-        "choice(1,2)",
-        "range(10**9)",
-        "\x00",
-        "\u202e",
-        "é",
-        "a=b",
-    ]
+    keys += ["experiment", "hydra/launcher", "hydra.run.dir", "hydra.searchpath", "sweep"]
+    keys += [*TrainSettings.__dataclass_fields__]
+    values = ["1", "-1", "0", "1e999", "nan", "null", "true", "''", "[]", "{}", "[1,2", "{a:", "../../etc/passwd"]
+    values += ["/etc"]
+    values += ["os.system", "${seed}", "${model}", "${oc.env:HOME}", "${a:${b:${c:", "${choices:..}", "x" * 5000]
+    values += ["'\"", "\\"]
+    values += ["[" * 50 + "]" * 50, "{_target_:os.system}", "1,2", "choice(1,2)", "range(10**9)", "\x00", "\u202e"]
+    values += ["é", "a=b"]
     values += ["[784,1000000000,10]", "9" * 400, "mlp", "cpu", "fast", "accurate", "none"]
     lines = []
     for _ in range(chance.choice([1, 1, 2, 4])):

@@ -59,11 +59,6 @@ def build(weights: Weights) -> nn.Module:
     return model.eval()
 
 
-class _TooManyError(Exception):
-    # Not a ValueError: `create_model` would quote all the options.
-    pass
-
-
 def build_on_meta(weights: Weights) -> nn.Module:
     """Build a network on the meta device, where it takes no memory, whatever sizes the file asks for.
 
@@ -79,7 +74,7 @@ def build_on_meta(weights: Weights) -> nn.Module:
         nonlocal count
         count += threading.get_ident() == thread
         if count > most:
-            raise _TooManyError(f"its options make more than {most} parameters, the file has {len(weights.state)}")
+            raise RuntimeError(f"its options make more than {most} parameters, the file has {len(weights.state)}")
 
     hook = register_module_parameter_registration_hook(limit)
     try:

@@ -28,13 +28,7 @@ _LARGEST_PICKLE = 4_000_000
 _MOST_TUPLES = 50_000
 
 # Other globals that PyTorch allows turn a number into memory: `bytearray`, `torch.Tensor`.
-_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_GLOBALS = {
-    "torch._utils _rebuild_tensor_v2",
-    "collections OrderedDict",
-    "collections Counter",  # the state of some schedulers
-    *(f"torch {name}Storage" for name in _TYPES),
-}
+_GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch [A-Za-z0-9]+Storage|collections (OrderedDict|Counter)")
 
 # Lists that hold each other twice, or themselves, have no end.
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
@@ -64,7 +58,7 @@ def checked_archive(content: bytes, path: Path) -> io.BytesIO:
             raise _refused(path, f"it could run code ({shortened(min(unsafe))})")
         tuples = 0
         for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL" and argument not in _GLOBALS:
+            if opcode.name == "GLOBAL" and not _GLOBALS.fullmatch(str(argument)):
                 raise _refused(path, f"it holds more than tensors and plain values ({shortened(argument)})")
             tuples += opcode.name.startswith("TUPLE")
         if tuples > _MOST_TUPLES:
