@@ -47,7 +47,7 @@ _TOUCHING_WIDTH = 0.8
 def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
     """Cut a row of digits.
 
-    Ink that is connected, or above one another, is a digit. Ink too wide for one is cut where there is least of it.
+    Ink that is connected, or one above the other, is one digit. Ink too wide for one is cut where there is least of it.
 
     Args:
         ink: float32 (H, W), 0 to 1, cleaned.
@@ -95,9 +95,9 @@ def _high_boxes(components: Iterable[Component], least: float) -> list[Box]:
 def _without_underlines(components: list[Component]) -> list[Component]:
     """Leave out long flat components; refuse components that extend around several others, such as cells of a form."""
     tallest = max(component.box.height for component in components)
-    longest = 1.5 * float(np.median([box.width for box in _high_boxes(components, 0.5 * tallest)]))
+    long = 1.5 * float(np.median([box.width for box in _high_boxes(components, 0.5 * tallest)]))
     rest = [
-        component for component in components if component.box.height > 0.15 * tallest or component.box.width < longest
+        component for component in components if component.box.height > 0.15 * tallest or component.box.width < long
     ]
     high = _high_boxes(rest, 0.4 * tallest)
     for left, _, right, _ in (component.box for component in rest):
