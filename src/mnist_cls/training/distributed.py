@@ -63,7 +63,7 @@ def connect(device: torch.device) -> None:
     Args:
         device: on which this process trains.
     """
-    if world_size() == 1 or not _agent_store():
+    if world_size() == 1 or not _agent_store() or distributed.is_initialized():  # by an earlier job of a sweep
         return
     stores: Any = distributed  # its types leave out the stores
     store = stores.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
