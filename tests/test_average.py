@@ -1,4 +1,4 @@
-"""Several opinions are averaged: of several checkpoints, and of images moved a little."""
+"""Predictions are averaged over several checkpoints, and over shifted images."""
 
 import json
 import os
@@ -37,14 +37,14 @@ def test_shifts_are_averaged(digits: np.ndarray) -> None:
     np.testing.assert_allclose(Predictor(load_model(), "cpu", shifts=1)(digits).probabilities, expected, atol=1e-4)
 
 
-def test_without_shifts_one_member_is_itself(digits: np.ndarray) -> None:
+def test_one_network_without_shifts_is_not_averaged(digits: np.ndarray) -> None:
     model, x = load_model(), torch.from_numpy(digits).float().unsqueeze(1) / 255
     torch.testing.assert_close(Average([model])(x), model(x).log_softmax(1))
     assert type(load_model(["image_classifier"])) is type(model)
 
 
 @pytest.mark.parametrize("engine", [pytest.param("onnx", marks=pytest.mark.slow), "int8"])
-def test_other_engines_average_too(engine: str, digits: np.ndarray) -> None:
+def test_every_engine_averages(engine: str, digits: np.ndarray) -> None:
     if engine == "int8" and "x86" not in torch.backends.quantized.supported_engines:
         pytest.skip("8 bits want an x86 processor")
     expected = Predictor(TWO, device="cpu", shifts=1)(digits)
@@ -57,9 +57,9 @@ def test_an_ensemble_is_evaluated(run: Run, tmp_path: Path, mnist_test: Labelled
     done = run("eval", "checkpoint=[image_classifier,conditional]", "shifts=1", "output_dir=e")
     assert done.returncode == 0, done.stderr
     assert "image_classifier, conditional, shifts=1 on mnist (test): accuracy " in done.stdout
-    said = Predictor(TWO, device="cpu", shifts=1)(mnist_test.images).labels
+    labels = Predictor(TWO, device="cpu", shifts=1)(mnist_test.images).labels
     accuracy = json.loads((tmp_path / "e" / "metrics.json").read_text())["test/accuracy"]
-    assert accuracy == pytest.approx(np.mean(said == mnist_test.labels.numpy()), abs=2e-4)
+    assert accuracy == pytest.approx(np.mean(labels == mnist_test.labels.numpy()), abs=2e-4)
     assert "'name': 'conditional'" in (tmp_path / "e" / "report.html").read_text().replace("&#x27;", "'")
 
 
@@ -89,11 +89,11 @@ def test_an_ensemble_predicts(run: Run, tmp_path: Path, digits: np.ndarray) -> N
         ("checkpoint=conditional early_exit=true shifts=1", "Average has no early exit"),
     ],
 )
-def test_what_cannot_be_averaged_is_said(run: Run, png: Path, overrides: str, words: str) -> None:
+def test_what_cannot_be_averaged_is_one_line(run: Run, png: Path, overrides: str, words: str) -> None:
     one_line(run("predict", f"input={png}", *overrides.split()), words)
 
 
-def test_from_python_too() -> None:
+def test_what_cannot_be_averaged_is_an_error_in_python() -> None:
     with pytest.raises(InputError, match="shifts=-1: expected 0 or more"):
         Predictor(device="cpu", shifts=-1)
     with pytest.raises(ValueError, match="found 0 and 0"):

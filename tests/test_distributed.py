@@ -1,4 +1,4 @@
-"""Ray's workers write the rows that the local engine writes, each of them once, whoever dies on the way."""
+"""Ray's workers write the rows that the local engine writes, each of them once, whichever of them dies."""
 
 import io
 import os
@@ -31,7 +31,7 @@ from .conftest import ROOT, one_line
 
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "predict_batch.py")]
 
-# A network that takes its time, and says in which process: so that there is one to kill, and time to do it.
+# A slow network that leaves a file named by its process, so that a test can kill that process.
 SLOW = """
 import os
 import time
@@ -54,7 +54,7 @@ class Slow(nn.Sequential):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cluster with two CPUs that somebody else has started, and whose token we have."""
+    """The address of a running cluster with two CPUs, whose token we have."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,7 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def parts_in(folder: Path) -> pa.Table:
-    """The rows of all parts, in the order of their names."""
+    """The rows of all shards, in the order of their names."""
     return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))])
 
 
@@ -97,7 +97,7 @@ def check_same(folder: Path, local: Path) -> None:
 
 
 def write_inputs(place: Path, digits: np.ndarray) -> list[str]:
-    """An array, a folder, and a Parquet file, with several parts of 256 each and some that cannot be read."""
+    """Write an array, a folder, and a Parquet file, of several shards of 256 inputs each, some of them unreadable."""
     array = np.tile(digits, (50, 1, 1)).astype(np.float32) / 255
     array[4321, 3, 3] = np.nan
     np.save(place / "array.npy", array)
@@ -168,7 +168,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, digits: np.ndarray, clust
 
 @pytest.mark.slow
 def test_a_worker_is_killed_and_no_row_is_lost_or_doubled(tmp_path: Path) -> None:
-    """On a cluster of its own, by the script, as somebody would run it."""
+    """On a cluster of its own, with the script, as a user would run it."""
     (tmp_path / "slow.py").write_text(SLOW)
     register_file(tmp_path / "slow.py")
     torch.manual_seed(0)
@@ -190,7 +190,7 @@ def test_a_worker_is_killed_and_no_row_is_lost_or_doubled(tmp_path: Path) -> Non
     [summary] = (tmp_path / "said").read_text().splitlines()
     assert summary.startswith("81,220 images, ")
     assert len(list(rows.glob("part-*"))) == 20
-    assert len(list(tmp_path.glob("worker-*"))) == 2, "others took the places of those that were killed"
+    assert len(list(tmp_path.glob("worker-*"))) == 2, "others replaced those that were killed"
     local = subprocess.run([*SCRIPT, "many.npy", "local.parquet", *options], cwd=tmp_path)
     assert local.returncode == 0
     check_same(rows, tmp_path / "local.parquet")
@@ -228,7 +228,9 @@ def test_what_goes_wrong_on_a_worker_is_one_line(tmp_path: Path, digits: np.ndar
         assert not (tmp_path / "rows").exists()
 
 
-def test_what_cannot_work_is_said_before_ray_starts(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments_are_reported_before_ray_starts(
+    tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"rows\.csv: engine=ray writes many Parquet files; name a folder"):
         predict_on_ray(png, tmp_path / "rows.csv")
     with pytest.raises(InputError, match="workers=0: expected at least 1"):
@@ -249,7 +251,7 @@ def test_what_cannot_work_is_said_before_ray_starts(tmp_path: Path, png: Path, m
     assert {path.name for path in (tmp_path / "full").iterdir()} == {"note.txt", "part-00000000.parquet"}
 
 
-def test_rays_options_want_ray(tmp_path: Path) -> None:
+def test_rays_options_need_ray(tmp_path: Path) -> None:
     for option in ("--workers=2", "--address=auto", "--part-size=1", "--worker-engine=int8"):
         command = [*SCRIPT, "in.npy", "out.csv", option]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)

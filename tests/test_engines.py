@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,9 +120,9 @@ def test_a_network_that_an_engine_does_not_support(
         ({"engine": "int8", "device": "meta"}, "device=meta"),
     ],
 )
-def test_options_that_an_engine_does_not_support(options: dict[str, object], message: str) -> None:
+def test_options_that_an_engine_does_not_support(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Predictor(**options)  # type: ignore[arg-type]
+        Predictor(**options)
 
 
 def test_auto_uses_onnx_runtime_for_many_images_only(digits: np.ndarray) -> None:

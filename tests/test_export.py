@@ -1,4 +1,4 @@
-"""An exported file gives what the network gives, in other runtimes too; a file that would not never appears."""
+"""An exported file computes what the network computes, in other runtimes too; a file that does not never appears."""
 
 import io
 import json
@@ -66,13 +66,13 @@ def agree(found: list[np.ndarray], wanted: Predictions) -> None:
     assert (label == wanted.labels).all()
 
 
-def test_onnx_runtime_gives_what_predictor_gives(
+def test_onnx_runtime_agrees_with_the_predictor(
     exported: dict[str, Exported], images: np.ndarray, wanted: Predictions
 ) -> None:
     agree(run_onnx(exported["onnx"].path, images), wanted)
 
 
-def test_openvino_gives_what_predictor_gives(
+def test_openvino_agrees_with_the_predictor(
     exported: dict[str, Exported], images: np.ndarray, wanted: Predictions
 ) -> None:
     # On processors that are fast with them, OpenVINO would compute in 16 bits.
@@ -82,11 +82,11 @@ def test_openvino_gives_what_predictor_gives(
     agree([found[name] for name in ("logits", "probabilities", "label")], wanted)
 
 
-def test_a_pt2_gives_what_predictor_gives(
+def test_a_pt2_agrees_with_the_predictor(
     exported: dict[str, Exported], images: np.ndarray, wanted: Predictions
 ) -> None:
     network = torch.export.load(exported["pt2"].path).module()
-    # No gradients are wanted of it: its outputs become arrays as they are.
+    # Without gradients its outputs become arrays directly.
     agree([output.numpy() for output in network(torch.from_numpy(images))], wanted)
 
 
@@ -127,8 +127,8 @@ def test_a_file_says_where_it_comes_from(exported: dict[str, Exported], ending: 
     weights = read_weights()
     metadata = metadata_of(exported[ending].path)
     assert json.loads(metadata.pop("mnist_cls")) == {"model": weights.model, "provenance": weights.provenance}
-    assert ("sha256" in metadata) == (ending == "safetensors")  # the file's own, see test_checkpoint.py
-    metadata.pop("sha256", None)
+    assert ("digest" in metadata) == (ending == "safetensors")  # the file's own, see test_checkpoint.py
+    metadata.pop("digest", None)
     assert metadata == {
         "format_version": "1",
         "model": "image_classifier",
@@ -140,7 +140,7 @@ def test_a_file_says_where_it_comes_from(exported: dict[str, Exported], ending: 
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_file_does_not_tell_where_the_code_lies(exported: dict[str, Exported], ending: str) -> None:
+def test_a_file_does_not_reveal_where_the_code_lies(exported: dict[str, Exported], ending: str) -> None:
     content = exported[ending].path.read_bytes()
     assert not [place for place in (ROOT, Path(sys.prefix), exported[ending].path.parent) if bytes(place) in content]
 
@@ -177,7 +177,7 @@ def test_a_ckpt_becomes_safetensors(tmp_path: Path, digits: np.ndarray) -> None:
     assert (found == wanted).all()
 
 
-def test_the_command_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
+def test_the_command_prints_what_it_wrote(run: Run, tmp_path: Path) -> None:
     done = run("export", "checkpoint=conditional", "output=folder/digits.onnx")
     assert (done.returncode, done.stderr) == (0, "")
     written = tmp_path / "folder" / "digits.onnx"
@@ -194,7 +194,7 @@ def test_the_command_says_what_it_wrote(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_of_ones_own_is_exported(run: Run, tmp_path: Path) -> None:
+def test_a_users_own_network_is_exported(run: Run, tmp_path: Path) -> None:
     code = "from torch import nn\nfrom mnist_cls import register_model\n@register_model('mine')\n"
     code += "class Mine(nn.Sequential):\n    def __init__(self): super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
     (tmp_path / "mine.py").write_text(code)
@@ -273,7 +273,7 @@ def test_a_wrong_command_is_one_line(run: Run, tmp_path: Path, arguments: list[s
     [
         ("a.onnx", "nowhere", "checkpoint=nowhere: no such file"),
         ("a.onnx", "broken.ckpt", "broken.ckpt: not a whole checkpoint"),
-        ("a.onnx", "autoencoder", "autoencoder gives no ten logits for each image; only classifiers are exported"),
+        ("a.onnx", "autoencoder", "autoencoder computes no logits .B, 10.; only classifiers can be exported"),
         ("a.pt2", ["image_classifier", "autoencoder"], "autoencoder.safetensors: gives no ten logits"),
         ("a.safetensors", ["accurate", "conditional"], "holds one network, not 2; use .onnx or .pt2"),
         ("folder.onnx", None, "folder.onnx: is a folder; expected a file's name"),
@@ -297,7 +297,7 @@ def test_what_cannot_be_exported_leaves_nothing(
 
 
 def saved(name: str, network: nn.Module, folder: Path) -> Path:
-    """Weights of a network that gets that name."""
+    """Register a network under a name and save its weights."""
     kind = type(network)
     register_model(name)(kind)
     save_weights(folder / "weights.safetensors", network, {"name": name}, {})
@@ -305,7 +305,7 @@ def saved(name: str, network: nn.Module, folder: Path) -> Path:
 
 
 class TwoFaced(nn.Module):
-    """Gives other answers to an exporter than in use."""
+    """Computes something else for an exporter than in use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +317,7 @@ class TwoFaced(nn.Module):
 
 
 class Forgetful(nn.Module):
-    """Keeps in no file what its answer hangs on."""
+    """Its weights are in no file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -328,7 +328,7 @@ class Forgetful(nn.Module):
 
 
 class Broken(nn.Module):
-    """Its probabilities are NaN, in a file as before."""
+    """Its probabilities are NaN, before and after the export."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :10] * torch.nan
@@ -337,9 +337,9 @@ class Broken(nn.Module):
 @pytest.mark.parametrize(
     ("network", "ending", "reason"),
     [
-        (TwoFaced, "onnx", r"not written: what onnx gives differs .* in [1-9]\d* labels, .* at most 1e-04"),
-        (TwoFaced, "pt2", "not written: what torch gives differs"),
-        (Forgetful, "safetensors", "not written: what safetensors gives differs"),
+        (TwoFaced, "onnx", r"not written: the onnx file differs .* in [1-9]\d* labels, .* at most 1e-04"),
+        (TwoFaced, "pt2", "not written: the torch file differs"),
+        (Forgetful, "safetensors", "not written: the safetensors file differs"),
         (Broken, "safetensors", "in the probabilities by up to nan"),
         (Unexportable, "onnx", "PyTorch cannot export Unexportable: "),
         (Unexportable, "pt2", "PyTorch cannot export Unexportable: "),
@@ -350,11 +350,11 @@ def test_a_file_that_differs_does_not_appear(
 ) -> None:
     checkpoint = saved("shaky", network(), tmp_path)
     output = tmp_path / f"model.{ending}"
-    output.write_bytes(b"what was there before")
+    output.write_bytes(b"an earlier file")
     with pytest.raises(InputError, match=reason) as raised:
         export_model(output, checkpoint)
     assert len(str(raised.value).splitlines()) == 1
-    assert output.read_bytes() == b"what was there before"
+    assert output.read_bytes() == b"an earlier file"
     assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", output.name}
 
 

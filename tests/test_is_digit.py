@@ -1,4 +1,4 @@
-"""The column `is_digit` tells digits from other images, wherever predictions go."""
+"""The column `is_digit` tells digits from other images, in every output."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ CPU = PredictOptions(device="cpu")
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> Path:
-    """A folder with ten digits, two images that are none (and for `preprocess` show none), and one that is no image."""
+    """A folder with ten digits, two images without a digit (also for `preprocess`), and a file that is no image."""
     folder = tmp_path_factory.mktemp("mixed")
     for number in range(10):
         Image.fromarray(digits[number]).save(folder / f"digit_{number}.png")
@@ -39,7 +39,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> Path:
     return folder
 
 
-def test_most_digits_are_and_noise_is_not(mnist_test: LabelledImages) -> None:
+def test_digits_are_told_from_noise(mnist_test: LabelledImages) -> None:
     noise = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     predictor = Predictor(device="cpu", is_digit=True)
     digits = predictor(mnist_test.images[:2000]).is_digit
@@ -51,7 +51,7 @@ def test_most_digits_are_and_noise_is_not(mnist_test: LabelledImages) -> None:
     assert others.mean() < 0.01
 
 
-def test_the_labels_stay_what_they_are(digits: np.ndarray) -> None:
+def test_the_labels_do_not_change(digits: np.ndarray) -> None:
     plain, with_column = Predictor(device="cpu")(digits), Predictor(device="cpu", is_digit=True)(digits)
     np.testing.assert_array_equal(plain.probabilities, with_column.probabilities)
     assert plain.is_digit is None
@@ -73,7 +73,7 @@ def test_every_sink_has_the_column(mixed: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "rows.parquet")["is_digit"].to_pylist() == expected
 
 
-def test_the_screen_has_it_too(run: Run, mixed: Path) -> None:
+def test_the_screen_has_the_column(run: Run, mixed: Path) -> None:
     done = run("predict", f"input={mixed}", "is_digit=true", "preprocess=none", besides={"COLUMNS": "200"})
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stdout.splitlines() if ".png" in line]
@@ -106,7 +106,7 @@ def test_an_autoencoder_of_ones_own(tmp_path: Path, digits: np.ndarray) -> None:
     assert not found.any()
 
 
-def test_what_is_no_autoencoder_is_refused(run: Run, png: Path) -> None:
+def test_other_networks_are_refused(run: Run, png: Path) -> None:
     one_line(run("predict", f"input={png}", "is_digit=image_classifier"), "not an autoencoder", "model=autoencoder")
     with pytest.raises(InputError, match="use it as is_digit="):
         Predictor("autoencoder", device="cpu")
@@ -117,7 +117,7 @@ def test_early_exit_in_prediction(mnist_test: LabelledImages) -> None:
     full, early = (Predictor("conditional", device="cpu", early_exit=early)(images) for early in (False, True))
     assert (full.probabilities != early.probabilities).any()
     assert abs((full.labels == labels).mean() - (early.labels == labels).mean()) <= 0.002
-    threshold = load_model("conditional").threshold.item()  # type: ignore[operator]
+    threshold = load_model("conditional").get_buffer("threshold").item()
     assert 0.5 < threshold < 1
     with pytest.raises(InputError, match="has no early exit"):
         Predictor(device="cpu", early_exit=True)

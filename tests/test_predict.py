@@ -1,4 +1,4 @@
-"""Every input gets exactly one row; outputs are whole or not there; the exit status says how it went."""
+"""Every input gets exactly one row; outputs appear complete or not at all; the exit status says how it went."""
 
 import csv
 import gzip
@@ -8,8 +8,9 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ from .conftest import ROOT, Run, one_line
 
 CPU = PredictOptions(device="cpu")
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Row]:
@@ -78,7 +79,7 @@ def test_a_folder_with_broken_files(run: Run, tmp_path: Path, folder: Path, kind
     assert all(list(row) == COLUMNS for row in rows)
     assert rows[1]["label"] == 7
     assert rows[1]["error"] is None
-    assert sum(rows[1][f"p{digit}"] for digit in range(10)) == pytest.approx(1, abs=1e-5)  # type: ignore[misc]
+    assert sum(rows[1][f"p{digit}"] for digit in range(10)) == pytest.approx(1, abs=1e-5)
     assert rows[1]["confidence"] == rows[1]["p7"]
     for row in (rows[0], rows[2]):
         assert "image" in str(row["error"])
@@ -108,11 +109,11 @@ def test_arrays_in_files(tmp_path: Path, mnist_test: LabelledImages, kind: str) 
     assert (summary.inputs, summary.errors) == (10_000, 0)
     table = pq.read_table(tmp_path / "rows.parquet")
     assert table["path"].to_pylist() == [str(index) for index in range(10_000)]
-    right = np.array(table["label"]) == mnist_test.labels.numpy()
-    assert right.mean() > 0.99
+    correct = np.array(table["label"]) == mnist_test.labels.numpy()
+    assert correct.mean() > 0.99
 
 
-def test_a_nan_spoils_its_own_row_only(run: Run, tmp_path: Path, digits: np.ndarray, labels: list[int]) -> None:
+def test_nan_is_an_error_in_its_own_row_only(run: Run, tmp_path: Path, digits: np.ndarray, labels: list[int]) -> None:
     array = digits[:4].astype(np.float32) / 255
     array[2, 5, 5] = np.nan
     np.save(tmp_path / "digits.npy", array)
@@ -137,8 +138,10 @@ def test_a_nan_spoils_its_own_row_only(run: Run, tmp_path: Path, digits: np.ndar
     ],
     ids=["missing", "empty folder", "shape", "dtype", "no images", "pickle", "cut npy", "cut idx", "gz of text"],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(run: Run, tmp_path: Path, make: object, words: list[str]) -> None:
-    make(tmp_path / "in")  # type: ignore[operator]
+def test_bad_input_is_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, make: Callable[[Path], object], words: list[str]
+) -> None:
+    make(tmp_path / "in")
     one_line(run("predict", "input=in", "output=rows.csv"), "in", *words)
     assert not list(tmp_path.glob("*rows*"))
     assert not list(tmp_path.glob(".*rows*"))
@@ -199,7 +202,7 @@ def test_a_full_disk(run: Run, tmp_path: Path, full_disk: Path, mnist_test: Labe
 
 
 def test_a_limit_on_file_sizes(tmp_path: Path, digits: np.ndarray) -> None:
-    """What a full disk does, for those who cannot make one."""
+    """The same as on a full disk, for users who cannot mount one."""
     np.save(tmp_path / "many.npy", np.tile(digits, (40, 1, 1)))
     command = [sys.executable, str(ROOT / "scripts" / "predict_batch.py"), "many.npy", "rows.csv"]
     done = subprocess.run(
@@ -255,7 +258,7 @@ def test_a_name_that_is_no_utf8(tmp_path: Path, png: Path) -> None:
     assert str(row["path"]).endswith("\\xff.png")
 
 
-def test_the_predictor_gives_what_the_network_gives(digits: np.ndarray) -> None:
+def test_the_predictor_computes_what_the_network_computes(digits: np.ndarray) -> None:
     predictions = Predictor(device="cpu", batch_size=7)(digits)
     with torch.inference_mode():
         expected = load_model()(normalize(torch.from_numpy(digits))).softmax(1).numpy()
@@ -303,7 +306,7 @@ print(predictor.batch_size, float(predictions.probabilities.sum()))
 
 
 def test_memory_does_not_grow_with_the_number_of_sizes() -> None:
-    """Whoever predicts few images at a time for days meets every size up to a batch's."""
+    """A process that predicts few images at a time for days meets every size up to the batch size."""
     program = """
 import numpy as np
 from mnist_cls import Predictor
@@ -333,7 +336,7 @@ def test_out_of_memory_halves_the_batch_until_it_fits() -> None:
 
 
 class Greedy(nn.Module):
-    """Has no memory for more than some images, as a small GPU."""
+    """Runs out of memory with more than a few images, as on a small GPU."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -369,13 +372,13 @@ def test_a_gpu_without_memory_leaves_the_work_to_the_cpu(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_sees_what_the_cpu_sees(mnist_test: LabelledImages) -> None:
+def test_a_gpu_predicts_what_the_cpu_predicts(mnist_test: LabelledImages) -> None:
     images = mnist_test.images[:2000].numpy()
     cpu, cuda = (Predictor(device=device)(images).probabilities for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cpu, cuda, atol=1e-3)
 
 
-def test_the_readmes_digits_are_read_right(tmp_path: Path) -> None:
+def test_the_readmes_digits_are_read_correctly(tmp_path: Path) -> None:
     predict_files(ROOT / "docs" / "digits", tmp_path / "rows.jsonl", CPU)
     rows = read(tmp_path / "rows.jsonl")
     assert [str(row["label"]) for row in rows] == [Path(str(row["path"])).stem for row in rows] == ["2", "5", "7"]

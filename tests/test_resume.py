@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it was, and the output is what an undisturbed run would have written."""
+"""A killed run can be resumed, and the output is what an undisturbed run would have written."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ from mnist_cls.models.registry import create_model, register_file
 
 CPU = PredictOptions(device="cpu")
 
-# A network that takes its time, so that there is time to kill it.
+# A slow network, so that there is time to kill its run.
 SLOW = """
 import time
 from torch import nn
@@ -41,7 +41,7 @@ class Slow(nn.Sequential):
         time.sleep(self.seconds)
         return super().forward(x)
 """
-# Like the entry point, but with an entry in the journal for every chunk or two.
+# The command, with an entry in the journal for every batch or two.
 DRIVER = """
 import sys
 from mnist_cls.inference.sinks import partial_file
@@ -49,26 +49,26 @@ partial_file.INTERVAL = 0.08
 from mnist_cls.predict import main
 main()
 """
-CHUNKS = 60
+BATCHES = 60
 KILLS_EACH = 5
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an array of 60 chunks, and the slow network."""
+    """A folder with an array of 60 batches, and the slow network."""
     folder = tmp_path_factory.mktemp("resume")
     (folder / "slow.py").write_text(SLOW)
     register_file(folder / "slow.py")
     torch.manual_seed(0)
     save_weights(folder / "slow.safetensors", create_model("slow"), {"name": "slow"}, {})
-    images = np.random.default_rng(0).integers(0, 256, (CHUNKS * 2048 - 700, 28, 28), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (BATCHES * 2048 - 700, 28, 28), np.uint8)
     np.save(folder / "many.npy", images)
     return folder
 
 
-def start(place: Path, output: str, *further: str) -> subprocess.Popen[str]:
+def start(place: Path, output: str, *overrides: str) -> subprocess.Popen[str]:
     options = ["input=many.npy", "checkpoint=slow.safetensors", "model_file=slow.py", "batch_size=2048", "device=cpu"]
-    command = [sys.executable, "-c", DRIVER, *options, "preprocess=none", f"output={output}", *further]
+    command = [sys.executable, "-c", DRIVER, *options, "preprocess=none", f"output={output}", *overrides]
     return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -81,8 +81,8 @@ def wait_for_journal(process: "subprocess.Popen[str]", journal: Path, newer_than
         time.sleep(0.01)
 
 
-def finished(place: Path, output: str, *further: str) -> str:
-    process = start(place, output, *further)
+def finished(place: Path, output: str, *overrides: str) -> str:
+    process = start(place, output, *overrides)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
@@ -90,7 +90,7 @@ def finished(place: Path, output: str, *further: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
-def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None:
+def test_a_run_that_is_killed_repeatedly_loses_nothing(place: Path, kind: str) -> None:
     """`KILLS_EACH` kills for each of four formats, 20 in all."""
     finished(place, f"whole.{kind}")
     output, moments = f"killed.{kind}", random.Random(kind)
@@ -106,8 +106,7 @@ def test_killed_again_and_again_it_loses_nothing(place: Path, kind: str) -> None
         in_the_middle += process.returncode == -signal.SIGKILL
         assert not (place / output).exists() or process.returncode == 0, number
     assert in_the_middle == KILLS_EACH, "the runs ended before they could be killed"
-    said = finished(place, output, "resume=true")
-    assert "of them by an earlier run" in said
+    assert "of them by an earlier run" in finished(place, output, "resume=true")
     assert (place / output).read_bytes() == (place / f"whole.{kind}").read_bytes()
     assert not list(place.glob(f".{output}*"))
 
@@ -136,41 +135,41 @@ def test_decoders_that_outlive_a_killed_run_do_not_hold_its_output(place: Path, 
 
 
 @pytest.mark.slow
-def test_stopped_it_says_how_to_go_on_and_does(place: Path) -> None:
+def test_an_interrupted_run_says_how_to_resume_it(place: Path) -> None:
     output = "stopped.csv"
-    said, done = stopped(place, output, signal.SIGINT)
-    assert f"the rows of {done:,} inputs are kept" in said
+    message, done = stopped(place, output, signal.SIGINT)
+    assert f"the rows of {done:,} inputs are kept" in message
     # With other options nothing is touched.
     before = {path: path.read_bytes() for path in place.glob(f".{output}*")}
     process = start(place, output, "resume=true", "min_confidence=0.5")
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 2
-    [line] = said.splitlines()
+    [line] = message.splitlines()
     assert "was begun with min_confidence=None, this is min_confidence=0.5" in line
     assert {path: path.read_bytes() for path in place.glob(f".{output}*")} == before
     assert f"({done:,} of them by an earlier run)" in finished(place, output, "resume=true")
     assert not list(place.glob(f".{output}*"))
 
 
-def test_sigterm_is_as_good_as_ctrl_c(place: Path) -> None:
-    said, done = stopped(place, "terminated.csv", signal.SIGTERM)
-    assert f"the rows of {done:,} inputs are kept" in said
-    assert "resume=true" in said
+def test_sigterm_keeps_the_rows_as_ctrl_c_does(place: Path) -> None:
+    message, done = stopped(place, "terminated.csv", signal.SIGTERM)
+    assert f"the rows of {done:,} inputs are kept" in message
+    assert "resume=true" in message
 
 
 def stopped(place: Path, output: str, number: signal.Signals) -> tuple[str, int]:
-    """Stop a run in the middle; return what it said, and how many inputs its journal says are done."""
+    """Stop a run in the middle; return its messages, and the number of finished inputs in its journal."""
     process = start(place, output)
     wait_for_journal(process, journal_of(place, output))
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
     done = json.loads(journal_of(place, output).read_text())["progress"]["inputs"]
-    assert 0 < done < CHUNKS * 2048 - 700
-    return said, done
+    assert 0 < done < BATCHES * 2048 - 700
+    return message, done
 
 
-def test_an_error_in_the_middle_keeps_what_is_done_and_a_new_run_replaces_it(
+def test_an_error_in_the_middle_keeps_the_rows_and_a_new_run_replaces_them(
     tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(partial_file, "INTERVAL", 0)
@@ -192,7 +191,7 @@ def test_an_error_in_the_middle_keeps_what_is_done_and_a_new_run_replaces_it(
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])
-def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_failed_run_is_resumed(tmp_path: Path, png: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(partial_file, "INTERVAL", 0)
     path, output = tmp_path / "scans.tar", tmp_path / f"rows.{kind}"
     with tarfile.open(path, "w") as archive:
@@ -213,7 +212,7 @@ def test_a_run_that_failed_goes_on(tmp_path: Path, png: Path, monkeypatch: pytes
     assert {path.suffix for path in tmp_path.iterdir()} == {".tar", ".png", f".{kind}"}
 
 
-def test_with_nothing_to_go_on_with_it_begins(tmp_path: Path, png: Path) -> None:
+def test_without_a_journal_resume_starts_from_the_beginning(tmp_path: Path, png: Path) -> None:
     output = tmp_path / "rows.csv"
     for _ in range(2):
         assert predict_files(png, output, CPU, resume=True).earlier == 0

@@ -1,4 +1,4 @@
-"""Rows arrive whole, in every format, with what each format can hold; and on standard output nothing else does."""
+"""Every format holds all rows with all columns it can hold; on standard output is nothing but rows."""
 
 import csv
 import io
@@ -27,18 +27,18 @@ from .conftest import ROOT, Run, one_line
 CPU = PredictOptions(device="cpu")
 
 
-def made_up(count: int, broken: int = 1) -> Rows:
-    """Rows of which one is an error."""
+def random_rows(count: int, broken: int = 1) -> Rows:
+    """Rows with random probabilities, one of them an error."""
     probabilities = np.random.default_rng(0).dirichlet(np.ones(10), count).astype(np.float32)
     probabilities[broken] = np.nan
     labels = np.nan_to_num(probabilities).argmax(1)
-    errors = [None] * count
-    predictions = Predictions(labels, probabilities.max(1), probabilities, errors)  # type: ignore[arg-type]
-    predictions.errors[broken] = "no digit"
+    errors: list[str | None] = [None] * count
+    errors[broken] = "no digit"
+    predictions = Predictions(labels, probabilities.max(1), probabilities, errors)
     return prediction_rows([f"{number}.png" for number in range(count)], predictions, {})
 
 
-def test_npy_has_the_probabilities_as_the_network_gave_them(tmp_path: Path, digits: np.ndarray) -> None:
+def test_npy_has_the_probabilities_unrounded(tmp_path: Path, digits: np.ndarray) -> None:
     images = digits.astype(np.float32) / 255
     images[3] = np.nan
     np.save(tmp_path / "digits.npy", images)
@@ -54,9 +54,10 @@ def test_no_rows_and_many(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"rows.{kind}"
     with open_sink(path):
         assert not path.exists()
-    whole = made_up(70_000)
+    whole = random_rows(70_000)
+    assert whole.probabilities is not None
     parts = [
-        Rows({k: v[first:last] for k, v in whole.columns.items()}, whole.probabilities[first:last])  # type: ignore[index]
+        Rows({k: v[first:last] for k, v in whole.columns.items()}, whole.probabilities[first:last])
         for first, last in ((0, 100), (100, 69_999), (69_999, 70_000))
     ]
     for number, given in enumerate([[whole], parts]):
@@ -74,8 +75,8 @@ def test_no_rows_and_many(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_names_that_a_spreadsheet_would_run(tmp_path: Path, start: str) -> None:
-    rows = made_up(2)
+def test_names_that_a_spreadsheet_would_run_as_formulas(tmp_path: Path, start: str) -> None:
+    rows = random_rows(2)
     rows.columns["path"][0] = f"{start}1+cmd|'/C calc'!A0.png"
     for kind in ("csv", "jsonl"):
         with open_sink(tmp_path / f"rows.{kind}") as sink:
@@ -128,7 +129,7 @@ def test_what_cannot_be_written_is_one_line(run: Run, png: Path, tmp_path: Path)
 
 
 def readings() -> Rows:
-    """Two digits, an error, none, one."""
+    """A row of two digits, an error, a row of one digit."""
     probabilities = np.full((3, 10), 0.01, np.float32)
     probabilities[[0, 1, 2], [4, 2, 9]] = 0.91
     predictions = Predictions(probabilities.argmax(1), probabilities.max(1), probabilities, [None] * 3)
@@ -157,7 +158,7 @@ def test_rows_of_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "boxes" not in shown
 
 
-def test_what_the_network_saw_can_be_looked_at(tmp_path: Path, digits: np.ndarray) -> None:
+def test_what_the_network_saw_can_be_saved(tmp_path: Path, digits: np.ndarray) -> None:
     place = tmp_path / "scans"
     place.mkdir()
     Image.fromarray(digits[0]).save(place / "=a b;c.png")
