@@ -27,8 +27,8 @@ _LARGEST_PICKLE = 4_000_000
 # Hashing more tuples that are nested in each other overflows the stack. A tensor needs five.
 _MOST_TUPLES = 50_000
 
-# Other globals that PyTorch allows turn a number into memory: `bytearray`, `torch.Tensor`.
-_GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch [A-Za-z0-9]+Storage|collections (OrderedDict|Counter)")
+# PyTorch allows more: `bytearray` and `torch.Tensor` turn a number into memory, QInt8Storage makes a broken tensor.
+_GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch (?!Q)\w+Storage|collections (OrderedDict|Counter)")
 
 # Lists that hold each other twice, or themselves, have no end.
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
