@@ -16,10 +16,7 @@ from torch.nn import functional as F
 from mnist_cls import create_model
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.cli.settings import TrainerSettings
-from mnist_cls.data import datasets
 from mnist_cls.data.datamodule import MNISTDataModule
-from mnist_cls.data.datasets import load_dataset, read_ahead
-from mnist_cls.data.embedded import embedded_file
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 from mnist_cls.training.compile import compile_network
@@ -105,22 +102,6 @@ def test_steps_are_logged_every_n_steps_and_epochs_count_all_of_them(tmp_path: P
     assert {"train/loss_step", "train/accuracy_step", "train/learning_rate"} <= logged.names[4]
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(sum(module.losses) / 10, rel=1e-5)
     assert trainer.callback_metrics["train/accuracy_epoch"].item() == pytest.approx(module.correct / 1000)
-
-
-def test_reading_ahead_does_not_change_the_data() -> None:
-    plain = load_dataset("mnist", "train")
-    read_ahead()
-    for data in (load_dataset("mnist", "train"), load_dataset("mnist", "train")):
-        assert all(torch.equal(one, other) for one, other in zip(data, plain, strict=True))
-
-
-def test_an_error_while_reading_ahead_is_raised_where_the_data_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets, "embedded_file", lambda name: embedded_file(name, tmp_path))
-    read_ahead()
-    with pytest.raises(InputError, match=r"train-images-idx3-ubyte.gz is missing"):
-        load_dataset("mnist", "train")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")

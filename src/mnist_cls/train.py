@@ -16,10 +16,6 @@ def train(settings: TrainSettings, folder: Path | None) -> float | None:
     """Train, test, and return the best validation accuracy (or loss), for a sweep to compare."""
     if folder is None:  # the run to resume is finished
         return None
-    from .data.datasets import read_ahead
-
-    if settings.data.name == "mnist" and settings.data.dir is None:
-        read_ahead()  # on another thread, while this one imports Lightning
     with importing():
         from .training import fit  # imports Lightning, for which --help must not wait
 

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.error import URLError
@@ -51,19 +50,6 @@ class LabelledImages(NamedTuple):
         return LabelledImages(self.images[indices], self.labels[indices])
 
 
-_AHEAD: list[Future[LabelledImages]] = []
-
-
-def read_ahead() -> None:
-    """Start reading the package's training images in a thread.
-
-    The next `load_dataset()` waits for them, and raises what went wrong.
-    """
-    worker = ThreadPoolExecutor(1)
-    _AHEAD.append(worker.submit(_load, "mnist", "train", None))
-    worker.shutdown(wait=False)
-
-
 def list_datasets() -> list[str]:
     """List the names of datasets that `load_dataset` accepts, sorted."""
     return sorted(["mnist", *_TORCHVISION])
@@ -83,12 +69,6 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         InputError: If the name is unknown, the files are missing or damaged, or they do not hold 28x28 images with
             labels 0 to 9.
     """
-    if _AHEAD and (name, split, directory) == ("mnist", "train", None):
-        return _AHEAD.pop().result()
-    return _load(name, split, directory)
-
-
-def _load(name: str, split: Split, directory: str | Path | None) -> LabelledImages:
     if name not in list_datasets():
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
     start = "train" if split == "train" else "t10k"
