@@ -18,19 +18,19 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import InputError, shortened
 
-# PyTorch ignores the case of names and reads the folder of the first, so that others could hide what is checked.
+# PyTorch ignores the case of names and reads the first entry's folder, so that one entry could hide another.
 _ENTRY = re.compile(r"archive/[a-z0-9_./]+")
 
 # A pickle takes up to a hundred times its size in memory; that of a checkpoint has some hundred bytes for each tensor.
 _LARGEST_PICKLE = 4_000_000
 
-# Hashing more tuples that are nested in each other overflows the stack. A tensor needs five.
+# Hashing a tuple of a tuple of a tuple of still more overflows the stack. A tensor needs five.
 _MOST_TUPLES = 50_000
 
 # PyTorch allows more: `bytearray` and `torch.Tensor` turn a number into memory, QInt8Storage makes a broken tensor.
 _GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch (?!Q)\w+Storage|collections (OrderedDict|Counter)")
 
-# Lists that hold each other twice, or themselves, have no end.
+# A list can hold itself, or the same list twice, and that one another twice.
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
 
 # Bytes that tensors may have in common, as tied layers do; in the network, each has its own.
@@ -117,7 +117,7 @@ def check_values(content: object, size: int, path: Path) -> None:
         elif isinstance(value, dict):
             # Attributes of an OrderedDict could hide its methods.
             if hidden := getattr(value, "__dict__", {}).keys() - {"_metadata"}:
-                raise _refused(path, f"one of its dictionaries has the attribute {shortened(min(hidden))!r}")
+                raise _refused(path, f"one of its dictionaries has the attribute {shortened(next(iter(hidden)))!r}")
             waiting += [(part, depth + 1) for part in value.values()]
         elif isinstance(value, (list, tuple)):
             waiting += [(part, depth + 1) for part in value]
@@ -134,10 +134,10 @@ def _checked_bytes(tensor: Tensor, path: Path) -> int:
 
 def digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Compute the SHA-256 of a network's tensors and metadata: names, dtypes, shapes, bytes, keys and values."""
-    tensors = [tensor for _, tensor in sorted(state.items())]
-    layout = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in sorted(state.items())]
+    items = sorted(state.items())
+    layout = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in items]
     result = hashlib.sha256(json.dumps([layout, sorted(metadata.items())]).encode())
-    for tensor in tensors:
+    for _, tensor in items:
         result.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()
 
