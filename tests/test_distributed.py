@@ -158,7 +158,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, digits: np.ndarray, clust
     for name in ("part-00000001.parquet", "part-00000004.parquet", COMPLETE):
         (output / name).unlink()
     (output / ".unfinished-1.parquet").write_text("of a worker that was killed")
-    with pytest.raises(InputError, match="was begun with part_size=2048, this is part_size=4096"):
+    with pytest.raises(InputError, match="was started with part_size=2048, this run has part_size=4096"):
         run(part_size=4096)
     summary = run()
     assert (summary.inputs, summary.earlier) == (10_000, 3 * 2048)

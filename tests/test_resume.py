@@ -145,7 +145,7 @@ def test_an_interrupted_run_says_how_to_resume_it(place: Path) -> None:
     _, message = process.communicate(timeout=60)
     assert process.returncode == 2
     [line] = message.splitlines()
-    assert "was begun with min_confidence=None, this is min_confidence=0.5" in line
+    assert "was started with min_confidence=None, this run has min_confidence=0.5" in line
     assert {path: path.read_bytes() for path in place.glob(f".{output}*")} == before
     assert f"({done:,} of them by an earlier run)" in finished(place, output, "resume=true")
     assert not list(place.glob(f".{output}*"))
@@ -183,7 +183,7 @@ def test_an_error_in_the_middle_keeps_the_rows_and_a_new_run_replaces_them(
     kept = {".rows.jsonl.partial", ".rows.jsonl.journal"}
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
     (tmp_path / "many.gz").write_bytes(whole)
-    with pytest.raises(InputError, match="was begun with input="):
+    with pytest.raises(InputError, match="was started with input="):
         predict_files(tmp_path / "many.gz", output, CPU, resume=True)
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
     assert predict_files(tmp_path / "many.gz", output, CPU).earlier == 0
@@ -216,9 +216,11 @@ def test_without_a_journal_resume_starts_from_the_beginning(tmp_path: Path, png:
     output = tmp_path / "rows.csv"
     for _ in range(2):
         assert predict_files(png, output, CPU, resume=True).earlier == 0
-    (tmp_path / ".rows.csv.journal").write_text("nonsense")
-    with pytest.raises(InputError, match=r"\.rows\.csv\.journal: not a journal"):
-        predict_files(png, output, CPU, resume=True)
+    older = {"run": {}, "bytes": 9, "progress": {"inputs": 1, "right": 1}}
+    for journal in ("nonsense", json.dumps(older)):
+        (tmp_path / ".rows.csv.journal").write_text(journal)
+        with pytest.raises(InputError, match=r"\.rows\.csv\.journal: not a journal of this version"):
+            predict_files(png, output, CPU, resume=True)
 
 
 def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path, png: Path) -> None:

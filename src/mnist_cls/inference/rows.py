@@ -78,7 +78,7 @@ def prediction_rows(names: Sequence[str], predictions: Predictions, extra_column
     Args:
         names: names of the N inputs.
         predictions: of N images.
-        extra_columns: further columns of N values each, by name.
+        extra_columns: columns of N values each, by name, that follow the others.
     """
     probabilities = predictions.probabilities.astype(float).round(_DECIMALS).T.tolist()
     columns: dict[str, list[Any]] = {

@@ -49,10 +49,10 @@ class PartialFile:
             return self.progress
         try:
             entry = json.loads(self.journal.read_bytes())
-            begun, size, progress = dict(entry["run"]), int(entry["bytes"]), Progress(**entry["progress"])
+            earlier, size, progress = dict(entry["run"]), int(entry["bytes"]), Progress(**entry["progress"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.journal}: not a journal of this version; leave out resume=true") from error
-        check_same_run(self.output, begun, run, "leave out resume=true to start from the beginning")
+        check_same_run(self.output, earlier, run, "leave out resume=true to start from the beginning")
         if os.fstat(self.descriptor).st_size >= size:  # else it has become the output, or somebody removed it
             self.size, self.progress = size, progress
         return self.progress

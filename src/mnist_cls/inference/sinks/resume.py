@@ -36,23 +36,23 @@ def open_locked(path: Path, output: Path) -> int:
     return descriptor
 
 
-def check_same_run(output: Path, begun: Mapping[str, Any], run: Mapping[str, Any], instead: str) -> None:
-    """Check that a run may continue the work of an interrupted one.
+def check_same_run(output: Path, earlier: Mapping[str, Any], run: Mapping[str, Any], otherwise: str) -> None:
+    """Check that a run may continue the work of an earlier one.
 
     Args:
         output: what both write.
-        begun: what identifies the interrupted run, see `PredictOptions.identity`.
+        earlier: what identifies the earlier run, see `PredictOptions.identity`.
         run: what identifies this one.
-        instead: how to start from the beginning, for the message.
+        otherwise: how to start from the beginning, for the message.
 
     Raises:
         InputError: If they differ; the message names the first difference.
     """
     for key, value in run.items():
-        if begun.get(key) != value:
+        if earlier.get(key) != value:
             raise InputError(
-                f"resume=true: {output} was begun with {key}={begun.get(key)}, this is {key}={value};"
-                f" use the same, or {instead}"
+                f"resume=true: {output} was started with {key}={earlier.get(key)}, this run has {key}={value};"
+                f" use the same, or {otherwise}"
             )
 
 

@@ -127,10 +127,10 @@ def earlier_shards(folder: Path, run: dict[str, Any], resume: bool) -> dict[int,
     for path in folder.glob("part-*.parquet"):
         try:
             metadata = json.loads((pq.read_schema(path).metadata or {})[_KEY])
-            number, begun, progress = metadata["shard"], dict(metadata["run"]), Progress(**metadata["progress"])
+            number, earlier, progress = metadata["shard"], dict(metadata["run"]), Progress(**metadata["progress"])
         except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not written by engine=ray of this version; choose another folder") from error
-        check_same_run(folder, begun, run, "choose another folder")
+        check_same_run(folder, earlier, run, "choose another folder")
         shards[number] = progress
     return shards
 
