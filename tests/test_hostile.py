@@ -20,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,8 +102,8 @@ def containers(digits: np.ndarray) -> dict[str, Callable[[io.BytesIO], object]]:
             for name, content in images.items():
                 archive.writestr(name, content)
 
-    def write_tar(file: io.BytesIO, mode: str = "w") -> None:
-        with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]
+    def write_tar(file: io.BytesIO, mode: Any = "w") -> None:
+        with tarfile.open(fileobj=file, mode=mode) as archive:
             for name, content in images.items():
                 member = tarfile.TarInfo(name)
                 member.size = len(content)

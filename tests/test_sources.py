@@ -200,8 +200,8 @@ def _zip(path: Path, members: dict[str, bytes]) -> None:
             archive.writestr(name, content)
 
 
-def _tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+def _tar(path: Path, members: dict[str, bytes], mode: Any = "w") -> None:
+    with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
