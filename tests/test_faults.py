@@ -254,7 +254,9 @@ INTERFERE = "+callbacks.interfere._target_=tests.test_faults.Interfere"
 
 
 @pytest.mark.slow
-def test_without_tensorboard_a_folder_that_is_removed_in_between_is_made_again(tmp_path: Path, undisturbed: Path) -> None:
+def test_without_tensorboard_a_folder_that_is_removed_in_between_is_made_again(
+    tmp_path: Path, undisturbed: Path
+) -> None:
     done = run(tmp_path, "output_dir=run", "logger=none", INTERFERE, INTERFERE=".")
     assert done.returncode == 0, done.stderr
     assert_the_same(tmp_path / "run", undisturbed)

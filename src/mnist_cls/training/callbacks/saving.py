@@ -129,12 +129,10 @@ class LastCheckpoint(Checkpoint):
                 )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle signals in the validation after the training, too."""
+        """Handle signals in validation and test, too."""
         self._reclaim_signals()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle signals in the test, too."""
-        self._reclaim_signals()
+    on_test_start = on_validation_start
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
