@@ -1,8 +1,8 @@
 """Decoding on all cores beside the network, in processes that may die without ending the run.
 
-Why not a library: `concurrent.futures` gives up all its tasks when one process dies, `multiprocessing.Pool` waits for
-the lost one forever. `pebble.ProcessPool` survives a crash within a task, but its processes share one pipe and its
-locks: of 24 runs in which one process was killed at a random moment, 4 never ended. Here each has a pipe of its own.
+Why not a library: when a process dies, `concurrent.futures` fails all its tasks, and `multiprocessing.Pool` waits for
+the lost one forever. `pebble.ProcessPool` survives a crash within a task, but its processes share a pipe and locks: of
+24 runs in which one process was killed at a random moment, 4 did not end. Here each process has a pipe of its own.
 """
 
 import contextlib
@@ -63,8 +63,8 @@ class Decoders:
     def start(self, count: int | None) -> None:
         """Start as many processes as `count` inputs are worth; None if there are many."""
         forks = sys.platform == "linux"
-        may_not = multiprocessing.current_process().daemon
-        if self._workers or may_not or not (forks or count is None or count >= _WORTH_SPAWNING):
+        is_daemon = multiprocessing.current_process().daemon
+        if self._workers or is_daemon or not (forks or count is None or count >= _WORTH_SPAWNING):
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         most = min(cores, self.most or cores)
@@ -90,29 +90,30 @@ class Decoders:
 
     def map(self, blocks: Iterable[InputBlock]) -> Iterator[tuple[InputBlock, Decoded]]:
         """Yield the blocks in their order, each with its images."""
-        coming, failure, held = iter(blocks), None, 0
-        begun: deque[tuple[InputBlock, Callable[[], Decoded]]] = deque()
+        remaining, failure, pending_bytes = iter(blocks), None, 0
+        pending: deque[tuple[InputBlock, Callable[[], Decoded]]] = deque()
         more = True
-        while more or begun:
-            if more and (not begun or (len(begun) < _BLOCKS_AHEAD * len(self._workers) and held < _BYTES_AHEAD)):
+        while more or pending:
+            has_room = len(pending) < _BLOCKS_AHEAD * len(self._workers) and pending_bytes < _BYTES_AHEAD
+            if more and (has_room or not pending):
                 try:
-                    block = next(coming, None)
+                    block = next(remaining, None)
                 except Exception as error:  # raised when the blocks before it have been yielded
                     block, failure = None, error
                 if block is None:
                     more = False
                 else:
-                    held += block.size
-                    begun.append((block, self._begin(block)))
+                    pending_bytes += block.size
+                    pending.append((block, self._submit(block)))
             else:
-                block, result = begun.popleft()
-                held -= block.size
+                block, result = pending.popleft()
+                pending_bytes -= block.size
                 yield block, result()
         if failure is not None:
             raise failure
 
-    def _begin(self, block: InputBlock) -> Callable[[], Decoded]:
-        """Begin to decode a block; return a function that waits for its images."""
+    def _submit(self, block: InputBlock) -> Callable[[], Decoded]:
+        """Start decoding a block; return a function that waits for its images."""
         task = task_of(block, self.preprocess, self.split)
         if task.ready is not None and not task.contents:
             ready = task.ready
@@ -172,7 +173,7 @@ class _Worker:
         return decoded
 
     def restart(self) -> str:
-        """Replace the dead process; return what it died of.
+        """Replace the dead process; return the cause.
 
         Raises:
             RuntimeError: If it was stopped.

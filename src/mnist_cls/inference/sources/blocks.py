@@ -93,11 +93,11 @@ def blocks_of(samples: Callable[[], Iterable[Sample]], labelled: bool = False) -
     """Return the `blocks` of a source whose inputs are read one by one."""
 
     def blocks(start: int) -> Iterator[InputBlock]:
-        coming = iter(samples())
-        while start and (skipped := list(islice(coming, min(start, IMAGE_BATCH)))):
+        remaining = iter(samples())
+        while start and (skipped := list(islice(remaining, min(start, IMAGE_BATCH)))):
             yield InputBlock([sample.name for sample in skipped], None)
             start -= len(skipped)
-        while block := _read(coming, labelled):
+        while block := _read(remaining, labelled):
             yield block
 
     return blocks

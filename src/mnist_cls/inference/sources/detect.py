@@ -1,4 +1,4 @@
-"""What the input is, told by its contents first and by its name second."""
+"""Recognize the input, by its contents first and by its name second."""
 
 import gzip
 import zlib
@@ -99,7 +99,7 @@ def _decompressed(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
             return file.read(_BEGINNING)
-    except (OSError, EOFError, zlib.error):  # whoever reads the file will say what is wrong with it
+    except (OSError, EOFError, zlib.error):  # reported when the file is read
         return b""
 
 

@@ -160,12 +160,12 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
 
 def _folders(top: str) -> Iterator[str]:
     """Yield a folder and those below it, without hidden ones and links."""
-    coming = [top]
-    while coming:
-        folder = coming.pop()
+    pending = [top]
+    while pending:
+        folder = pending.pop()
         yield folder
         below = [os.path.join(folder, name) for name in _names(folder) if name[0] != "."]  # noqa: PTH118
-        coming += reversed([path for path in below if os.path.isdir(path) and not os.path.islink(path)])  # noqa: PTH112, PTH114
+        pending += reversed([path for path in below if os.path.isdir(path) and not os.path.islink(path)])  # noqa: PTH112, PTH114
 
 
 def _names(folder: str) -> list[str]:
