@@ -177,15 +177,15 @@ def test_the_screen_shows_undecided_predictions(run: Run, tmp_path: Path, mnist_
 def test_the_report_has_the_error_rate_of_the_most_confident(tmp_path: Path, mnist_test: LabelledImages) -> None:
     count = 1000
     images, labels = mnist_test.images[:count], mnist_test.labels[:count]
-    sure = torch.linspace(0.5, 0.999, count)
-    probabilities = ((1 - sure) / 9)[:, None].repeat(1, 10)
+    confidences = torch.linspace(0.5, 0.999, count)
+    probabilities = ((1 - confidences) / 9)[:, None].repeat(1, 10)
     predicted = labels.clone()
     predicted[:5] = (labels[:5] + 1) % 10  # wrong where it is least confident: these five are undecided
     predicted[-1] = (labels[-1] + 1) % 10  # and wrong where it is most confident
-    probabilities[range(count), predicted] = sure
+    probabilities[range(count), predicted] = confidences
     figures = write_report(tmp_path, images, labels, probabilities, "Title", {})
     assert figures["surest_error"] == pytest.approx(1 / 995)
-    assert figures["surest_confidence"] == pytest.approx(sure[5].item())
+    assert figures["surest_confidence"] == pytest.approx(confidences[5].item())
     page = (tmp_path / "report.html").read_text()
     assert "error rate of the 99.5% most confident predictions" in page
     printed = re.search(r"0.10% \(min_confidence=([0-9.]+)\)", page)

@@ -31,14 +31,14 @@ RECIPE = [
 OURS = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
 
 
-def start(place: Path, *options: str) -> "subprocess.Popen[str]":
+def start(cwd: Path, *options: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "mnist_cls.train", *RECIPE, *options]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=place, stdout=pipe, stderr=pipe, text=True, env=OURS)
+    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True, env=OURS)
 
 
-def run(place: Path, *options: str, **environment: str) -> Completed:
-    return run_module("train", *RECIPE, *options, cwd=place, besides=environment)
+def run(cwd: Path, *options: str, **environment: str) -> Completed:
+    return run_module("train", *RECIPE, *options, cwd=cwd, besides=environment)
 
 
 def assert_the_same(one: Path, other: Path) -> None:
@@ -51,10 +51,10 @@ def assert_the_same(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an undisturbed training."""
-    place = tmp_path_factory.mktemp("undisturbed")
-    done = run(place, "output_dir=run")
+    cwd = tmp_path_factory.mktemp("undisturbed")
+    done = run(cwd, "output_dir=run")
     assert done.returncode == 0, done.stderr
-    return place / "run"
+    return cwd / "run"
 
 
 class Kill(Callback):
@@ -153,7 +153,7 @@ def test_after_a_signal_it_saves_and_prints_how_to_resume(
 
 
 class Twice(Callback):
-    """Sends Ctrl-C twice in the eleventh step, so many seconds apart."""
+    """Sends Ctrl-C twice in the eleventh step, some seconds apart."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -207,13 +207,13 @@ def test_two_processes_never_train_in_one_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB: room for one checkpoint. Only root can make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True)
+    cwd = tmp_path / "disk"
+    cwd.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(cwd)], capture_output=True)
     if done.returncode != 0:
         pytest.skip("only root can mount a small file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield cwd
+    subprocess.run(["umount", "--lazy", str(cwd)], check=True)
 
 
 def test_a_full_disk_ends_a_training_in_one_line_and_it_resumes_when_there_is_room(

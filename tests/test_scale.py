@@ -74,11 +74,11 @@ def command(processes: int | None, options: Sequence[str], arguments: Sequence[s
 
 
 def train(
-    place: Path, processes: int | None, *arguments: str, options: Sequence[str] = ("--standalone",), **more: str
+    cwd: Path, processes: int | None, *arguments: str, options: Sequence[str] = ("--standalone",), **more: str
 ) -> Completed:
     return subprocess.run(
         command(processes, options, [*PLAIN, *WATCHED, *arguments]),
-        cwd=place,
+        cwd=cwd,
         env=environment(**more),
         capture_output=True,
         text=True,
@@ -122,10 +122,10 @@ def check_shards(seen: Path, processes: int) -> None:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the training by one process, undisturbed."""
-    place = tmp_path_factory.mktemp("alone")
-    done = train(place, None, "output_dir=run")
+    cwd = tmp_path_factory.mktemp("alone")
+    done = train(cwd, None, "output_dir=run")
     assert done.returncode == 0, done.stderr
-    return place / "run"
+    return cwd / "run"
 
 
 @pytest.mark.parametrize(
@@ -316,19 +316,19 @@ def two_hosts(tmp_path: Path) -> Iterator[Hosts]:
     if made.returncode:
         pytest.skip(f"two hosts need the right to make network namespaces: {made.stderr.strip()}")
 
-    def run(places: Sequence[Path], *arguments: str, options: Sequence[str] = (), **more: str) -> list[Completed]:
+    def run(folders: Sequence[Path], *arguments: str, options: Sequence[str] = (), **more: str) -> list[Completed]:
         processes = []
-        for number, (name, place) in enumerate(zip(names, places, strict=True)):
+        for number, (name, cwd) in enumerate(zip(names, folders, strict=True)):
             meet = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400", "--rdzv-id=test"]
             # They have one name between them, and so torchrun cannot find out by it where it is.
             meet += [f"--rdzv-conf=is_host={1 - number}", f"--local-addr=10.77.0.{number + 1}"]
             inside = command(1, [*meet, *options], [*PLAIN, *WATCHED, *arguments])
             env = environment(GLOO_SOCKET_IFNAME="eth0", **more)
-            processes.append(start([ip, "netns", "exec", name, *inside], place, env))
+            processes.append(start([ip, "netns", "exec", name, *inside], cwd, env))
         try:
             return [
-                subprocess.CompletedProcess(one.args, one.returncode, *said)
-                for one, said in [(one, one.communicate(timeout=500)) for one in processes]
+                subprocess.CompletedProcess(one.args, one.returncode, *output)
+                for one, output in [(one, one.communicate(timeout=500)) for one in processes]
             ]
         finally:
             for one in processes:
@@ -348,8 +348,8 @@ def two_hosts(tmp_path: Path) -> Iterator[Hosts]:
             subprocess.run([ip, "netns", "del", name], check=False, capture_output=True)
 
 
-def start(words: Sequence[str], place: Path, env: Mapping[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(words, cwd=place, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(words, cwd=cwd, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -377,10 +377,10 @@ def test_a_process_killed_on_one_of_two_hosts(tmp_path: Path, alone: Path, two_h
 
 @pytest.mark.slow
 def test_two_hosts_that_do_not_share_their_files(tmp_path: Path, two_hosts: Hosts) -> None:
-    places = [tmp_path / "a", tmp_path / "b"]
-    for place in places:
-        place.mkdir()
-    done = two_hosts(places)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for cwd in folders:
+        cwd.mkdir()
+    done = two_hosts(folders)
     assert [one.returncode for one in done] == [1, 1]
     for one in done:
         [line] = [line for line in one.stderr.splitlines() if line.startswith("error: ")]

@@ -68,7 +68,7 @@ class LastCheckpoint(Checkpoint):
         path: path of the checkpoint.
         seconds: time between checkpoints; longer if they would take more than 2 % of the time. None: they are written
             at the ends of epochs only, within the same 2 %, and at the end of the training.
-        steps: also save after every so many optimizer steps, whatever it takes.
+        steps: number of optimizer steps after which to save as well, however long that takes; None: not at all.
 
     Attributes:
         signal: number of the signal received, if any.
