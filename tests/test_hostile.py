@@ -322,6 +322,24 @@ def test_a_decoder_that_hangs_costs_one_row(
     assert errors == [None, "its decoder was stopped after 1 s", None]
 
 
+def test_a_single_image_whose_decoder_is_killed_once_costs_no_row(
+    tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.preinit()
+    open_gif, is_gif = Image.OPEN["GIF"]
+
+    def killed_once(*arguments: Any) -> Image.Image:
+        if not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return open_gif(*arguments)
+
+    (tmp_path / "one.gif").write_bytes(picture(digits[0], "GIF"))
+    monkeypatch.setitem(Image.OPEN, "GIF", (killed_once, is_gif))
+    assert row_of(tmp_path / "one.gif") is None
+    assert (tmp_path / "killed").exists()
+
+
 def test_a_decoder_that_is_killed_from_outside_costs_no_row(tmp_path: Path, digits: np.ndarray) -> None:
     """As the kernel does it when memory is short, at any moment."""
     write_pictures(tmp_path, digits, 2000, [])
@@ -353,6 +371,29 @@ def test_no_process_outlives_the_run(tmp_path: Path, digits: np.ndarray) -> None
     large = picture(np.asarray(Image.fromarray(digits[0]).resize((4000, 4000))), "PNG")
     for number in range(200):
         (folder / f"{number}.png").write_bytes(large)
+    process, children = start_decoding(folder)
+    time.sleep(0.5)  # they are at work
+    process.kill()
+    wait_for_the_end(process, children)
+
+
+def test_no_process_outlives_the_run_that_does_not_take_its_result(tmp_path: Path, digits: np.ndarray) -> None:
+    """Results larger than a pipe's buffer, and a run that is stopped, and then killed, before it reads them."""
+    np.save(tmp_path / "inverted.npy", 255 - np.tile(digits, (500, 1, 1)))
+    process, children = start_decoding(tmp_path / "inverted.npy")
+    assert process.stdout is not None
+    process.stdout.readline()  # after the first batch
+    process.send_signal(signal.SIGSTOP)
+    before: list[list[str]] = []
+    while (times := [processor_time(child) for child in children]) != before:  # then all wait for somebody to read
+        before = times
+        time.sleep(0.5)
+    process.kill()
+    wait_for_the_end(process, children)
+
+
+def start_decoding(input: Path) -> "tuple[subprocess.Popen[str], list[int]]":
+    """Start a process that decodes; return it with the numbers of its decoders."""
     program = (
         "import multiprocessing, sys\n"
         "from mnist_cls.inference.decoding.batches import batches_of\n"
@@ -361,27 +402,35 @@ def test_no_process_outlives_the_run(tmp_path: Path, digits: np.ndarray) -> None
         "with Decoders('auto', False) as decoders:\n"
         "    decoders.start(None)\n"
         "    print(*[process.pid for process in multiprocessing.active_children()], flush=True)\n"
-        "    list(batches_of(open_source(sys.argv[1]), decoders))"
+        "    for _ in batches_of(open_source(sys.argv[1]), decoders): print(flush=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", program, input], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     children = list(map(int, process.stdout.readline().split()))
     assert children
-    time.sleep(0.5)  # they are at work
-    process.kill()
+    return process, children
+
+
+def wait_for_the_end(process: "subprocess.Popen[str]", children: list[int]) -> None:
+    assert process.stdout is not None
     process.wait()
     process.stdout.close()
     deadline = time.monotonic() + 10
-    while alive := [child for child in children if Path(f"/proc/{child}").exists() and not is_zombie(child)]:
+    while alive := [child for child in children if state_of(child)[0] != "Z"]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
 
 
-def is_zombie(process: int) -> bool:
+def processor_time(process: int) -> list[str]:
+    return state_of(process)[11:13]
+
+
+def state_of(process: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name: "Z" first if the process has ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
-        return True
+        return ["Z"]
 
 
 @pytest.mark.slow

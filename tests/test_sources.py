@@ -41,13 +41,13 @@ class Found(NamedTuple):
     targets: list[int | None]
 
 
-def everything(input: str | Path, preprocess: str = "auto", earlier: Progress | None = None) -> Found:
+def everything(input: str | Path, preprocess: str = "auto", earlier: Progress = Progress()) -> Found:
     """All inputs of a source, or those after an earlier run."""
     source = open_source(input, preprocess)
     with Decoders(preprocess, split=False) as decoders:
         batches = list(batches_of(source, decoders, earlier))
     names = [name for batch in batches for name in batch.names]
-    assert source.count is None or source.count == len(names) or earlier
+    assert source.count is None or source.count == len(names) or earlier.inputs
     assert all(len(batch.names) == source.batch_size for batch in batches[:-1])
     return Found(
         names,

@@ -29,20 +29,15 @@ class Batch:
     names_digest: str
 
 
-def batches_of(source: Source, decoders: Decoders, earlier: Progress | None = None) -> Iterator[Batch]:
-    """Decode a source in batches of `source.batch_size` inputs.
-
-    Args:
-        source: the inputs.
-        decoders: what decodes them.
-        earlier: progress of an earlier run, whose inputs are skipped.
+def batches_of(source: Source, decoders: Decoders, earlier: Progress = Progress()) -> Iterator[Batch]:
+    """Decode a source in batches of `source.batch_size` inputs, without those of an `earlier` run.
 
     Raises:
         InputError: If the first inputs are not those of the earlier run, or the source cannot be read.
     """
     digest = NamesDigest()
-    blocks: Iterable[InputBlock] = source.blocks(earlier.inputs if earlier else 0)
-    if earlier and earlier.inputs:
+    blocks: Iterable[InputBlock] = source.blocks(earlier.inputs)
+    if earlier.inputs:
         blocks = _skip(iter(blocks), earlier, digest)
     parts: list[tuple[InputBlock, Decoded]] = []
     for part in decoders.map(cut(blocks, source.batch_size)):

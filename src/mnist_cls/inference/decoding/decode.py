@@ -1,7 +1,7 @@
 """From contents to images in MNIST's form."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,9 @@ class Decoded(NamedTuple):
     errors: list[str | None]
 
 
+NOTHING = Decoded(np.zeros((0, SIZE, SIZE), np.uint8), [], np.zeros((0, 4), np.int32), [])
+
+
 def concatenate(parts: Sequence[Decoded]) -> Decoded:
     """Join the images of consecutive inputs."""
     if len(parts) == 1:
@@ -53,12 +56,9 @@ def concatenate(parts: Sequence[Decoded]) -> Decoded:
 
 
 def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded:
-    """Bring N inputs into MNIST's form. Whatever is wrong with one becomes its error.
+    """Bring inputs into MNIST's form, see `prepare`; each is taken when the one before it has been read.
 
-    Args:
-        contents: the inputs; the next one is taken when the last one has been read.
-        preprocess: see `prepare`.
-        split: see `prepare`.
+    Whatever is wrong with one becomes its error.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # broken files have an error in their row
@@ -74,49 +74,40 @@ def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded
     )
 
 
-class DecodeTask(NamedTuple):
-    """What has to be decoded of a block.
+def undecoded(block: InputBlock, preprocess: str, split: bool) -> tuple[list[Content], Callable[[Decoded], Decoded]]:
+    """Return what has to be decoded of a block, and a function from its images to those of the whole block.
 
-    Attributes:
-        contents: often all inputs, often none.
-        indices: which inputs of the block these are; None for all.
-        ready: the images of the other inputs.
+    Often all contents have to be decoded, but of an array in MNIST's form none.
     """
-
-    contents: list[Content]
-    indices: np.ndarray | None = None
-    ready: Decoded | None = None
-
-    def result(self, decoded: Decoded) -> Decoded:
-        """Return the images of all inputs of the block, given those of the contents."""
-        if self.ready is None or self.indices is None:
-            return decoded
-        self.ready.images[self.indices] = decoded.images
-        self.ready.boxes[self.indices] = decoded.boxes
-        for index, error in zip(self.indices.tolist(), decoded.errors, strict=True):
-            self.ready.errors[index] = error
-        return self.ready
-
-
-def task_of(block: InputBlock, preprocess: str, split: bool) -> DecodeTask:
-    """Find out what has to be decoded of a block: of an array nothing, if it is in MNIST's form."""
     contents = block.contents
     if contents is None:
         raise TypeError("a block that has not been read")
     if isinstance(contents, list):
-        return DecodeTask(contents)
+        return contents, _unchanged
     try:
         as_stack(contents)
     except InputError:  # images of another size
-        return DecodeTask(list(contents))
+        return list(contents), _unchanged
     images, errors = images_from_array(contents)
     if split:
         found = zip(images, errors, strict=True)
-        return DecodeTask([image if error is None else InputError(error) for image, error in found])
+        return [image if error is None else InputError(error) for image, error in found], _unchanged
     readable = np.array([error is None for error in errors])
     others = np.flatnonzero(readable & ~in_mnist_form(images)) if preprocess == "auto" else np.array([], int)
     boxes = np.tile(np.array([0, 0, SIZE, SIZE], np.int32), (len(images), 1))
-    return DecodeTask(list(images[others]), others, Decoded(images, [1] * len(images), boxes, errors))
+
+    def complete(decoded: Decoded) -> Decoded:
+        if len(others):  # else the array may be read-only
+            images[others], boxes[others] = decoded.images, decoded.boxes
+        for index, error in zip(others.tolist(), decoded.errors, strict=True):
+            errors[index] = error
+        return Decoded(images, [1] * len(images), boxes, errors)
+
+    return list(images[others]), complete
+
+
+def _unchanged(decoded: Decoded) -> Decoded:
+    return decoded
 
 
 def _load(content: Content) -> bytes | np.ndarray | InputError:

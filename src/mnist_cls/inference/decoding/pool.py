@@ -23,8 +23,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ...errors import InputError
+from ...memory import keep_freed_memory
 from ..sources.blocks import Content, InputBlock
-from .decode import Decoded, concatenate, decode, task_of
+from .decode import NOTHING, Decoded, concatenate, decode, undecoded
 
 # A process that takes longer for one image is stopped.
 SECONDS = 30
@@ -38,19 +39,20 @@ _INPUTS_EACH = 64
 # Where processes cannot be forked, starting one takes as long as decoding some thousand images.
 _WORTH_SPAWNING = 2000
 
-# Held while a process starts, so that it inherits no pipe that is only half set up.
+# Held while a process starts or ends, so that none inherits a pipe that is only half set up, and no thread collects the
+# exit code that another one waits for: `Process.start` collects those of all ended processes.
 _STARTING = threading.Lock()
 
 
 class Decoders:
-    """Processes that decode; a context manager.
+    """Processes that decode; a context manager. They start when they are needed: arrays in MNIST's form need none.
 
     They are forked where that is possible, so that they need no imports of their own. They never call PyTorch, whose
     threads do not survive a fork.
 
     Args:
-        preprocess: see `prepare`.
-        split: see `prepare`.
+        preprocess: see `prepare`, as for `split`.
+        split: whether images are rows of digits.
         most: largest number of processes; None for one for each core.
     """
 
@@ -63,21 +65,22 @@ class Decoders:
     def start(self, count: int | None) -> None:
         """Start as many processes as `count` inputs are worth; None if there are many."""
         forks = sys.platform == "linux"
-        is_daemon = multiprocessing.current_process().daemon
+        is_daemon = multiprocessing.current_process().daemon  # which may have no processes of its own
         if self._workers or is_daemon or not (forks or count is None or count >= _WORTH_SPAWNING):
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         most = min(cores, self.most or cores)
         most = most if count is None else max(1, min(most, math.ceil(count / _INPUTS_EACH)))
         context = multiprocessing.get_context("fork" if forks else "spawn")
-        for _ in range(most):
-            self._workers.append(_Worker(context, self.preprocess, self.split))
-            self._idle.put(self._workers[-1])
+        self._idle = queue.SimpleQueue()
+        with _STARTING:
+            for _ in range(most):
+                self._workers.append(_Worker(context, self.preprocess, self.split))
+                self._idle.put(self._workers[-1])
         # Each thread waits for one process, and gives it the next block at once, whatever the main thread does.
         self._threads = ThreadPoolExecutor(most)
 
     def __enter__(self) -> "Decoders":
-        """Start nothing yet: arrays in MNIST's form need no decoder."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -114,17 +117,16 @@ class Decoders:
 
     def _submit(self, block: InputBlock) -> Callable[[], Decoded]:
         """Start decoding a block; return a function that waits for its images."""
-        task = task_of(block, self.preprocess, self.split)
-        if task.ready is not None and not task.contents:
-            ready = task.ready
-            return lambda: ready
+        contents, complete = undecoded(block, self.preprocess, self.split)
+        if not contents:
+            return partial(complete, NOTHING)
         self.start(None)
         if self._threads is None:
-            return partial(task.result, decode(task.contents, self.preprocess, self.split))
-        future = self._threads.submit(self._decode, task.contents)
-        return lambda: task.result(future.result())
+            return partial(complete, decode(contents, self.preprocess, self.split))
+        future = self._threads.submit(self._decode, contents)
+        return lambda: complete(future.result())
 
-    def _decode(self, contents: list[Content]) -> Decoded:
+    def _decode(self, contents: list[Content], is_retry: bool = False) -> Decoded:
         """Decode in a process. If it dies, decode one by one: the content that kills it again is to blame."""
         worker = self._idle.get()
         try:
@@ -133,17 +135,17 @@ class Decoders:
             reason = InputError(worker.restart())
         finally:
             self._idle.put(worker)
-        if len(contents) == 1:
+        if is_retry:
             return decode([reason], self.preprocess, self.split)
-        return concatenate([self._decode([content]) for content in contents])
+        return concatenate([self._decode([content], is_retry=True) for content in contents])
 
 
 class _Worker:
-    """One process, which is started again when it dies.
+    """One process, which is started again when it dies. Made while `_STARTING` is held.
 
     Args:
         context: how processes are started.
-        options: arguments of `decode`.
+        options: the last arguments of `decode`.
     """
 
     def __init__(self, context: Any, *options: Any) -> None:
@@ -153,7 +155,7 @@ class _Worker:
 
     def _start(self) -> None:
         self._connection, other_end = self._context.Pipe()
-        arguments = other_end, os.getpid(), *self._options
+        arguments = other_end, self._connection, os.getpid(), *self._options
         self._process = self._context.Process(target=_work, args=arguments, daemon=True)
         with warnings.catch_warnings():
             # Python warns of forks in a process with threads: the child could wait for a lock that none of its threads
@@ -163,43 +165,36 @@ class _Worker:
         other_end.close()
 
     def decode(self, contents: list[Content]) -> Decoded:
-        """Decode in the process.
-
-        Raises:
-            EOFError, OSError: If it has died.
-        """
+        """Decode in the process; raise an EOFError or an OSError if it has died."""
         self._connection.send(contents)
         decoded: Decoded = self._connection.recv()
         return decoded
 
     def restart(self) -> str:
-        """Replace the dead process; return the cause.
-
-        Raises:
-            RuntimeError: If it was stopped.
-        """
-        self._process.join()
-        cause = _cause(self._process.exitcode)
-        self._connection.close()
+        """Replace the dead process, and return the cause of its death; raise a RuntimeError if it was stopped."""
         with _STARTING:
             if self._stopped:
                 raise RuntimeError("the decoders have been stopped")
+            self._process.join()
+            cause = _cause(self._process.exitcode)
+            self._connection.close()
             self._start()
         return cause
 
     def stop(self) -> None:
-        """Kill the process."""
         with _STARTING:
             self._stopped = True
             self._process.kill()
-        self._process.join()
+            self._process.join()
 
 
-def _work(connection: Connection, parent: int, preprocess: str, split: bool) -> None:
+def _work(connection: Connection, other_end: Connection, parent: int, preprocess: str, split: bool) -> None:
     """Decode what arrives, until the process at the other end has ended."""
+    other_end.close()  # or sending to a dead parent would wait forever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # a decoder's death is reported in a row
+    keep_freed_memory()  # or a seventh of the time for a photo goes into the kernel's new pages
     alarm = getattr(signal, "alarm", lambda seconds: None)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even within a decoder's C code
