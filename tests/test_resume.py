@@ -163,7 +163,7 @@ def stopped(place: Path, output: str, number: signal.Signals) -> tuple[str, int]
     wait_for_journal(process, journal_of(place, output))
     process.send_signal(number)
     _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     done = json.loads(journal_of(place, output).read_text())["progress"]["inputs"]
     assert 0 < done < BATCHES * 2048 - 700
     return message, done

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mnist_cls import Predictor
 from mnist_cls.errors import InputError
+from mnist_cls.files import whole_file
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.predictor import Predictions
@@ -172,6 +173,13 @@ def test_what_the_network_saw_can_be_saved(tmp_path: Path, digits: np.ndarray) -
         place, tmp_path / "rows.csv", PredictOptions(device="cpu", split=True), save_preprocessed=tmp_path / "split"
     )
     assert "000000002_x_0.png" in [path.name for path in (tmp_path / "split").iterdir()]
+
+
+def test_a_run_leaves_the_temporary_files_of_others(tmp_path: Path, png: Path) -> None:
+    with whole_file(tmp_path / "rows.npy") as of_others, whole_file(tmp_path / "rows-2.csv") as of_more:
+        (tmp_path / ".unfinished-rows-abcd_123.csv").write_text("of a run that was killed")
+        predict_files(png, tmp_path / "rows.csv", CPU)
+        assert {path.name for path in tmp_path.glob(".*")} == {of_others.name, of_more.name}
 
 
 def test_two_runs_do_not_write_the_same_output(run: Run, tmp_path: Path, png: Path) -> None:

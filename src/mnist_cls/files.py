@@ -15,15 +15,9 @@ _UNFINISHED = ".unfinished-"
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path, and rename it to `path` once the block has ended without an exception.
+    """Yield the path of an empty temporary file, and rename it to `path` if the block ends without an exception.
 
-    An existing file at `path` is not touched before, and not at all if the block fails.
-
-    Args:
-        path: the file to write. Missing parent folders are created.
-
-    Yields:
-        The path to write to: an empty file in the same folder.
+    Until then an existing file at `path` is not touched. Missing parent folders are created.
 
     Raises:
         OSError: If the folder is not writable, or the disk is full.
@@ -41,7 +35,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # it can only be read by setting it
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp's own mode, 0600, would hide results from colleagues
         temporary.replace(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -55,8 +51,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
     """Remove the temporary files of killed processes from a folder, or only those of the file `name`."""
-    stem = glob.escape(Path(name).stem) + "-" if name else ""
-    for temporary in folder.glob(f"{_UNFINISHED}{stem}*"):
+    # mkstemp puts eight characters between the two: with any number, `a.csv` would match the files of `a-2.csv`, too.
+    pattern = f"{glob.escape(Path(name).stem)}-????????{glob.escape(Path(name).suffix)}" if name else "*"
+    for temporary in folder.glob(f"{_UNFINISHED}{pattern}"):
         temporary.unlink(missing_ok=True)
 
 
@@ -71,10 +68,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def lock(descriptor: int) -> bool:
-    """Lock an open, writable file for this process until it is closed.
+    """Lock an open, writable file for this process until it is closed; return False if another process holds the lock.
 
-    Returns:
-        False if another process holds the lock. True where locks are not supported.
+    Where locks are not supported, all processes get it.
     """
     try:
         import fcntl
@@ -85,8 +81,8 @@ def lock(descriptor: int) -> bool:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # some network file systems
-        return True
+    except OSError:  # some network file systems have no locks
+        pass
     return True
 
 
@@ -108,10 +104,3 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # there is no such user: `~draft.png` may be just a file
         return Path(path)
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it. mkstemp's own mode, 0600, would hide results from colleagues.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -63,7 +63,8 @@ def predict_files(
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
 
-    Memory does not grow with the number of inputs. On SIGTERM, as on Ctrl-C, the rows written so far are kept.
+    Memory does not grow with the number of inputs. On Ctrl-C and SIGTERM the rows written so far are kept; SIGTERM ends
+    the process with status 143.
 
     Args:
         input: see `open_source`.
@@ -109,11 +110,7 @@ def predict_files(
 def predict_batches(
     source: Source, decoders: Decoders, predictor: Predictor, options: PredictOptions, earlier: Progress
 ) -> Iterator[tuple[Batch, Rows, Progress]]:
-    """Yield batch after batch of a source, its rows, and the progress with them; skip what an `earlier` run has done.
-
-    Raises:
-        InputError: See `batches_of`.
-    """
+    """Yield each batch of a source, see `batches_of`, with its rows and the progress after it."""
     progress = earlier
     for batch in batches_of(source, decoders, earlier):
         decoded = batch.decoded
@@ -124,18 +121,14 @@ def predict_batches(
 
 
 def summarize(progress: Progress, options: PredictOptions, seconds: float, earlier: int) -> Summary:
-    """Return the summary of a complete run, of whose inputs `earlier` were done before."""
+    """Return the summary of a complete run; an earlier run had done `earlier` of its inputs."""
     undecided = None if options.min_confidence is None else progress.undecided
     accuracy = progress.correct / progress.labelled if progress.labelled else None
     return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier)
 
 
 def check_apart(input: str | Path, *outputs: str | Path | None) -> None:
-    """Check that no output lies in the folder that is the input: the next run would read it.
-
-    Raises:
-        InputError: If one does.
-    """
+    """Raise an InputError if an output lies in the folder that is the input: the next run would read it."""
     folder = expand(input)
     if not folder.is_dir():
         return
@@ -151,13 +144,13 @@ def check_apart(input: str | Path, *outputs: str | Path | None) -> None:
 
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that finished work is kept."""
+    """Let SIGTERM end the block by an exception, as Ctrl-C does, so that finished work is kept."""
     if threading.current_thread() is not threading.main_thread():  # Python sets signal handlers in that thread only
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

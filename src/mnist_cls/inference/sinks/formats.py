@@ -6,7 +6,6 @@ Each is written by appending batch after batch, so that the rows of an interrupt
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,14 +38,14 @@ class Format:
     Attributes:
         header: the first bytes of a file.
         encode: rows -> bytes to append.
-        complete_header: rewrites the header of a file that has all its rows.
-        convert: reads a file that has all its rows and writes the output, see `parquet_format`.
+        final_header: number of bytes in a complete file -> bytes that replace `header`.
+        convert: reads a complete file from its start and writes the output, see `parquet_format`.
     """
 
     header: bytes
     encode: Callable[[Rows], bytes]
-    complete_header: Callable[[Path], None] | None = None
-    convert: Callable[[Path, Path], None] | None = None
+    final_header: Callable[[int], bytes] | None = None
+    convert: Callable[[BinaryIO, Path], None] | None = None
 
 
 def csv_format(columns: list[str]) -> Format:
@@ -86,16 +85,15 @@ def npy_format(columns: list[str]) -> Format:
     if "reading" in columns:
         raise InputError("output: a .npy holds ten probabilities a row, no readings; use .csv, .jsonl or .parquet")
 
-    def complete_header(written: Path) -> None:
-        with written.open("r+b") as file:
-            count = (os.fstat(file.fileno()).st_size - _NPY_HEADER) // (4 * CLASSES)
-            header = {"descr": "<f4", "fortran_order": False, "shape": (count, CLASSES)}
-            np.lib.format.write_array_header_1_0(file, header)
+    def final_header(size: int) -> bytes:
+        header, shape = io.BytesIO(), ((size - _NPY_HEADER) // (4 * CLASSES), CLASSES)
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        return header.getvalue()
 
     def encode(rows: Rows) -> bytes:
         return b"" if rows.probabilities is None else rows.probabilities.astype("<f4").tobytes()
 
-    return Format(bytes(_NPY_HEADER), encode, complete_header)
+    return Format(bytes(_NPY_HEADER), encode, final_header)
 
 
 def parquet_schema(columns: list[str]) -> "pa.Schema":
@@ -136,27 +134,22 @@ def parquet_format(columns: list[str]) -> Format:
     return Format(b"", encode, convert=lambda written, target: _to_parquet(written, target, schema))
 
 
-def _to_parquet(written: Path, target: Path, schema: "pa.Schema") -> None:
+def _to_parquet(written: BinaryIO, target: Path, schema: "pa.Schema") -> None:
+    """Write tables of `ROW_GROUP` rows each, the last one of fewer, so that the same rows make the same file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with written.open("rb") as file, pq.ParquetWriter(target, schema) as writer:
-        for table in _row_groups(file, schema):
-            writer.write_table(table, row_group_size=ROW_GROUP)
-
-
-def _row_groups(file: BinaryIO, schema: "pa.Schema") -> "Iterator[pa.Table]":
-    """Yield tables of `ROW_GROUP` rows each, the last one of fewer, so that the same rows make the same file."""
-    import pyarrow as pa
-
-    size, held = os.fstat(file.fileno()).st_size, schema.empty_table()
-    while file.tell() < size:
-        batch = pa.ipc.read_record_batch(pa.ipc.read_message(file), schema)
-        held = pa.concat_tables([held, pa.Table.from_batches([batch])])
-        while len(held) >= ROW_GROUP:
-            yield held[:ROW_GROUP].combine_chunks()
-            held = held[ROW_GROUP:]
-    if len(held):
-        yield held.combine_chunks()
+    size, held = written.seek(0, io.SEEK_END), schema.empty_table()
+    written.seek(0)
+    with pq.ParquetWriter(target, schema) as writer:
+        while written.tell() < size:
+            batch = pa.ipc.read_record_batch(pa.ipc.read_message(written), schema)
+            held = pa.concat_tables([held, pa.Table.from_batches([batch])])
+            while len(held) >= ROW_GROUP:
+                writer.write_table(held[:ROW_GROUP].combine_chunks(), row_group_size=ROW_GROUP)
+                held = held[ROW_GROUP:]
+        if len(held):
+            writer.write_table(held.combine_chunks(), row_group_size=ROW_GROUP)
 
 
 # By file extension.

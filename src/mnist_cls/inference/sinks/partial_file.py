@@ -26,23 +26,21 @@ class PartialFile:
     the file is cut to that length.
     """
 
-    def __init__(self, output: Path, format: Format, resume: bool, rows_file: Path, descriptor: int) -> None:
+    def __init__(self, output: Path, format: Format, resume: bool) -> None:
         self.output, self.format, self.wanted = output, format, resume
-        self.rows_file, self.descriptor = rows_file, descriptor
-        self.journal = _journal(output)
+        self.rows_file = output.with_name(f".{output.name}.partial")
+        self.journal = output.with_name(f".{output.name}.journal")
+        self.descriptor = open_locked(self.rows_file, output)
         self.run: dict[str, Any] = {}
         self.progress = Progress()
         self.size = 0
         self.started = False
 
     def resume(self, run: dict[str, Any]) -> Progress:
-        """Return how far an interrupted run came, if it is to be resumed. Nothing is changed on the disk yet.
-
-        Args:
-            run: what identifies this run; that of the interrupted one must be equal.
+        """Return how far an interrupted run came, see `Sink`. Nothing is changed on the disk yet.
 
         Raises:
-            InputError: If it is not, or the journal cannot be read.
+            InputError: If `run` differs from that of the interrupted run, or the journal cannot be read.
         """
         self.run = run
         if not self.wanted or not self.journal.exists():
@@ -58,11 +56,7 @@ class PartialFile:
         return self.progress
 
     def write(self, rows: Rows, progress: Progress) -> None:
-        """Append rows, and every `INTERVAL` seconds an entry to the journal.
-
-        Raises:
-            OSError: If the disk is full, or gone.
-        """
+        """Append rows, and every `INTERVAL` seconds an entry to the journal."""
         self._start()
         self._append(self.format.encode(rows))
         self.progress = progress
@@ -98,13 +92,15 @@ class PartialFile:
         self._start()
         if self.journal.exists():
             self._note()  # if the disk has no space for the last step, nothing has to be computed again
+        # The file is not opened once more: closing any of its descriptors would release the lock.
         if self.format.convert is not None:
-            with whole_file(self.output) as temporary:
-                self.format.convert(self.rows_file, temporary)
+            with whole_file(self.output) as temporary, os.fdopen(self.descriptor, "rb", closefd=False) as written:
+                self.format.convert(written, temporary)
             self.rows_file.unlink()
         else:
-            if self.format.complete_header is not None:
-                self.format.complete_header(self.rows_file)
+            if self.format.final_header is not None:
+                os.lseek(self.descriptor, 0, os.SEEK_SET)
+                os.write(self.descriptor, self.format.final_header(self.size))
             os.fsync(self.descriptor)
             self.rows_file.replace(self.output)
             sync_folder(self.output.parent)
@@ -125,30 +121,17 @@ class PartialFile:
 def open_partial_file(output: Path, format: Format, resume: bool) -> Iterator[PartialFile]:
     """Open a file for rows; it appears when the block has ended without an error.
 
-    Args:
-        output: the file.
-        format: its format.
-        resume: continue an interrupted run, if there is one; else the first rows replace its work.
-
-    Raises:
-        InputError: If another run is writing it.
-        OSError: If it cannot be written.
+    With `resume`, an interrupted run is continued, if there is one; else the first rows replace its work. For errors
+    see `open_locked`.
     """
-    rows_file = output.with_name(f".{output.name}.partial")
-    descriptor = open_locked(rows_file, output)
+    partial = PartialFile(output, format, resume)
     try:
-        for path in (_journal(output), output):
+        for path in (partial.journal, output):
             remove_unfinished(path.parent, path.name)
-        partial = PartialFile(output, format, resume, rows_file, descriptor)
-        try:
-            yield partial
-            partial.finish()
-        except BaseException:
-            partial.stop()
-            raise
+        yield partial
+        partial.finish()
+    except BaseException:
+        partial.stop()
+        raise
     finally:
-        os.close(descriptor)
-
-
-def _journal(output: Path) -> Path:
-    return output.with_name(f".{output.name}.journal")
+        os.close(partial.descriptor)

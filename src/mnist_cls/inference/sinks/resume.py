@@ -1,5 +1,6 @@
 """What resuming has in common, whether the output is one file or a folder of shards."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -11,11 +12,7 @@ from ...files import lock
 
 
 def open_locked(path: Path, output: Path) -> int:
-    """Open a file beside or in an output, creating it, and lock it, so that no other run writes that output.
-
-    Args:
-        path: the file. Missing folders above it are made.
-        output: the output, for messages.
+    """Create or open a file beside or in an output and lock it, so that no other run writes that output.
 
     Returns:
         A file descriptor for reading and writing. Closing it releases the lock, as does the end of this process.
@@ -30,23 +27,21 @@ def open_locked(path: Path, output: Path) -> int:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(output)) from error
-    if not lock(descriptor):
-        os.close(descriptor)
-        raise InputError(f"output={output}: another run is writing it; choose another name")
-    return descriptor
+    if lock(descriptor):
+        # Between our opening and our locking it, the run that held it may have renamed or removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+    os.close(descriptor)
+    raise InputError(f"output={output}: another run is writing it; choose another name")
 
 
 def check_same_run(output: Path, earlier: Mapping[str, Any], run: Mapping[str, Any], otherwise: str) -> None:
-    """Check that a run may continue the work of an earlier one.
-
-    Args:
-        output: what both write.
-        earlier: what identifies the earlier run, see `PredictOptions.identity`.
-        run: what identifies this one.
-        otherwise: how to start from the beginning, for the message.
+    """Check that a run may continue the work of an earlier one: that both have the same `PredictOptions.identity`.
 
     Raises:
-        InputError: If they differ; the message names the first difference.
+        InputError: If they differ. The message names the first difference, and how to start from the beginning
+            (`otherwise`).
     """
     for key, value in run.items():
         if earlier.get(key) != value:

@@ -31,13 +31,7 @@ _KEY = b"mnist_cls"
 
 
 class Shard(NamedTuple):
-    """Inputs whose rows make one file.
-
-    Attributes:
-        number: from 0, in the order of the input.
-        blocks: the inputs.
-        arrays: see `Source`.
-    """
+    """Inputs whose rows make one file, numbered from 0 in the order of the input. For `arrays` see `Source`."""
 
     number: int
     blocks: list[InputBlock]
@@ -47,10 +41,6 @@ class Shard(NamedTuple):
     def names(self) -> str:
         """Digest of the inputs' names."""
         return NamesDigest().add(name for block in self.blocks for name in block.names)
-
-    def source(self, labelled: bool) -> Source:
-        """Return a source of these inputs alone."""
-        return Source(None, lambda start: iter(self.blocks), "", labelled, self.arrays)
 
 
 def shards_of(source: Source, size: int) -> Iterator[Shard]:
@@ -77,9 +67,7 @@ def shard_name(number: int) -> str:
 def open_folder(folder: Path) -> Iterator[None]:
     """Lock the folder of the output; at the end remove all temporary files, and the folder if it is new and empty.
 
-    Raises:
-        InputError: If another run is writing it.
-        OSError: If it cannot be written.
+    For errors see `open_locked`.
     """
     is_new = not folder.exists()
     path = folder / ".lock"
@@ -107,15 +95,10 @@ def announce_shards(folder: Path) -> Iterator[None]:
 
 
 def earlier_shards(folder: Path, run: dict[str, Any], resume: bool) -> dict[int, Progress]:
-    """Return the counts of the shards that an interrupted run has written, by number.
-
-    Args:
-        folder: of the output.
-        run: what identifies this run; that of the interrupted one must be equal.
-        resume: whether there may be any.
+    """Return the counts of the shards that an interrupted run has written, by number: none without `resume`.
 
     Raises:
-        InputError: If there are files of another run, or of anything else.
+        InputError: If there are files of another `run`, or of anything else.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
