@@ -81,6 +81,21 @@ def test_prediction_and_export_leave_nothing_but_their_output(run: Run, tmp_path
     assert files == {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}
 
 
+CTRL_C = """
+import os, signal
+from mnist_cls.eval import main
+from mnist_cls.training.module import MNISTModule
+
+MNISTModule.on_test_start = lambda module: os.kill(os.getpid(), signal.SIGINT)
+main()
+"""
+
+
+def test_ctrl_c_in_an_evaluation_is_one_line_and_status_130(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CTRL_C], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_everything_public_is_there() -> None:
     import mnist_cls
 

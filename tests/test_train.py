@@ -441,6 +441,13 @@ def test_a_value_may_refer_to_the_runs_folder(run: Run, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"named", "hydras"}
 
 
+def test_hydras_own_option_may_name_the_current_folder(run: Run, tmp_path: Path) -> None:
+    done = run("forward", "pictures=false", "hydra.run.dir=.")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".hydra" / "config.yaml").is_file()
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize("off", ["trainer.limit_val_batches=0", "data.validation_size=0"])
 def test_without_a_validation_the_last_weights_are_kept(run: Run, tmp_path: Path, off: str) -> None:
     done = run("train", "mode=fast_dev", "model=mlp", off, "logger=none", "output_dir=run")

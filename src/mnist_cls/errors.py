@@ -9,6 +9,11 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def shortened(value: object, length: int = 100) -> str:
     """Quote untrusted text in an error message: printable, on one line, and cut off after `length` characters."""
     text = str(value)

@@ -1,8 +1,9 @@
 """Commands under Hydra: typed settings in, one line out on bad input."""
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,6 @@ from .messages import display_path, explain, leave, override
 from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run
 from .settings import SETTINGS
 from .torchrun import is_first
-
-# `mode` is a group of training configs, and Hydra takes `mode=train` for a choice of it, whatever the command.
-_RENAMED = {"forward": {"mode": "network_mode"}}
-
-# Besides its own exceptions, Hydra raises these for a choice that is neither a name nor a list of names.
-_BUILTIN_ERRORS = (AssertionError, TypeError, ValueError)
 
 
 def config_folder() -> Path:
@@ -42,11 +37,7 @@ OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
 
 def to_settings(config: DictConfig, entry: str) -> Any:
-    """Turn a composed config into the typed settings of a command.
-
-    Args:
-        config: without Hydra's own part.
-        entry: a key of `SETTINGS`.
+    """Turn a composed config, without Hydra's own part, into the typed settings of a command.
 
     Raises:
         InputError: If a key is unknown, or a value is missing, of the wrong type or out of range.
@@ -64,17 +55,14 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
 
         train(compose("train", ["model=mlp", "trainer.max_epochs=1"]), Path("run"))
 
-    Args:
-        entry: a key of `SETTINGS`.
-        overrides: as on the command line.
-
     Raises:
         InputError: If the settings are wrong.
     """
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = hydra.compose(entry, _renamed(entry, overrides))
-        except (HydraException, OmegaConfBaseException, OSError, *_BUILTIN_ERRORS) as error:
+        # For a choice that is neither a name nor a list of names, Hydra raises one of the last three.
+        except (HydraException, OmegaConfBaseException, OSError, AssertionError, TypeError, ValueError) as error:
             raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
 
@@ -106,7 +94,6 @@ def entry_point(
     def main() -> None:
         tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
         sys.argv[1:] = _renamed(entry, sys.argv[1:])
-        typed = sys.argv[1:]
         # Otherwise Hydra would print errors itself, over several lines, and exit with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         search: Path | None = None
@@ -121,17 +108,25 @@ def entry_point(
                 return _run(config, entry, task, choose_folder)
             except Exception as error:
                 leave(error, entry, tracebacks)  # Hydra would print a line of its own first
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # for the errors of a sweeper
 
         try:
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
             if search is not None:
                 _print_best(search)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning turns a KeyboardInterrupt into this SystemExit.
+            by_lightning = getattr(error, "code", None) == 1 and isinstance(error.__context__, KeyboardInterrupt)
+            if isinstance(error, SystemExit) and not by_lightning:
+                raise
             if is_first():
                 print("interrupted", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            if not tracebacks and _about_settings(error, entry, typed):
+            # Errors of the command itself do not get here. Before the first job of a sweep, these are about settings.
+            about_settings = type(error) is ValueError or (type(error) in (AssertionError, TypeError) and not search)
+            if about_settings and not tracebacks:
                 error = InputError(explain(error, entry))
             leave(error, entry, tracebacks)
 
@@ -156,35 +151,13 @@ def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose
 def _print_best(search: Path) -> None:
     """Print the best result of a search; a sweep over listed values has none."""
     results = search / "optimization_results.yaml"
-    if results.is_file():
-        found: Any = OmegaConf.load(results)
-        if "best_params" in found:  # not in a search for several objectives
-            best = " ".join(override(str(key), value) for key, value in found.best_params.items())
-            print(f"\nbest of the search     {found.best_value:.4f} with {best}")
-            print(f"all that was tried     {display_path(search)}")
+    found: Any = OmegaConf.load(results) if results.is_file() else {}
+    if "best_params" in found:  # not in a search for several objectives
+        best = " ".join(override(str(key), value) for key, value in found.best_params.items())
+        print(f"\nbest of the search     {found.best_value:.4f} with {best}")
+        print(f"all that was tried     {display_path(search)}")
 
 
-def _about_settings(error: Exception, entry: str, typed: Iterable[str]) -> bool:
-    """Return whether an exception is about the settings rather than a defect, for example in a sweeper.
-
-    Hydra raises any of `_BUILTIN_ERRORS` for an invalid choice; such a choice also fails when composed alone.
-    """
-    if type(error) not in (AssertionError, TypeError):
-        return type(error) is ValueError
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return any(type(_composition_error(entry, one)) is type(error) for one in typed)
-
-
-def _composition_error(entry: str, override: str) -> Exception | None:
-    try:
-        hydra.compose(entry, [override])
-    except Exception as error:
-        return error
-    return None
-
-
-def _renamed(entry: str, overrides: Iterable[str]) -> list[str]:
-    """Return the overrides with the names that their keys have in the config."""
-    names = _RENAMED.get(entry, {})
-    pairs = [text.partition("=") for text in overrides]
-    return [f"{names.get(key.lstrip('+'), key)}{sign}{value}" for key, sign, value in pairs]
+def _renamed(entry: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides, with `mode=` of `forward` renamed: `mode` itself is a group of training configs."""
+    return [re.sub(r"^\+*mode=", "network_mode=", text) if entry == "forward" else text for text in overrides]

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .settings import SETTINGS
 from .torchrun import should_report_error
 
@@ -24,8 +24,7 @@ from .torchrun import should_report_error
 def overrides(**changed: object) -> str | None:
     """Return the overrides of the present run as one would type them, with some changed; None leaves one out.
 
-    Returns:
-        None if no command is running: `train()` may be called from Python.
+    Returns None if no command is running: `train()` may be called from Python.
     """
     if not HydraConfig.initialized():
         return None
@@ -55,14 +54,9 @@ def display_path(path: Path) -> Path:
 
 
 def leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
-    """Report an error and exit with status 2: in one line, or with its traceback if it is a defect.
+    """Report an error in one line, or with a traceback if it is a defect or `tracebacks` is set; exit with status 2.
 
     Of several processes that torchrun has started, one reports.
-
-    Args:
-        error: what ended the command.
-        entry: a key of `SETTINGS`.
-        tracebacks: print the traceback of bad input, too.
     """
     if not should_report_error():
         sys.exit(2)
@@ -87,7 +81,8 @@ def explain(error: BaseException, entry: str) -> str:
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
     if type(error) in (AssertionError, TypeError):
-        return "what was chosen for a group is neither a name nor a list of names; --help shows the choices"
+        reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
+        return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     cause = error.__cause__
@@ -101,12 +96,12 @@ def explain(error: BaseException, entry: str) -> str:
         return " ".join(str(error).split())  # the lines after the first say what to do
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
         return _no_key(full_key, entry)
-    message = (str(error).splitlines() or [type(error).__name__])[0]
+    message = first_line(error)
     return f"{full_key}: {message}" if full_key not in message else message
 
 
 def _no_key(key: str, entry: str) -> str:
-    return f"no key {key!r} in the config{_nearest(key, _keys(entry))}; --help shows them all"
+    return f"no key {key!r} in the config{_nearest(key, _keys(SETTINGS[entry]))}; --help shows them all"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -114,11 +109,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def _keys(entry: str) -> list[str]:
-    def walk(fields: Any, prefix: str) -> Iterator[str]:
-        for key, kind in get_type_hints(fields).items():
-            yield prefix + key
-            if is_dataclass(kind):
-                yield from walk(kind, f"{prefix}{key}.")
-
-    return list(walk(SETTINGS[entry], ""))
+def _keys(settings: Any, prefix: str = "") -> Iterator[str]:
+    for key, kind in get_type_hints(settings).items():
+        yield prefix + key
+        if is_dataclass(kind):
+            yield from _keys(kind, f"{prefix}{key}.")

@@ -1,6 +1,7 @@
 """The folder of a run, and the record of the config in it."""
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,41 +13,28 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from ..errors import InputError
 from .torchrun import attempt_folder, chosen_by_first, hosts, is_first, run_id, world_size
 
-# Called with the settings and whether the user has named `output_dir`; None: the command makes no folder.
+# Called with settings that have an `output_dir`, and whether the user has named it; None: there is nothing to do.
 ChooseFolder = Callable[[Any, bool], Path | None]
-
-# The default of `hydra.run.dir` in configs/hydra/default.yaml.
-_UNSET = "."
-
-
-def new_folder(wanted: Path) -> Path:
-    """Make a folder, with a number added to its name if it exists: two runs may start in the same second."""
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    folder, number = wanted, 1
-    while True:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}_{number}")
 
 
 def named_or_new_folder(settings: Any, named: bool) -> Path | None:
-    """Return `output_dir`, made as a new folder unless the user has named it; None if there is none."""
-    if settings.output_dir is None:
-        return None
+    """Return `output_dir`; unless the user has named it, make it as a new folder."""
     wanted = Path(settings.output_dir)
-    return wanted if named else new_folder(wanted)
+    if named:
+        return wanted
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):  # two runs may start in the same second
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
     """Return the folder of the present run, the same in all processes that train together.
 
-    In a sweep, Hydra has made it. `hydra.run.dir=DIR` overrides `output_dir`.
-
-    Args:
-        settings: with `output_dir`.
-        choose: called for a single run without `hydra.run.dir`.
+    In a sweep, Hydra has made it; `hydra.run.dir=DIR` overrides `output_dir`; otherwise `choose` returns it.
 
     Raises:
         InputError: If several hosts have no common name for it.
@@ -54,8 +42,11 @@ def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
     runtime = HydraConfig.get()
     if runtime.mode == RunMode.MULTIRUN:
         return Path(runtime.runtime.output_dir)
-    if runtime.run.dir != _UNSET:
+    # The default of `hydra.run.dir` is "."; Lightning passes the folder by it to the processes that it starts.
+    if runtime.run.dir != "." or any(text.startswith("hydra.run.dir=") for text in runtime.overrides.hydra):
         return Path(runtime.run.dir)
+    if settings.output_dir is None:  # the command makes no folder
+        return None
     named = any(text.startswith("output_dir=") for text in runtime.overrides.task)
     if world_size() == 1:
         return choose(settings, named)
@@ -77,14 +68,9 @@ def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
 
 
 def record_run(folder: Path, config: DictConfig) -> None:
-    """Tell Hydra the run's folder, and write Hydra's usual record of the config into it, in the first process.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Tell Hydra the run's folder, and write Hydra's usual record of the config into it, in the first process."""
     runtime: Any = HydraConfig.get()
-    with read_write(runtime):
-        # Values may refer to the latter; Lightning passes the former to the processes that it starts.
+    with read_write(runtime):  # values may refer to either
         runtime.run.dir, runtime.runtime.output_dir = str(folder), str(folder.absolute())
     if is_first():
         record = folder / ".hydra"

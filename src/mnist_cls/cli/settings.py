@@ -33,10 +33,6 @@ def _at_least_1(settings: object, *keys: str, prefix: str = "") -> None:
         _require(value is None or value >= 1, prefix + key, value, "at least 1")
 
 
-def _seed(seed: int) -> None:
-    _require(0 <= seed < 2**32, "seed", seed, "0 to 4294967295")
-
-
 def _checkpoints(checkpoint: Any) -> str | list[str] | None:
     """Return one checkpoint or several, as strings: Hydra reads a folder's name of digits as a number."""
     if checkpoint is None:
@@ -48,11 +44,7 @@ def _checkpoints(checkpoint: Any) -> str | list[str] | None:
 
 
 def export_format(output: str | Path, format: str | None = None) -> str:
-    """Return the format to export a file in, a key of `EXPORT_ENDINGS`.
-
-    Args:
-        output: the file's name.
-        format: the format that the user has named; None: it follows from the name's ending.
+    """Return the format to export a file in: the one that is named, or the one that the file's name ends in.
 
     Raises:
         InputError: If there is no such format or ending, or they contradict each other.
@@ -161,7 +153,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _require("name" in self.model, "model", self.model, "a name= among its keys")
-        _seed(self.seed)
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to less than 1")
         good = self.temperature in (None, "auto") or (not isinstance(self.temperature, str) and self.temperature > 0)
         _require(good, "temperature", self.temperature, "auto, a number above 0, or null")
@@ -238,7 +230,7 @@ class ForwardSettings:
     model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _seed(self.seed)
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(self.network_mode in ("train", "eval"), "mode", self.network_mode, "train or eval")
 
 

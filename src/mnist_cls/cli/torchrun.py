@@ -40,23 +40,17 @@ def attempt_folder() -> Path | None:
     """Return torchrun's temporary folder for the present attempt of the processes on this host.
 
     Its parent is the same for all attempts. torchrun puts the file for a worker's error at
-    `<run>/attempt_<N>/<local rank>/error.json`, and makes the attempt's folder anew at each start.
-
-    Returns:
-        None without torchrun, or with `--log-dir=/dev/null`.
+    `<run>/attempt_<N>/<local rank>/error.json`, and makes the attempt's folder anew at each start. None without
+    torchrun, or with `--log-dir=/dev/null`.
     """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(error_file).parents[1] if error_file else None
 
 
 def chosen_by_first(attempt: Path, choose: Callable[[], str]) -> str:
-    """Return what `choose` returns in the first process, in all processes on this host, also after a restart.
+    """Call `choose` once, in the first process, and return its result in all on this host, also after a restart.
 
-    If `choose` raises, torchrun stops the processes that wait.
-
-    Args:
-        attempt: see `attempt_folder`.
-        choose: called in the first process only, at the first attempt only.
+    If it raises, torchrun stops the processes that wait.
     """
     path = attempt.with_name("run_folder")
     while not path.exists():
