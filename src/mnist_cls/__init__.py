@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .checkpoints.build import load_model
     from .checkpoints.find import list_weights
+    from .data.datamodule import MNISTDataModule
     from .inference.predictor import Predictions, Predictor
     from .models.registry import create_model, list_models, register_model
     from .tracing.recorder import trace_forward
+    from .training.module import MNISTModule
 
 __all__ = [
+    "MNISTDataModule",
+    "MNISTModule",
     "Predictions",
     "Predictor",
     "create_model",
@@ -22,6 +26,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MNISTDataModule": "data.datamodule",
+    "MNISTModule": "training.module",
     "Predictions": "inference.predictor",
     "Predictor": "inference.predictor",
     "create_model": "models",
