@@ -1,4 +1,4 @@
-"""What is on a page but is not a digit: rulings, frames, dark backgrounds, things at the edges and specks."""
+"""Remove what is not a digit: rulings, frames, dark backgrounds, things along the edges, and specks."""
 
 import numpy as np
 from scipy import ndimage
@@ -21,13 +21,10 @@ _BORDER = 0.12
 
 
 def clean(ink: np.ndarray) -> np.ndarray:
-    """Remove everything that is not part of a digit, as far as that can be known from shape, size and position.
-
-    Args:
-        ink: float32 (H, W), 0 to 1.
+    """Remove from a page's ink, float32 (H, W), what its shape, size and position show to be no part of a digit.
 
     Returns:
-        float32 (H, W), zero where something was removed. What remains is never empty, unless `ink` is.
+        The ink, zero where something was removed. It is never empty, unless it was before.
 
     Raises:
         InputError: If there is nothing but a dark or light background along the sides of the page.
@@ -53,7 +50,7 @@ def clean(ink: np.ndarray) -> np.ndarray:
 
 
 def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Set all ink to zero but that of some components and of the soft edges around them."""
+    """Remove all ink but that of some components and of the soft edges around them."""
     mask = mask_of(kept, labels)
     removed = (labels > 0) & ~mask
     near = ndimage.maximum_filter(mask, 2 * max(1, max(ink.shape) // 64) + 1)
@@ -121,19 +118,22 @@ def _touches_edge(box: Box, page: tuple[int, ...]) -> bool:
 def _lies_along_edge(component: Component, labels: np.ndarray) -> bool:
     if not _touches_edge(component.box, labels.shape):
         return False
-    border = max(1, round(_BORDER * min(labels.shape)))
-    inside = labels[border : labels.shape[0] - border, border : labels.shape[1] - border]
+    height, width = labels.shape
+    left, top, right, bottom = component.box
+    border = max(1, round(_BORDER * min(height, width)))
+    inside = labels[max(top, border) : min(bottom, height - border), max(left, border) : min(right, width - border)]
     return bool((inside == component.label).sum() < 0.15 * component.area)
 
 
 def _with_faintly_connected(
     kept: list[Component], components: list[Component], labels: np.ndarray, ink: np.ndarray
 ) -> list[Component]:
-    """Return the components that are kept, and those connected to them by faint ink, which are no specks."""
+    """Add to the components that are kept those connected to them by faint ink, which are no specks."""
     faint, count = ndimage.label(ink >= _FAINT, NEIGHBOURS)
     reached = np.zeros(count + 1, bool)
     reached[faint[mask_of(kept, labels)]] = True
-    return [component for component in components if reached[faint[labels == component.label]].any()]
+    connected = set(np.unique(labels[reached[faint]]).tolist())
+    return [component for component in components if component.label in connected]
 
 
 def _is_stray(component: Component, components: list[Component], largest: int) -> bool:

@@ -42,13 +42,7 @@ class Box(NamedTuple):
 
 
 class Component(NamedTuple):
-    """A connected component of the ink.
-
-    Attributes:
-        label: its number in the array of labels, from 1.
-        box: its bounding box.
-        area: its number of pixels.
-    """
+    """A connected component of the ink: its number in the array of labels, its bounding box, its area in pixels."""
 
     label: int
     box: Box
@@ -56,13 +50,13 @@ class Component(NamedTuple):
 
 
 def ink_box(mask: np.ndarray) -> Box:
-    """Return the bounding box of the pixels that are set in `mask`, bool (H, W); at least one has to be."""
+    """Return the bounding box of the pixels that are set in a mask, bool (H, W); at least one has to be."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
 def bounding_box(components: Iterable[Component]) -> Box:
-    """Return the bounding box of several components, of at least one."""
+    """Return the bounding box of one or more components."""
     lefts, tops, rights, bottoms = zip(*(component.box for component in components), strict=True)
     return Box(min(lefts), min(tops), max(rights), max(bottoms))
 
@@ -82,8 +76,7 @@ def find_components(ink: np.ndarray, gap: float = 0.0) -> tuple[np.ndarray, list
     labels, components = _label(mask, mask)
     radius = round(gap * max((component.box.longer_side for component in components), default=0) / 2)
     if radius and len(components) > 1:
-        dilated = ndimage.maximum_filter(mask, 2 * radius + 1)
-        return _label(mask, dilated)
+        return _label(mask, ndimage.maximum_filter(mask, 2 * radius + 1))
     return labels, components
 
 
@@ -100,7 +93,7 @@ def _label(mask: np.ndarray, connected: np.ndarray) -> tuple[np.ndarray, list[Co
 
 
 def mask_of(components: Iterable[Component], labels: np.ndarray) -> np.ndarray:
-    """Return the mask of some components' pixels, bool (H, W), from the array of labels."""
+    """Return the mask of some components' pixels, bool (H, W)."""
     mask: np.ndarray = np.isin(labels, [component.label for component in components])
     return mask
 
@@ -120,7 +113,7 @@ def group_into_digits(components: list[Component]) -> list[list[Component]]:
 
 
 def _overlap(one: Box, other: Box) -> float:
-    """Return the fraction of the narrower box's width that both have in common."""
+    """Return the fraction of the narrower box's width that lies within the other's."""
     return (min(one.right, other.right) - max(one.left, other.left)) / min(one.width, other.width)
 
 

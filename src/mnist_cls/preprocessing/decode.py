@@ -24,12 +24,7 @@ _ORIENTATION_KEYS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"
 
 
 class Page(NamedTuple):
-    """A grey image.
-
-    Attributes:
-        grey: uint8 (H, W), 0 is black.
-        scale: the factor by which the file's image was reduced, 1 or more.
-    """
+    """A grey image, uint8 (H, W) with 0 for black, and the factor by which it was reduced, 1 or more."""
 
     grey: np.ndarray
     scale: float
@@ -84,12 +79,9 @@ def _too_large(found: str) -> str:
 
 
 def reduce(grey: np.ndarray, side: int, scale: float = 1.0) -> Page:
-    """Reduce a grey image by an integer factor, as long as its longer side keeps at least `side` pixels.
+    """Reduce a grey image by the largest integer that leaves its longer side at least `side` pixels.
 
-    Args:
-        grey: uint8 (H, W).
-        side: the least number of pixels of the longer side.
-        scale: the factor by which `grey` itself was reduced.
+    `scale` is the factor by which the image was reduced before.
     """
     factor = max(grey.shape) // side
     if factor < 2:
@@ -128,7 +120,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
 
 
 def _backdrop(opaque: np.ndarray, count: int) -> float:
-    """Choose the grey to put behind transparent pixels, from the opaque ones of `count` pixels."""
+    """Choose the grey to put behind transparent pixels, given the opaque ones of an image of `count` pixels."""
     if not len(opaque):
         return 255
     darkest, middle, lightest = np.percentile(opaque, (0.5, 50, 99.5))
@@ -141,6 +133,6 @@ def _from_high_bit_depth(values: np.ndarray, floating: bool) -> np.ndarray:
     # Pillow would clip these to 0..255; scans of 16 bits use the whole range.
     if not np.isfinite(values).all():
         raise InputError("the image holds NaN or infinite values")
-    # These modes do not say what white is. The largest value does: 1, or that of 8, 12 or 16 bits.
+    # These modes do not define white. The largest value shows it: 1, or the maximum of 8, 12 or 16 bits.
     white = next((white for white in (1 if floating else 255, 255, 4095) if values.max() <= white), 65535)
     return np.clip(values * (255 / white), 0, 255).round().astype(np.uint8)

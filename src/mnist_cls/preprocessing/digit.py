@@ -17,12 +17,11 @@ from .row import are_stacked, cut_row
 # Resolution at which pages are analysed: pixels of the longer side, if the file has as many. Rows need more.
 SIDE, ROW_SIDE = 240, 960
 
-# A digit whose longer side has fewer pixels than this is analysed again at four times the resolution, if the file has
-# it.
+# A digit with a longer side of fewer pixels is analysed again at four times the resolution, if the file has it.
 _SMALL = 32
 
-# Pages that are enlarged this many times or more, those of at most 21 pixels, are coarse: a pixel is as wide as a
-# stroke, so that its grey says how much of it is ink, and strokes have no width to be measured.
+# Pages that have to be enlarged at least this many times, those of at most 21 pixels, are coarse: a pixel is as wide as
+# a stroke. Its grey is the fraction of it that is ink, and the width of strokes cannot be measured.
 _COARSE_ZOOM = 4
 
 # On coarse pages, the least ink of a pixel at the edge of a digit; see SOFT.
@@ -43,11 +42,9 @@ class Digits(NamedTuple):
 
 
 def find_digit(page: Page, read: Callable[[int], Page]) -> Digits:
-    """Find the single digit of a page.
+    """Find the single digit of a page, which may have a reduced resolution.
 
-    Args:
-        page: the page, perhaps at a reduced resolution.
-        read: returns the page again, with a longer side of at least the given number of pixels if the file has them.
+    `read` returns the page again, with a longer side of at least the given number of pixels if the file has them.
 
     Raises:
         InputError: If there is no digit, or more than one.
@@ -107,7 +104,7 @@ def _moved_mnist_digit(grey: np.ndarray) -> Digits | None:
 
 
 def _check_single(ink: np.ndarray) -> None:
-    # The strokes of one digit may be broken. Two digits are further apart than those, and similar in height.
+    # A digit's strokes may be broken. Two digits are further apart, and similar in height.
     _, components = find_components(ink, gap=0.07)
     heights = [bounding_box(group).height for group in group_into_digits(components)]
     if sum(height >= 0.7 * max(heights) for height in heights) > 1:

@@ -15,7 +15,7 @@ _DIGIT_SIZE = 20
 # Nearly all of MNIST's digits have a stroke width between these, in pixels of the 20x20. The mean is 3.0.
 THINNEST, THICKEST = 2.1, 5.2
 
-# Strokes are measured, and made thinner or thicker, at this many times the resolution.
+# Strokes are measured and adjusted at this many times the resolution.
 _OVERSAMPLING = 4
 
 
@@ -51,13 +51,9 @@ def centre(digit: np.ndarray) -> np.ndarray:
 
 
 def stroke_width(mask: np.ndarray) -> float:
-    """Return the mean width of strokes in pixels: four times the mean distance of their pixels to the edge.
-
-    Args:
-        mask: bool (H, W), the ink.
-    """
+    """Return the mean width of strokes, bool (H, W), in pixels: four times their pixels' mean distance to the edge."""
     distances = ndimage.distance_transform_edt(np.pad(mask, 1))
-    # Distances are measured to the centre of the next pixel outside, which is half a pixel beyond the edge.
+    # Distances reach to the centre of the nearest pixel outside, which is half a pixel beyond the edge.
     return float(4 * (distances[distances > 0] - 0.5).mean()) if mask.any() else 0.0
 
 

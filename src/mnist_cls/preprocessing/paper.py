@@ -1,4 +1,4 @@
-"""Ink, the foreground, separated from paper, the background: dark or light, in uneven light, on paper with grain."""
+"""Separate ink from paper: dark or light ink, in uneven light, on paper with grain."""
 
 import numpy as np
 from PIL import Image
@@ -28,8 +28,8 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
 
     Args:
         grey: uint8 (H, W).
-        coarse: the page was enlarged from pixels as wide as strokes. Then grey is the fraction of a pixel that is ink,
-            as in MNIST's own images; otherwise it is mostly the blurred edge of a stroke, and nearly ink is ink.
+        coarse: whether the page was enlarged from pixels as wide as strokes. Then grey is the fraction of a pixel that
+            is ink, as in MNIST's own images. Otherwise it is mostly the blurred edge of a stroke, and dark grey is ink.
 
     Returns:
         float32 (H, W), from 0, paper, to 1, ink.
@@ -39,11 +39,12 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
     """
     paper = fit_paper(grey)
     darker = paper - grey
-    # Ink on dark paper absorbs less light. As a fraction of the paper's brightness its contrast is the same everywhere.
+    # Ink on darker paper has less contrast, but the same as a fraction of the paper's brightness.
     difference = np.where(darker > 0, darker * (255 / np.maximum(paper, 32)), darker)
-    if _noise(difference) > 2:
-        difference = ndimage.gaussian_filter(difference, min(1.0, max(grey.shape) / 64))
     grain = _noise(difference)
+    if grain > 2:
+        difference = ndimage.gaussian_filter(difference, min(1.0, max(grey.shape) / 64))
+        grain = _noise(difference)
     threshold = max(_LEAST_CONTRAST / 2, 4 * grain)
     dark, light = (np.clip(side - threshold, 0, None).sum() for side in (difference, -difference))
     ink = difference if dark >= light else -difference
@@ -65,10 +66,10 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
 def fit_paper(grey: np.ndarray) -> np.ndarray:
     """Fit the paper's brightness, float32 (H, W), by the polynomial of degree two that most of the page agrees with.
 
-    On simple pages nearly half of the pixels are close to one brightness, which then is the paper's. Otherwise the fit
-    is a robust one: pixels that are far off weigh less (Cauchy's weights), in each round anew. Both start from two
-    values, the median along the border and the most frequent one, and keep what more pixels agree with. Pixels at the
-    border and in the corners count more, because ink is rarely there.
+    On simple pages nearly half of the pixels are close to one brightness, which then is the paper's. On others a robust
+    fit reduces the weight of outliers in each round (Cauchy's weights). Both start from two values, the median along
+    the border and the most frequent one, and keep the result that more pixels agree with. Pixels at the border and in
+    the corners count more, because ink is rarely there.
     """
     height, width = grey.shape
     size = min(width, _FIT_SIDE), min(height, _FIT_SIDE)
@@ -107,11 +108,7 @@ def _quadratic_terms(height: int, width: int) -> np.ndarray:
 
 
 def _robust_fit(terms: np.ndarray, values: np.ndarray, weights: np.ndarray, start: float) -> tuple[np.ndarray, float]:
-    """Fit a polynomial by iteratively reweighted least squares.
-
-    Returns:
-        The six coefficients, and the total weight of the pixels that agree with them.
-    """
+    """Fit six coefficients by iteratively reweighted least squares; also return the weight of the pixels that agree."""
     residuals = values - start
     coefficients = np.zeros(6)
     # A constant at first, then a plane, then a curved surface: early on, ink in a corner must not bend the paper.

@@ -47,7 +47,7 @@ _TOUCHING_WIDTH = 0.8
 def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
     """Cut a row of digits.
 
-    Ink that is connected, or one above the other, is one digit. Ink too wide for one is cut where there is least of it.
+    Ink that is connected, or one above the other, is one digit. If it is too wide, it is cut where there is least ink.
 
     Args:
         ink: float32 (H, W), 0 to 1, cleaned.
@@ -70,16 +70,16 @@ def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
         mask = mask_of(group, labels)
         group_ink, box = cut_out(ink, mask, (labels > 0) & ~mask)
         for start, stop in _cuts(group_ink, tallest):
-            part = group_ink[:, start:stop]
-            if (part >= SOFT).any():
-                _, top, _, bottom = ink_box(part >= SOFT)
-                part_box = Box(box.left + start, box.top + top, box.left + stop, box.top + bottom)
-                digits.append((part[top:bottom], part_box))
+            soft = group_ink[:, start:stop] >= SOFT
+            if soft.any():
+                _, top, _, bottom = ink_box(soft)
+                digit_box = Box(box.left + start, box.top + top, box.left + stop, box.top + bottom)
+                digits.append((group_ink[top:bottom, start:stop], digit_box))
     return digits
 
 
 def are_stacked(group: list[Component]) -> bool:
-    """Whether components as high as digits stand above one another, further apart than a digit's broken strokes."""
+    """Whether components, each high enough for a digit, stand further above one another than broken strokes do."""
     box = bounding_box(group)
     # A single digit is hardly that slim and broken.
     gap = (0.06 if box.height > 1.7 * box.width else 0.12) * box.height
@@ -88,7 +88,7 @@ def are_stacked(group: list[Component]) -> bool:
 
 
 def _high_boxes(components: Iterable[Component], least: float) -> list[Box]:
-    """Return the boxes of the components that are at least `least` pixels high."""
+    """Return the boxes of the components with a height of at least `least` pixels."""
     return [component.box for component in components if component.box.height >= least]
 
 
@@ -107,7 +107,7 @@ def _without_underlines(components: list[Component]) -> list[Component]:
 
 
 def _has_steps(groups: list[list[Component]], tallest: int) -> bool:
-    """Whether neighbours, both as high as digits, have no height in common."""
+    """Whether one of two neighbours, both high enough for digits, lies entirely above the other."""
     boxes = sorted(_high_boxes(chain.from_iterable(groups), 0.6 * tallest), key=lambda box: box.left)
     return any(max(one.top, other.top) > min(one.bottom, other.bottom) for one, other in pairwise(boxes))
 
