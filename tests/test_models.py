@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_cls import create_model, list_models, register_model
+from mnist_cls import create_model, list_models, models, register_model
 from mnist_cls.checkpoints.build import named_model
 from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data.datamodule import MNISTDataModule
@@ -148,6 +148,11 @@ def test_a_function_that_returns_no_network_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"'nothing': its function returned a NoneType, expected a torch.nn.Module"):
         create_model("nothing")
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_class_of_each_network_is_public(name: str) -> None:
+    assert type(create_model(name)).__name__ in models.__all__
 
 
 def test_residual_block_adds_its_input() -> None:

@@ -4,6 +4,7 @@ from .accurate import Accurate
 from .autoencoder import Autoencoder
 from .average import Average
 from .conditional import Conditional
+from .fast import Fast
 from .image_classifier import ImageClassifier
 from .mlp import MLP
 from .registry import create_model, list_models, register_model
@@ -15,6 +16,7 @@ __all__ = [
     "Autoencoder",
     "Average",
     "Conditional",
+    "Fast",
     "ImageClassifier",
     "Residual",
     "create_model",

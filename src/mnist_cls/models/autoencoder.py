@@ -58,14 +58,10 @@ class Autoencoder(nn.Module):
         return F.mse_loss(outputs, x)
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
-        """Compute the error of each image's reconstruction.
+        """Normalized float32 images (B, 1, 28, 28) -> errors of their reconstructions, float32 (B,), 0 or more.
 
-        Args:
-            x: Normalized float32 images (B, 1, 28, 28).
-
-        Returns:
-            Float32 (B,), 0 or more: the mean squared error divided by the image's variance, since an image with little
-            ink has a small error anyway. 1 is as bad as the image's mean grey; empty images have a huge error.
+        The error is the mean squared error divided by the image's variance, since an image with little ink has a small
+        error anyway. 1 is as bad as a uniform image of the mean grey; empty images have a huge error.
         """
         error: Tensor = (self(x) - x).square().mean((1, 2, 3))
         return error / x.var((1, 2, 3), correction=0).clamp(min=1e-6)

@@ -29,10 +29,7 @@ class Average(nn.Module):
         self.shifts = shifts
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized float32 images (B, 1, 28, 28) -> logarithm of the mean probabilities (B, 10).
-
-        It can be used as logits: its softmax is the mean of the probabilities.
-        """
+        """Normalized float32 images (B, 1, 28, 28) -> logits (B, 10), the logarithms of the mean probabilities."""
         height, width = x.shape[2:]
         padded = F.pad(x, [self.shifts] * 4, mode="replicate")
         offsets = itertools.product(range(2 * self.shifts + 1), repeat=2)

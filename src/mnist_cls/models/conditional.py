@@ -33,8 +33,8 @@ class Conditional(nn.Module):
         fc1, ReLU, dropout             (R, 128)
         fc2                            (R, 10)
 
-    In training both heads see all images. In evaluation the logits are those of the last head; with `early_exit=True`,
-    those of the early head for each image that it classifies with enough confidence.
+    In training both heads classify all images. In evaluation the logits are those of the last head; with
+    `early_exit=True`, those of the early head for each image that it classifies with enough confidence.
 
     Args:
         dropout: Fraction of fc1's outputs that are zeroed in training, 0 to 1.
@@ -62,14 +62,9 @@ class Conditional(nn.Module):
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def forward(self, x: Tensor, early_exit: bool = False) -> Tensor | ConditionalOutputs:
-        """Classify a batch.
+        """Normalized float32 images (B, 1, 28, 28) -> logits (B, 10); in training those of both heads.
 
-        Args:
-            x: Normalized float32 images (B, 1, 28, 28).
-            early_exit: Whether images may leave at the early head. Ignored in training.
-
-        Returns:
-            Logits (B, 10) in evaluation; the logits of both heads in training.
+        In evaluation, images may leave at the early head if `early_exit` is set.
         """
         x = torch.relu(self.conv1(x))
         if not self.training and not early_exit:

@@ -36,8 +36,8 @@ def register_model(name: Builder) -> Builder: ...
 def register_model(name: str | Builder) -> Callable[[Builder], Builder] | Builder:
     """Register a network, so that `create_model`, configs and checkpoints find it by its name.
 
-    Decorates a class or a function that returns a network, and returns it unchanged. Without a name, the network is
-    called what the class or function is called.
+    Decorates a class or a function that returns a network, and returns it unchanged. The default name is that of the
+    class or function.
 
     Example::
 
@@ -77,8 +77,7 @@ register_model("residual")(Residual)
 def register_file(path: str | Path) -> list[str]:
     """Run a Python file that registers networks with `@register_model`.
 
-    Args:
-        path: Python source. Only the user may name it; a checkpoint cannot.
+    Only the user may name it; a checkpoint cannot.
 
     Returns:
         Names of the networks that it registers.
