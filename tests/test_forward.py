@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnist_cls import Predictor, create_model, trace_forward
@@ -18,6 +19,7 @@ from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 from mnist_cls.models.image_classifier import ImageClassifier
+from mnist_cls.tracing.inputs import read_batch
 from mnist_cls.tracing.outputs import saliency
 from mnist_cls.tracing.pictures import draw_saliency, save_pictures
 from mnist_cls.tracing.show import show_forward
@@ -256,6 +258,20 @@ def test_prints_the_operations_before_a_wrong_shape(run: Run, tmp_path: Path) ->
 def test_a_bad_option_is_an_input_error(override: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
         show_forward(compose("forward", [override]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [((), ()), ((), (1,)), ((1, 28, 28), ()), ((2, 28, 28), (1,)), ((0, 28, 28), (0,)), ((1, 784), (1,))],
+    ids=str,
+)
+def test_a_batch_of_other_shapes_is_an_input_error(
+    images: tuple[int, ...], labels: tuple[int, ...], tmp_path: Path
+) -> None:
+    batch = {"images": torch.zeros(images).byte(), "labels": torch.zeros(labels).long()}
+    save_file({**batch, "random_state": torch.get_rng_state()}, tmp_path / "batch.safetensors")
+    with pytest.raises(InputError, match=r"expected images \(N, 28, 28\) with labels \(N,\) from 0 to 9"):
+        read_batch(tmp_path / "batch.safetensors")
 
 
 @pytest.mark.gpu

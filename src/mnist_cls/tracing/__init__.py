@@ -1,1 +1,1 @@
-"""The forward pass seen: every operation with its shapes, cost and values."""
+"""Record and show a forward pass: every operation with its shapes, cost and values."""

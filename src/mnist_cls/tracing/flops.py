@@ -1,13 +1,13 @@
 """Count the floating-point operations of PyTorch's kernels."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # private, but where PyTorch's notes on modes import it from
 from torch.utils.flop_counter import flop_registry
-
-from .tensors import tensors_in
 
 # PyTorch has formulas for convolutions and matrix products. For other kernels: operations per value.
 _REDUCTIONS = {"sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin"}
@@ -75,3 +75,12 @@ def _kernel_flops(func: Any, args: Any, kwargs: Any, result: Any) -> int | None:
     pointwise = torch.Tag.pointwise in func.tags
     per_value = 1 if pointwise else next((flops for word, flops in _PER_OUTPUT.items() if word in name), 0)
     return per_value * outputs[0].numel()
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    return [tensor for value in values for tensor in tensors_in(value)] if isinstance(values, (tuple, list)) else []

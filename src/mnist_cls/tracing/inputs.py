@@ -16,7 +16,7 @@ from ..inference.decoding.batches import batches_of
 from ..inference.decoding.pool import Decoders
 from ..inference.sources.detect import open_source
 
-# Images read from a folder or an array.
+# Limit of the images read from a folder or an array.
 MAX_IMAGES = 64
 
 
@@ -27,7 +27,7 @@ class Input(NamedTuple):
         images: (B, 28, 28), uint8 or float from 0 to 255.
         labels: int64 (B,), if known.
         name: description for the user.
-        random_state: PyTorch's random state in the training step that the images come from.
+        random_state: PyTorch's random state in the training step that the images come from, if any.
     """
 
     images: Tensor
@@ -75,7 +75,7 @@ def read_batch(path: Path) -> Input:
         reason = shortened(error, 200)
         raise InputError(f"input={path}: not the batch.safetensors of a stopped training run ({reason})") from error
     images_fit = images.shape[1:] == (SIZE, SIZE) and (images.dtype == torch.uint8 or images.is_floating_point())
-    labels_fit = labels.shape == (len(images),) and labels.dtype == torch.int64 and len(labels) > 0
+    labels_fit = labels.shape == images.shape[:1] and labels.dtype == torch.int64 and labels.numel() > 0
     if not images_fit or not labels_fit or not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
         found = f"{images.dtype} {tuple(images.shape)} with labels {labels.dtype} {tuple(labels.shape)}"
         raise InputError(f"input={path}: {found}; expected images (N, 28, 28) with labels (N,) from 0 to 9")
@@ -92,7 +92,7 @@ def _read_test_image(index: int) -> Input:
 
 
 def _read_images(path: str) -> Input:
-    """Read the first images of a file or folder of the user's; skip those that cannot be read, unless all cannot."""
+    """Read the first images of a user's file or folder, without those that cannot be read, unless none can."""
     source = open_source(path)
     with Decoders("auto", split=False) as decoders:
         batch = next(batches_of(source, decoders), None)

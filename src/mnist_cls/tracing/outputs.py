@@ -1,4 +1,4 @@
-"""What a network's output says: its logits, and the pixels that they depend on."""
+"""The logits in a network's output, and the pixels that they depend on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,12 +25,12 @@ def saliency(model: nn.Module, x: Tensor, label: int, head: str = "logits", **op
     """Compute how strongly the logit of a label depends on each pixel (Simonyan et al. 2013,
     https://arxiv.org/abs/1312.6034).
 
-    Gradients already stored in the network stay as they are.
+    The gradients stored in the network do not change.
 
     Args:
         model: a network with logits (1, 10), or several, see `heads`.
         x: one normalized image (1, 1, 28, 28).
-        label: class, 0 to 9.
+        label: 0 to 9.
         head: name of the logits.
         **options: keyword arguments for the network's `forward`.
 

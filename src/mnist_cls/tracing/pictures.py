@@ -12,8 +12,7 @@ from ..data.normalization import normalize
 from ..files import whole_file
 from ..images import SIZE
 from .outputs import heads, saliency
-from .recorder import Trace
-from .tensors import dense
+from .recorder import Trace, dense
 
 Picture = Image.Image
 
@@ -28,14 +27,11 @@ def save_pictures(
 ) -> None:
     """Draw the outputs of all operations for the first image, the first layer's filters, and saliency maps.
 
-    Outputs with fewer rows than the batch are left out: after an early exit, the first row may belong to any image.
+    Writes a PNG file for each picture, one for all of them, and TensorBoard's event file. Outputs with fewer rows than
+    the batch are left out: after an early exit, the first row may belong to any image.
 
-    Args:
-        model: the network, in the mode of the trace.
-        trace: its forward pass.
-        images: its input (B, 28, 28), 0 to 255.
-        folder: where to write a PNG file for each picture, one for all of them, and TensorBoard's event file.
-        options: keyword arguments of the network's `forward`.
+    The trace is that of the network for these images (B, 28, 28), 0 to 255, in its present mode and with these
+    `options` of its `forward`.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -52,10 +48,9 @@ def save_pictures(
 
 
 def draw_values(values: Tensor) -> Picture:
-    """Draw values (C, H, W) as a map per channel, or values (N,) as rows of 64 squares.
+    """Draw values (C, H, W) as a map per channel, or values (N,) as rows of 64 squares; of complex ones the magnitude.
 
-    Positive values are red, negative ones blue, zeros white, NaNs and infinite values black. Of complex values the
-    magnitude is drawn.
+    Positive values are red, negative ones blue, zeros white, NaNs and infinite values black.
     """
     array = (values.abs() if values.is_complex() else values).detach().float().cpu().numpy()
     if array.ndim == 3:
@@ -64,11 +59,6 @@ def draw_values(values: Tensor) -> Picture:
     squares = np.zeros((-(-array.size // columns), columns), np.float32)
     squares.flat[: array.size] = array
     return enlarge(colour(squares), 8)
-
-
-def draw_filters(weights: Tensor) -> Picture:
-    """Draw the filters of a convolution (outputs, inputs, H, W), averaged over the inputs."""
-    return _draw_maps(weights.detach().float().cpu().mean(1).numpy())
 
 
 def draw_saliency(image: Tensor, gradient: Tensor) -> Picture:
@@ -110,7 +100,8 @@ def _draw_first_layer(model: nn.Module) -> Iterator[tuple[str, str, Picture]]:
     for weights in model.parameters():
         if weights.ndim == 4 or weights.shape[1:] == (SIZE * SIZE,):
             filters = weights if weights.ndim == 4 else weights.view(-1, 1, SIZE, SIZE)  # a linear layer sees an image
-            yield "filters", f"filters of the first layer {tuple(weights.shape)}", draw_filters(filters)
+            maps = filters.detach().float().cpu().mean(1).numpy()  # the mean over the input channels
+            yield "filters", f"filters of the first layer {tuple(weights.shape)}", _draw_maps(maps)
             return
 
 

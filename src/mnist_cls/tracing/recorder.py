@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..models import shapes
-from .flops import FlopCount
-from .tensors import dense, storage_address, tensors_in
+from .flops import FlopCount, tensors_in
 
 Shape = tuple[int, ...]
 
@@ -102,11 +101,7 @@ class Record:
 
 
 class Trace(list[Record]):
-    """Records of a forward pass, in order.
-
-    Attributes:
-        output: return value of the network.
-    """
+    """Records of a forward pass, in order, and `output`, the network's return value."""
 
     output: Any = None
 
@@ -137,7 +132,7 @@ def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Trace]:
-    """Record all operations in the block; those of `model` with their layers. Yields the trace, which grows."""
+    """Record all operations in the block, those of `model` with their layers, in the trace that is yielded."""
     trace = Trace()
     with _Recorder(model, trace):
         yield trace
@@ -177,7 +172,7 @@ class _Recorder(TorchFunctionMode):
         inputs = tensors_in((args, kwargs))
         activations = [tensor for tensor in inputs if id(tensor) not in self.parameters | self.buffers]
         input_shapes = [tuple(tensor.shape) for tensor in activations]
-        storages = {storage_address(tensor) for tensor in inputs}
+        storages = {_storage(tensor) for tensor in inputs}
         with FlopCount() as count:
             result = func(*args, **kwargs)
         operation = _operation_name(func)
@@ -187,7 +182,7 @@ class _Recorder(TorchFunctionMode):
         if operation is None or all(id(output) in self.buffers for output in outputs):
             return result
         layer, file, line = self._caller(inspect.currentframe())
-        allocated = {storage_address(output): output.numel() * output.element_size() for output in outputs}
+        allocated = {_storage(output): output.numel() * output.element_size() for output in outputs}
         self.trace.append(
             Record(
                 step=len(self.trace) + 1,
@@ -217,6 +212,21 @@ class _Recorder(TorchFunctionMode):
                     layer = self.layers.get(id(frame.f_locals.get(code.co_varnames[0])))
             frame = frame.f_back
         return layer or "", *(source or ("", 0))
+
+
+def dense(values: Tensor) -> Tensor:
+    """Return a sparse or quantized tensor as an ordinary one; others unchanged."""
+    if values.is_quantized:
+        values = values.dequantize()
+    return values if values.layout is torch.strided else values.to_dense()
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return a number that two tensors share if one is a view of the other."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse tensors have no storage
+        return id(tensor)
 
 
 def _operation_name(func: Any) -> str | None:

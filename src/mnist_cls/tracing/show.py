@@ -25,15 +25,11 @@ from .table import print_modes, print_predictions, print_reconstruction_error, p
 
 
 def show_forward(settings: ForwardSettings, folder: Path) -> None:
-    """Trace one forward pass, print it, and draw it.
-
-    Args:
-        settings: which network, which input, and what to show.
-        folder: where to write the pictures.
+    """Trace one forward pass, print it, and draw it in `folder`.
 
     Raises:
-        InputError: If the network or the input does not exist, or the network fails. The operations up to the failure
-            have been printed then.
+        InputError: If the network or the input does not exist, or the network fails. The operations before the failure
+            are printed first.
     """
     device = find_device(settings.device)
     model, weights = _make_network(settings)
@@ -69,7 +65,7 @@ def show_forward(settings: ForwardSettings, folder: Path) -> None:
 
 
 def _trace(model: nn.Module, images: Tensor, mode: str, options: Mapping[str, bool]) -> tuple[Trace, Exception | None]:
-    """Trace everything from uint8 images to predictions; return the error, too, if the network fails."""
+    """Trace everything from uint8 images to predictions; also return the error if the network fails."""
     model.train(mode == "train")
     with torch.no_grad(), unchanged(model), recording(model) as trace:
         try:

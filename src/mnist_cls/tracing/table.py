@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ..data.normalization import normalize
 from .outputs import heads
-from .recorder import Record, Trace, unchanged
-from .tensors import dense
+from .recorder import Record, Trace, dense, unchanged
 
 _COLUMNS: dict[str, Callable[[Record], str]] = {
     "#": lambda record: str(record.step),
@@ -121,7 +120,7 @@ def print_reconstruction_error(model: nn.Module, images: Tensor) -> None:
 
 
 def _console() -> Console:
-    """Return a console for standard output; a file or a pipe need not break lines."""
+    """Return a console for standard output; in a file or a pipe, lines need not be broken."""
     return Console(width=None if sys.stdout.isatty() else 240)
 
 
@@ -130,7 +129,7 @@ def _name(record: Record) -> str:
 
 
 def _by_key(trace: Iterable[Record]) -> dict[tuple[str, str, int], Record]:
-    """Records by operation, layer, and number of earlier records with both: branches may differ between modes."""
+    """Return the records by operation, layer, and number of earlier records with both."""
     found: dict[tuple[str, str, int], Record] = {}
     for record in trace:
         earlier = sum(key[:2] == (record.operation, record.layer) for key in found)
