@@ -84,11 +84,8 @@ def images_from_array(array: "np.ndarray | Tensor") -> tuple[np.ndarray, list[st
 def as_stack(array: np.ndarray) -> np.ndarray:
     """View an array of images as (N, 28, 28), without reading or copying its values.
 
-    Args:
-        array: see `images_from_array`.
-
     Raises:
-        InputError: If it has none of the shapes and dtypes listed there.
+        InputError: If it has none of the shapes and dtypes that `images_from_array` takes.
     """
     if not any(np.issubdtype(array.dtype, kind) for kind in (np.bool_, np.integer, np.floating)):
         raise InputError(f"images of dtype {array.dtype}; expected uint8 0 to 255, or floats 0 to 1")

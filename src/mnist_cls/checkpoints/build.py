@@ -22,7 +22,7 @@ def load_model(checkpoint: Checkpoint = None, shifts: int = 0) -> nn.Module:
     """Load the network of a checkpoint, ready to predict.
 
     Args:
-        checkpoint: See `find_checkpoint`; by default the packaged weights. Several: the average of their probabilities.
+        checkpoint: See `find_checkpoint`; by default the packaged weights. The probabilities of several are averaged.
         shifts: Also average over the image moved by up to this many pixels, see `Average`.
 
     Returns:
@@ -41,14 +41,19 @@ def build_all(weights: Sequence[Weights], shifts: int = 0) -> nn.Module:
     if len(networks) == 1 and not shifts:
         return networks[0]
     for one, network in zip(weights, networks, strict=True):
-        with torch.no_grad():
-            logits = network(torch.zeros(2, 1, SIZE, SIZE))
-        if not isinstance(logits, Tensor) or logits.shape != (2, CLASSES):
+        if not computes_logits(network):
             raise InputError(f"{one.path}: gives no ten logits for each image, so no probabilities to average")
     try:
         return Average(networks, shifts).eval()
     except ValueError as error:
         raise InputError(f"checkpoint and shifts: {error}") from error
+
+
+@torch.no_grad()
+def computes_logits(network: nn.Module) -> bool:
+    """Return whether a network computes logits (B, 10), as a forward pass shows."""
+    logits = network(torch.zeros(2, 1, SIZE, SIZE))
+    return isinstance(logits, Tensor) and logits.shape == (2, CLASSES)
 
 
 def build(weights: Weights) -> nn.Module:
@@ -87,11 +92,7 @@ def build_on_meta(weights: Weights) -> nn.Module:
 
 
 def check_known(weights: Weights) -> None:
-    """Check that the network of a checkpoint is registered.
-
-    Raises:
-        InputError: If it is not.
-    """
+    """Raise an `InputError` if the network of a checkpoint is not registered."""
     name = weights.model.get("name")
     if name not in list_models():
         raise InputError(
@@ -101,11 +102,7 @@ def check_known(weights: Weights) -> None:
 
 
 def check_fit(weights: Weights, expected: Mapping[str, Tensor]) -> None:
-    """Check that a checkpoint has exactly the tensors of a network, with their shapes.
-
-    Raises:
-        InputError: If it does not; the message names the first difference.
-    """
+    """Raise an `InputError` at the first difference between the names and shapes of a checkpoint and of its network."""
     start = f"{weights.path}: does not fit the network {weights.model.get('name')!r}"
     for key, tensor in expected.items():
         if key not in weights.state:
@@ -118,11 +115,7 @@ def check_fit(weights: Weights, expected: Mapping[str, Tensor]) -> None:
 
 
 def forward_options(network: nn.Module, early_exit: bool) -> dict[str, bool]:
-    """Return the options of a network's `forward`.
-
-    Raises:
-        InputError: If `early_exit` is set and the network has none.
-    """
+    """Return the options for a network's `forward`; raise an `InputError` if it has no early exit to switch on."""
     if early_exit and "early_exit" not in inspect.signature(network.forward).parameters:
         name = type(network).__name__
         raise InputError(f"early_exit=true: {name} has no early exit; model=conditional has one")

@@ -1,6 +1,6 @@
-"""Checks of a file with weights: it is undamaged, runs no code, and costs no more memory than its size explains.
+"""Check that a file with weights is undamaged, runs no code, and takes no more memory than its size explains.
 
-CRC and digest notice damage, not intent: whoever forges a file computes them, too.
+CRC and digest detect damage, not intent: whoever forges a file computes them, too.
 """
 
 import hashlib
@@ -24,32 +24,28 @@ _ENTRY = re.compile(r"archive/[a-z0-9_./]+")
 # A pickle takes up to a hundred times its size in memory; that of a checkpoint has some hundred bytes for each tensor.
 _LARGEST_PICKLE = 4_000_000
 
-# Hashing a tuple of a tuple of a tuple of still more overflows the stack. A tensor needs five.
+# Hashing deeply nested tuples overflows the stack. A tensor needs five.
 _MOST_TUPLES = 50_000
 
 # PyTorch allows more: `bytearray` and `torch.Tensor` turn a number into memory, QInt8Storage makes a broken tensor.
 _GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch (?!Q)\w+Storage|collections (OrderedDict|Counter)")
 
-# A list can hold itself, or the same list twice, and that one another twice.
+# Lists can contain themselves, and lists that are shared multiply the paths to a value.
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
 
-# Bytes that tensors may have in common, as tied layers do; in the network, each has its own.
+# Bytes that tensors may share, as tied layers do; in the network, each gets its own.
 _MOST_SHARED = 256_000_000
 
 
 def checked_archive(content: bytes, path: Path) -> io.BytesIO:
-    """Check a `.ckpt` before PyTorch reads it, without executing its pickle.
-
-    Args:
-        content: The file's bytes.
-        path: The file's path, for messages.
+    """Check the bytes of a `.ckpt` before PyTorch reads it, without executing its pickle.
 
     Returns:
         A copy of the archive for `torch.load`. zipfile and PyTorch can find different entries in a forged archive, but
         not in this one.
 
     Raises:
-        InputError: If the file is damaged, could run code, or could cost any amount of memory.
+        InputError: If the file is damaged, could run code, or could take any amount of memory.
     """
     try:
         archive, pickled = _copy(content, path)
@@ -92,12 +88,7 @@ def _copy(content: bytes, path: Path) -> tuple[io.BytesIO, bytes]:
 
 
 def check_values(content: object, size: int, path: Path) -> None:
-    """Check what `torch.load` made of a `.ckpt`.
-
-    Args:
-        content: The object that `torch.load` returned.
-        size: The file's size in bytes.
-        path: The file's path, for messages.
+    """Check what `torch.load` made of a `.ckpt` of `size` bytes.
 
     Raises:
         InputError: If it nests too deeply or without end, or if its tensors claim more memory than the file has.
@@ -107,7 +98,7 @@ def check_values(content: object, size: int, path: Path) -> None:
     while waiting:
         value, depth = waiting.pop()
         values += 1
-        # Each path to a value counts, because whoever goes through them takes each.
+        # A value counts once for each path to it, because loading follows each path.
         if values + len(waiting) > _MOST_VALUES or depth > _DEEPEST:
             raise _refused(path, f"it holds more than {_MOST_VALUES:,} values, or nests deeper than {_DEEPEST}")
         if isinstance(value, Tensor):
@@ -124,7 +115,7 @@ def check_values(content: object, size: int, path: Path) -> None:
 
 
 def _checked_bytes(tensor: Tensor, path: Path) -> int:
-    # Kernels of PyTorch's fused optimizers write as many bytes without a look at the strides.
+    # PyTorch's fused optimizers ignore the strides, and write this many bytes.
     claimed = tensor.numel() * tensor.element_size()
     found = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
     if claimed > found:

@@ -50,10 +50,7 @@ class Weights:
 
 
 def read_weights(checkpoint: str | Path | None = None) -> Weights:
-    """Read a checkpoint that holds tensors and plain values; nothing in it is executed.
-
-    Args:
-        checkpoint: See `find_checkpoint`.
+    """Read a checkpoint, see `find_checkpoint`. It may hold tensors and plain values only; nothing in it is executed.
 
     Raises:
         InputError: If the file does not exist, is damaged, holds anything else, or was not written by this package.
@@ -73,14 +70,10 @@ def save_weights(
     provenance: Mapping[str, Any],
     extra_metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a network's weights as `.safetensors`, with all that prediction needs in the metadata.
+    """Write a network as a `.safetensors` file with all that prediction needs, complete or not at all.
 
-    Args:
-        path: The file, which appears complete or not at all.
-        model: The network.
-        config: Its name and options, as `create_model(**config)` takes them.
-        provenance: Plain values that describe the training.
-        extra_metadata: Metadata for other programs; `read_weights` ignores it.
+    `config` is the network's name and options, as `create_model(**config)` takes them; `provenance`, plain values that
+    describe the training; `extra_metadata`, strings for other programs, which `read_weights` ignores.
 
     Raises:
         OSError: If the file cannot be written.
@@ -98,11 +91,7 @@ def save_weights(
 
 
 def save_ckpt(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a Lightning checkpoint that `read_ckpt` can read.
-
-    Args:
-        path: The file, which appears complete or not at all.
-        content: Tensors and plain values.
+    """Write a Lightning checkpoint of tensors and plain values, complete or not at all.
 
     Raises:
         OSError: If the file cannot be written.
@@ -128,11 +117,7 @@ def read_ckpt(path: str | Path) -> dict[str, Any]:
 
 
 def weights_of(content: Mapping[str, Any], path: Path) -> Weights:
-    """Take the weights from a Lightning checkpoint.
-
-    Args:
-        content: The checkpoint, as `read_ckpt` returns it.
-        path: Its file.
+    """Take the weights from a Lightning checkpoint, as `read_ckpt` returns it.
 
     Raises:
         InputError: If it holds no weights, or does not name their network.

@@ -1,8 +1,7 @@
 """Corruptions of images, to measure how robust a network is: noise, blur, fog, rotation, a line across.
 
 Most of the kinds of MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), implemented anew, each at a single
-strength, with Gaussian noise, Gaussian blur and straight lines in place of several related kinds. Results depend on the
-seed alone.
+strength, with Gaussian noise, Gaussian blur and straight lines in place of several related kinds.
 """
 
 import math
@@ -18,7 +17,7 @@ from .augmentation import affine_grid, resample
 
 
 def list_corruptions() -> list[str]:
-    """List the kinds of corruption."""
+    """Return the kinds of corruption."""
     return list(_KINDS)
 
 
@@ -28,7 +27,7 @@ def corrupt(images: Tensor, kind: str, seed: int = 0) -> Tensor:
     Args:
         images: uint8 (N, 28, 28).
         kind: one of `list_corruptions()`.
-        seed: seed of the random numbers.
+        seed: on which alone all random numbers depend.
 
     Returns:
         uint8 (N, 28, 28).

@@ -51,7 +51,7 @@ class LabelledImages(NamedTuple):
 
 
 def list_datasets() -> list[str]:
-    """List the names of datasets that `load_dataset` accepts, sorted."""
+    """Return the names that `load_dataset` accepts, sorted."""
     return sorted(["mnist", *_TORCHVISION])
 
 

@@ -17,11 +17,7 @@ DIGESTS = {
 
 
 def embedded_file(name: str, folder: Path = FOLDER) -> Path:
-    """Return the path of one of the package's four files, after checking its digest.
-
-    Args:
-        name: a key of `DIGESTS`.
-        folder: the folder that contains the files.
+    """Return the path of a file in `DIGESTS`, after checking its digest.
 
     Raises:
         InputError: If the file is missing, truncated or changed.

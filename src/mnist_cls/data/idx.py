@@ -8,7 +8,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -17,25 +17,13 @@ from ..errors import InputError
 # The third byte of a file, and the dtype of its values.
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
-_GZIP_MAGIC = b"\x1f\x8b"
-
 _READ_SIZE = 1 << 24  # bytes
 
 
-class Readable(Protocol):
-    """A binary file, compressed or not."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to `size` bytes."""
-
-
 def read_idx(path: str | Path) -> np.ndarray:
-    """Read an IDX file, plain or gzip-compressed, which is detected from its first bytes.
+    """Read an IDX file, plain or gzip-compressed.
 
     Reads no more than the size declared in the header, so that a decompression bomb does no harm.
-
-    Args:
-        path: the file.
 
     Returns:
         An array of the header's shape in native byte order; for MNIST uint8 of shape (N, 28, 28) or (N,).
@@ -46,20 +34,21 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     with path.open("rb") as file:
-        compressed = file.read(2) == _GZIP_MAGIC
-        file.seek(0)
         try:
-            return _parse(gzip.GzipFile(fileobj=file) if compressed else file, path)
+            return _parse(decompressed(file), path)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path}: broken gzip data ({error}); copy the file again") from error
 
 
-def read_header(stream: Readable, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
-    """Read the header of an IDX file.
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """Return a stream of the content of a plain or gzip-compressed file, told apart by the first bytes."""
+    compressed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
 
-    Args:
-        stream: positioned at the start of the file; afterwards at the first value.
-        path: for error messages.
+
+def read_header(stream: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    """Read the header of an IDX file, up to the first value.
 
     Returns:
         The dtype of the values, big-endian, and their shape.
@@ -76,7 +65,7 @@ def read_header(stream: Readable, path: Path) -> tuple[np.dtype, tuple[int, ...]
     return np.dtype(DTYPES[magic[2]]), struct.unpack(f">{magic[3]}I", header)
 
 
-def _parse(stream: Readable, path: Path) -> np.ndarray:
+def _parse(stream: BinaryIO, path: Path) -> np.ndarray:
     dtype, shape = read_header(stream, path)
     size = math.prod(shape) * dtype.itemsize
     values = bytearray()

@@ -19,7 +19,7 @@ _SIDE = 112  # pixels of a page's side, by default
 
 
 def list_scans() -> list[str]:
-    """List the kinds of scan."""
+    """Return the kinds of scan."""
     return list(_KINDS)
 
 
@@ -29,7 +29,7 @@ def scan(images: np.ndarray, kind: str, seed: int = 0) -> list[bytes]:
     Args:
         images: uint8 (N, 28, 28), in MNIST's form.
         kind: one of `list_scans()`.
-        seed: seed of the random numbers.
+        seed: on which alone all random numbers depend.
 
     Returns:
         The contents of N image files.
@@ -44,16 +44,13 @@ def scan(images: np.ndarray, kind: str, seed: int = 0) -> list[bytes]:
 
 
 def scan_row(images: np.ndarray, gap: float, seed: int = 0) -> bytes:
-    """Generate a scan of digits side by side.
+    """Generate a scan of digits side by side, and return the content of a PNG file.
 
     Args:
         images: uint8 (K, 28, 28), in MNIST's form.
         gap: mean distance between the bounding boxes of two digits, in pixels of MNIST, whose digits are 20 high; it
             varies by one in each direction. Below 0 the boxes overlap, and digits often touch.
-        seed: seed of the random numbers.
-
-    Returns:
-        The contents of a PNG file.
+        seed: on which alone all random numbers depend.
     """
     random = np.random.default_rng(seed)
     page = np.zeros((4 * 40, 4 * 40 * len(images)), np.float32)

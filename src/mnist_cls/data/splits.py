@@ -19,7 +19,7 @@ def train_validation_indices(count: int, validation_size: int | None = None) -> 
             60,000), 0 none.
 
     Returns:
-        Indices of the training and of the validation images, int64, each in ascending order.
+        Indices of the training images and of the validation images, int64, each in ascending order.
 
     Raises:
         InputError: If nothing would remain to train on.
