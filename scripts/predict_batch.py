@@ -87,8 +87,6 @@ def parse() -> argparse.Namespace:
     # Behind a space argparse does not take this one for an option.
     arguments = parser.parse_args([" -.jsonl" if text == "-.jsonl" else text for text in sys.argv[1:]])
     arguments.output = "-.jsonl" if arguments.output == " -.jsonl" else arguments.output
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        parser.error(f"--batch-size {arguments.batch_size}: expected at least 1")
     for name in RAY_OPTIONS:
         if getattr(arguments, name) is not None and arguments.engine != "ray":
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: needs --engine ray")
@@ -101,20 +99,13 @@ def predict(arguments: argparse.Namespace) -> Summary:
     """Predict as the command line says."""
     on_ray = arguments.engine == "ray"
     values = vars(arguments)
-    options = PredictOptions(
-        **{
-            **{field.name: values[field.name] for field in dataclasses.fields(PredictOptions)},
-            "engine": (arguments.worker_engine or "eager") if on_ray else arguments.engine,
-        }
-    )
+    named = {field.name: values[field.name] for field in dataclasses.fields(PredictOptions)}
+    if on_ray:
+        named["engine"] = arguments.worker_engine or "eager"
+    options = PredictOptions(**named)
     if not on_ray:
-        return predict_files(
-            arguments.input,
-            arguments.output,
-            options,
-            save_preprocessed=arguments.save_preprocessed,
-            resume=arguments.resume,
-        )
+        save, resume = arguments.save_preprocessed, arguments.resume
+        return predict_files(arguments.input, arguments.output, options, save_preprocessed=save, resume=resume)
     from mnist_cls.inference.ray import predict_on_ray
 
     for_ray = {name: values[name] for name in ("address", "workers", "part_size") if values[name] is not None}

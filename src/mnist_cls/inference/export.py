@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.build import build_all, load_model
+from ..checkpoints.build import build_all, computes_logits, load_model
 from ..checkpoints.find import Checkpoint, each
 from ..checkpoints.weights import KEY, Weights, read_weights, save_weights
 from ..cli.settings import export_format
 from ..data.datasets import load_dataset
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import expand, whole_file
-from ..images import CLASSES, MEAN, SIZE, STD
+from ..images import CLASSES, MEAN, STD
 from .engines.onnx import OnnxEngine, require_onnx
 from .whole_pass import OUTPUTS, WholePass, exported_program, one_line_export_errors, onnx_model
 
@@ -47,13 +47,11 @@ predictions = predictor(numpy.zeros((1, 28, 28), numpy.uint8))""",
 
 
 class Exported(NamedTuple):
-    """A file that was written, and how much it differs from its network.
+    """A file that was written, its size in bytes, and how much it differs from its network on `CHECKED` test images.
 
     Attributes:
-        path: the file.
         format: "onnx", "torch" or "safetensors".
-        size: in bytes.
-        difference: greatest difference of a probability on `CHECKED` test images.
+        difference: greatest difference of a probability.
         differing: number of labels that differ: 0, or the file would not have been written.
     """
 
@@ -120,7 +118,9 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
         raise InputError(f"output={path}: a .safetensors holds one network, not {len(weights)}; use .onnx or .pt2")
     # With gradients the outputs of a .pt2 could not become NumPy arrays.
     network = build_all(weights).requires_grad_(False)
-    _check_is_classifier(network, weights[0])
+    if not computes_logits(network):
+        name = weights[0].model["name"]
+        raise InputError(f"{weights[0].path}: {name} computes no logits (B, 10); only classifiers can be exported")
     with whole_file(path) as temporary:
         _write(temporary, kind, network, weights)
         difference, differing = _compare(temporary, kind, network)
@@ -132,13 +132,6 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
             )
         size = temporary.stat().st_size
     return Exported(path, kind, size, difference, differing)
-
-
-def _check_is_classifier(network: nn.Module, weights: Weights) -> None:
-    output = network(torch.zeros(2, 1, SIZE, SIZE))
-    if not isinstance(output, Tensor) or output.shape != (2, CLASSES):
-        name = weights.model["name"]
-        raise InputError(f"{weights.path}: {name} computes no logits (B, 10); only classifiers can be exported")
 
 
 def _write(path: Path, kind: str, network: nn.Module, weights: Sequence[Weights]) -> None:
@@ -181,8 +174,7 @@ def _compare(path: Path, kind: str, network: nn.Module) -> tuple[float, int]:
         batches = [run(images[:1]), run(images[1:])]
         logits, probabilities, labels = (torch.cat(outputs) for outputs in zip(*batches, strict=True))
     except Exception as error:  # runtimes raise errors of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"not written: the {kind} file does not run: {reason}") from error
+        raise InputError(f"not written: the {kind} file does not run: {first_line(error)}") from error
     # Not the logits themselves: those of confident networks are large, and so are their differences.
     found = torch.stack([probabilities, logits.softmax(1)])
     return (found - expected).abs().max().item(), int((labels != expected_labels).sum())

@@ -11,27 +11,20 @@ from ..errors import InputError
 
 ENGINES = ("auto", "eager", "onnx", "int8")
 
-# Options that change rows, besides those that `identity` looks behind.
+# Options that change rows, besides the checkpoints.
 _CHANGE_ROWS = ("batch_size", "early_exit", "shifts", "min_confidence", "preprocess", "split")
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How inputs are prepared and predicted.
+    """How inputs are prepared and predicted. `Predictor` describes the options that are not listed here.
 
     Args:
-        checkpoint: as `load_model` takes it.
-        device: see `Predictor`, as for all options down to `shifts`.
-        batch_size: number of images in the network at once.
-        early_exit: let images leave at the first confident head.
-        is_digit: add a column `is_digit`.
-        engine: one of `ENGINES`.
-        shifts: average over the image moved by up to this many pixels.
+        is_digit: see `Predictor`; adds a column `is_digit`.
         min_confidence: add a column `undecided` that flags predictions whose confidence is below this threshold,
             0 to 1.
         preprocess: "auto" brings images into MNIST's form, "none" takes 28x28 images as they are, see `prepare`.
         split: images are rows of digits; the rows of the output are `READING_COLUMNS`.
-        model_file: Python file that registers the checkpoint's network, see `load_user_models`.
 
     Raises:
         InputError: If an option is out of range, or two exclude each other.
@@ -66,19 +59,15 @@ class PredictOptions:
     def identity(self, source: str) -> dict[str, Any]:
         """Return what must not change between an interrupted run and the one that resumes it, as plain values.
 
-        Args:
-            source: the identity of the input, see `Source`.
+        The argument is the identity of the input, see `Source`.
         """
-        return {
-            "input": source,
-            "weights": self._weights_digest(),
-            "version": importlib.metadata.version("mnist_cls"),
-            **{name: getattr(self, name) for name in _CHANGE_ROWS},
-        }
-
-    def _weights_digest(self) -> str:
         files = [find_checkpoint(one) for one in each(self.checkpoint)]
         if self.is_digit is not False:
             files.append(find_checkpoint(DETECTOR if self.is_digit is True else self.is_digit))
         digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
-        return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+        return {
+            "input": source,
+            "weights": hashlib.sha256(b"".join(digests)).hexdigest()[:16],
+            "version": importlib.metadata.version("mnist_cls"),
+            **{name: getattr(self, name) for name in _CHANGE_ROWS},
+        }

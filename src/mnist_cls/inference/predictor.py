@@ -1,7 +1,7 @@
 """A network that classifies arrays of digits in batches, whatever memory the device has left."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +11,7 @@ from ..checkpoints.find import Checkpoint
 from ..errors import InputError
 from ..images import CLASSES, images_from_array
 from ..memory import keep_freed_memory
-from .engines.choose import faster_engine, load_detector, load_engine
+from .engines.choose import faster_engine, load_engine
 from .options import PredictOptions
 
 if TYPE_CHECKING:
@@ -59,13 +59,12 @@ class Predictor:
         batch_size: number of images in the network at once; None: 256 on the CPU, 1024 on a GPU. It is halved when the
             device runs out of memory.
         early_exit: let images leave at the first confident head of a network that has several.
-        is_digit: tell whether each image is a digit at all: True uses the packaged autoencoder; or the checkpoint of
-            another one.
+        is_digit: tell whether each image is a digit at all, by the packaged autoencoder (True) or by that of a
+            checkpoint.
         engine: "eager" is PyTorch. "onnx" is ONNX Runtime, on the CPU only: faster, after some seconds of preparation.
             "int8" is PyTorch with 8-bit weights and activations, on the CPU only: the fastest, with probabilities that
             differ by some hundredths. "auto" is PyTorch, and ONNX Runtime for 150,000 images and more if it is
-            installed and `model` is a checkpoint. Both "onnx" and "int8" keep the weights of the moment they were
-            prepared.
+            installed and `model` is a checkpoint. "onnx" and "int8" copy the weights when they are prepared.
         shifts: classify each image at several positions, moved by up to this many pixels in each direction, and
             average the probabilities: 1 takes nine times as long.
         model_file: Python file that registers the checkpoint's network, see `load_user_models`.
@@ -96,17 +95,18 @@ class Predictor:
             checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, model_file=model_file
         )
         self.engine = load_engine(options, network)
-        self.detector = None if is_digit is False else load_detector(is_digit, device)
+        self.detector: Callable[[np.ndarray], np.ndarray] | None = None
+        if is_digit is not False:
+            from .engines.eager import EagerDetector
+
+            self.detector = EagerDetector(is_digit, device)
         self.batch_size = batch_size or (CPU_BATCH if self.engine.device == "cpu" else GPU_BATCH)
         # A network of the user's own may be trained on, which an export would not follow.
         self._may_export = engine == "auto" and network is None
         keep_freed_memory()
 
     def prepare(self, count: int) -> None:
-        """Announce that `count` images will follow, so that engine "auto" can choose what is fastest for all of them.
-
-        A call does so itself; this is for callers that pass many small arrays.
-        """
+        """Announce that `count` images will follow in several arrays, so that engine "auto" can choose the fastest."""
         if self._may_export and count >= MANY_IMAGES:
             self._may_export = False
             self.engine = faster_engine(self.engine)
@@ -137,10 +137,7 @@ class Predictor:
         return Predictions(labels, probabilities.max(1, initial=-np.inf), probabilities, all_errors, is_digit)
 
     def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Uint8 (N, 28, 28) -> probabilities (N, 10), and whether each is a digit, bool (N,): not without a detector.
-
-        When memory runs out, the batch is halved for this and all later calls.
-        """
+        """Uint8 (N, 28, 28) -> probabilities (N, 10), and is_digit, bool (N,): all False without a detector."""
         probabilities, is_digit = np.empty((len(images), CLASSES), np.float32), np.zeros(len(images), bool)
         start = 0
         while start < len(images):
@@ -166,14 +163,6 @@ class Predictor:
 
 
 def load_predictor(options: PredictOptions) -> Predictor:
-    """Load what `options` name."""
-    return Predictor(
-        options.checkpoint,
-        options.device,
-        options.batch_size,
-        options.early_exit,
-        options.is_digit,
-        options.engine,
-        options.shifts,
-        options.model_file,
-    )
+    """Load the network, or the networks, that `options` name."""
+    names = ("device", "batch_size", "early_exit", "is_digit", "engine", "shifts", "model_file")
+    return Predictor(options.checkpoint, **{name: getattr(options, name) for name in names})

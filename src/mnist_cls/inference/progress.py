@@ -26,12 +26,7 @@ class Progress(NamedTuple):
     names: str = ""
 
     def after(self, rows: "Rows", names: str) -> "Progress":
-        """Count the rows of one more batch.
-
-        Args:
-            rows: of the batch.
-            names: digest of all names, those of the batch included.
-        """
+        """Count the rows of one more batch; `names` is the digest of all names, those of the batch included."""
         labels, targets = rows.columns.get("label", []), rows.columns.get("target", [])
         labelled = [(label, target) for label, target in zip(labels, targets, strict=False) if target is not None]
         return Progress(

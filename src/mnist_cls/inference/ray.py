@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import expand, write_json
 from .decoding.pool import Decoders
 from .options import PredictOptions
@@ -87,10 +87,9 @@ def predict_on_ray(
     with open_folder(folder):
         earlier = earlier_shards(folder, run, resume)
         (folder / COMPLETE).unlink(missing_ok=True)
-        with _cluster(address) as resources, stopped_by_sigterm(), announce_shards(folder):
-            count = _worker_count(workers, options.device, resources)
-            pool = _start_workers(count, folder, options, run, source.labelled)
-            shards, seconds = _run(source, part_size, earlier, pool)
+        with _cluster(address), stopped_by_sigterm(), announce_shards(folder):
+            actors = _start_workers(workers, options, folder, run, source.labelled, Path.cwd())
+            shards, seconds = _run(source, part_size, earlier, actors)
         if not shards:
             raise InputError(f"input={input}: there is nothing in it; expected images")
         check_complete(folder, shards)
@@ -113,8 +112,8 @@ def _check_arguments(folder: Path, workers: int | None, part_size: int) -> None:
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[dict[str, float]]:
-    """Connect to a cluster, or start one; yield its resources."""
+def _cluster(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one."""
     # Set before Ray is imported: no usage statistics, no messages of its C++ code.
     environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -136,13 +135,13 @@ def _cluster(address: str | None) -> Iterator[dict[str, float]]:
         with _mute():
             ray.init(address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         problem = "Ray does not start here" if address is None else f"address={address}: no usable Ray cluster"
         raise InputError(f"{problem} ({reason}); `ray start --head` starts one and prints its address") from error
     # Ray reports dead workers on standard output, which is for the summary, until it is shut down.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            yield dict(ray.cluster_resources())
+            yield
         finally:
             ray.shutdown()
 
@@ -161,33 +160,29 @@ def _mute() -> Iterator[None]:
         os.close(null)
 
 
-def _worker_count(workers: int | None, device: str, resources: dict[str, float]) -> int:
-    kind = "CPU" if device == "cpu" else "GPU"
-    available = int(resources.get(kind, 0))
-    if available == 0 or (workers or 1) > available:
-        raise InputError(f"workers={workers or 1}: the cluster has {available} {kind}s; expected one for each worker")
-    return workers or available
-
-
-def _start_workers(count: int, folder: Path, options: PredictOptions, run: dict[str, Any], labelled: bool) -> list[Any]:
-    """Start Ray actors of `_Worker`, each with a CPU, and a GPU if the device is one."""
+def _start_workers(count: int | None, options: PredictOptions, *arguments: Any) -> list[Any]:
+    """Start `count` actors, or one for each CPU (or GPU) of the cluster, with the arguments of `_Worker`."""
     import ray
 
-    gpus = 0 if options.device == "cpu" else 1
-    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=_MOST_DEATHS - 1)(_Worker)
-    return [actor.remote(folder, options, run, labelled, Path.cwd()) for _ in range(count)]
+    kind = "CPU" if options.device == "cpu" else "GPU"
+    available = int(ray.cluster_resources().get(kind, 0))
+    if available == 0 or (count or 1) > available:
+        raise InputError(f"workers={count or 1}: the cluster has {available} {kind}s; expected one for each worker")
+    gpus, retries = int(kind == "GPU"), _MOST_DEATHS - 1
+    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=retries)(_Worker)
+    return [actor.remote(options, *arguments) for _ in range(count or available)]
 
 
 def _run(
     source: Source, part_size: int, earlier: dict[int, Progress], workers: list[Any]
 ) -> tuple[dict[int, Progress], float]:
-    """Predict the shards of a source that an interrupted run has not written.
+    """Predict the shards that an interrupted run has not written.
 
     Returns:
         The counts of all shards by number, and the seconds from the first image to the last.
     """
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     idle, running = list(workers), dict[Any, tuple[Any, int]]()
     shards, times = dict[int, Progress](), list[float]()
@@ -199,8 +194,8 @@ def _run(
         try:
             shards[number], start, end = ray.get(result)
         except RayTaskError as error:
-            raise error.cause from None
-        except RayActorError as error:
+            raise error.cause from error
+        except (RayActorError, OutOfMemoryError) as error:
             raise InputError(
                 f"{shard_name(number)}: {_MOST_DEATHS} workers died while predicting it; if memory was short, try"
                 " fewer workers, a smaller --part-size or a smaller --batch-size"
@@ -232,18 +227,10 @@ def _run(
 
 
 class _Worker:
-    """Predicts shards and writes their files. The network is loaded with the first of them.
-
-    Args:
-        folder: of the output.
-        options: of the prediction.
-        run: what identifies the run.
-        labelled: whether the source has labels.
-        working_folder: what relative paths are relative to.
-    """
+    """Predicts shards and writes their files. The network is loaded with the first of them."""
 
     def __init__(
-        self, folder: Path, options: PredictOptions, run: dict[str, Any], labelled: bool, working_folder: Path
+        self, options: PredictOptions, folder: Path, run: dict[str, Any], labelled: bool, working_folder: Path
     ) -> None:
         self.folder, self.options, self.run, self.labelled = folder, options, run, labelled
         self.working_folder = working_folder
@@ -259,7 +246,8 @@ class _Worker:
             self._enter_working_folder()
             self.predictor = load_predictor(self.options)
         start = time.time()
-        source, schema = shard.source(self.labelled), parquet_schema(output_columns(self.options, self.labelled))
+        source = Source(None, lambda start: iter(shard.blocks), "", self.labelled, shard.arrays)
+        schema = parquet_schema(output_columns(self.options, self.labelled))
         predicted = list(predict_batches(source, self.decoders, self.predictor, self.options, Progress()))
         table = pa.Table.from_batches([record_batch(rows, schema) for _, rows, _ in predicted], schema)
         _, _, progress = predicted[-1]
@@ -267,11 +255,7 @@ class _Worker:
         return progress, start, time.time()
 
     def _enter_working_folder(self) -> None:
-        """Change to the driver's working folder, so that paths mean the same; check the version of this package.
-
-        Raises:
-            InputError: If this machine has no such folder, or another version.
-        """
+        """Change to the driver's working folder, so that paths mean the same; check the version of this package."""
         host = socket.gethostname()
         try:
             os.chdir(self.working_folder)

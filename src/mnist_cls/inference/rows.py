@@ -39,12 +39,7 @@ class Rows(NamedTuple):
 
 
 def output_columns(options: PredictOptions, labelled: bool) -> list[str]:
-    """Return the names of all columns of the output.
-
-    Args:
-        options: of the prediction.
-        labelled: whether the source has labels.
-    """
+    """Return the names of all columns of the output for a source with or without labels."""
     extra = {
         "is_digit": options.is_digit is not False,
         "undecided": options.min_confidence is not None,
@@ -73,13 +68,7 @@ def batch_rows(batch: "Batch", predictions: Predictions, options: PredictOptions
 
 
 def prediction_rows(names: Sequence[str], predictions: Predictions, extra_columns: Mapping[str, Sequence[Any]]) -> Rows:
-    """Return a row for each image.
-
-    Args:
-        names: names of the N inputs.
-        predictions: of N images.
-        extra_columns: columns of N values each, by name, that follow the others.
-    """
+    """Return a row for each of N images; `extra_columns` of N values each follow the others."""
     probabilities = predictions.probabilities.astype(float).round(_DECIMALS).T.tolist()
     columns: dict[str, list[Any]] = {
         "path": list(names),
@@ -102,14 +91,14 @@ def reading_rows(
     boxes: np.ndarray,
     errors: Sequence[str | None],
 ) -> Rows:
-    """Return a row for each image of a row of digits.
+    """Return a row for each of N images of rows of digits.
 
     Args:
-        names: names of the N inputs.
-        predictions: of all digits, input after input.
-        counts: number of digits in each of the N inputs.
-        boxes: position of each digit in its input, see `Digits`.
-        errors: for each input None, or why it cannot be read.
+        names: N names.
+        predictions: of all digits, image after image.
+        counts: N numbers of digits.
+        boxes: int32 (M, 4), the position of each digit in its image, see `Digits`.
+        errors: for each image None, or why it cannot be read.
     """
     columns: dict[str, list[Any]] = {name: [] for name in READING_COLUMNS}
     first = 0

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..data.normalization import normalize
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..images import SIZE
 
 # The outputs of a `WholePass`, and their names in an ONNX file.
 OUTPUTS = ("logits", "probabilities", "label")
 
+# The arguments of `WholePass` for the exporters, and which of their axes may have any length.
+_EXAMPLE = (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),)
+_ANY_BATCH_SIZE = ({0: torch.export.Dim("batch")},)
+
 
 class WholePass(nn.Module):
-    """A network with its normalization and softmax.
-
-    Args:
-        network: computes logits (B, 10) for normalized images (B, 1, 28, 28).
-    """
+    """A network, from normalized images (B, 1, 28, 28) to logits (B, 10), with its normalization and softmax."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -38,19 +38,14 @@ class WholePass(nn.Module):
 
 
 def exported_program(network: nn.Module) -> ExportedProgram:
-    """Export the `WholePass` of a network for batches of any size.
-
-    Args:
-        network: in evaluation mode, on the CPU; computes logits (B, 10).
+    """Export the `WholePass` of a network, in evaluation mode and on the CPU, for batches of any size.
 
     Raises:
         InputError: If PyTorch cannot export the network.
     """
     with one_line_export_errors(network):
         # Not strict, the default of newer versions of PyTorch: it accepts more of Python.
-        program = torch.export.export(
-            WholePass(network).eval(), _example(), dynamic_shapes=_any_batch_size(), strict=False
-        )
+        program = torch.export.export(WholePass(network).eval(), _EXAMPLE, dynamic_shapes=_ANY_BATCH_SIZE, strict=False)
     for node in program.graph.nodes:
         # Files made of the program would reveal where the code lies on this machine.
         node.meta.pop("stack_trace", None)
@@ -60,9 +55,7 @@ def exported_program(network: nn.Module) -> ExportedProgram:
 def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return the `WholePass` of a network as the content of an ONNX file: `images` in, `OUTPUTS` out.
 
-    Args:
-        network: in evaluation mode, on the CPU; computes logits (B, 10).
-        metadata: the file's `metadata_props`.
+    The network is in evaluation mode, on the CPU. The metadata become the file's `metadata_props`.
 
     Raises:
         InputError: If PyTorch cannot export the network.
@@ -71,9 +64,9 @@ def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) ->
     with one_line_export_errors(network):
         exported: Any = torch.onnx.export(
             program,
-            _example(),
+            _EXAMPLE,
             dynamo=True,
-            dynamic_shapes=_any_batch_size(),  # again, for the dimension's name in the file
+            dynamic_shapes=_ANY_BATCH_SIZE,  # again, for the dimension's name in the file
             input_names=["images"],
             output_names=list(OUTPUTS),
             verbose=False,
@@ -83,21 +76,9 @@ def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) ->
     return content
 
 
-def _example() -> tuple[Tensor]:
-    return (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),)
-
-
-def _any_batch_size() -> tuple[dict[int, Any]]:
-    return ({0: torch.export.Dim("batch")},)
-
-
 @contextlib.contextmanager
 def one_line_export_errors(network: nn.Module) -> Iterator[None]:
-    """Silence PyTorch's exporters, and turn their errors into one line.
-
-    Raises:
-        InputError: If the block fails.
-    """
+    """Silence PyTorch's exporters in the block, and turn their errors into an InputError of one line."""
     # They print their progress, and warn about deprecations in their own dependencies.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -105,5 +86,4 @@ def one_line_export_errors(network: nn.Module) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # a user's own network may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"PyTorch cannot export {type(network).__name__}: {reason}") from error
+        raise InputError(f"PyTorch cannot export {type(network).__name__}: {first_line(error)}") from error

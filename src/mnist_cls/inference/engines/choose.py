@@ -1,7 +1,5 @@
 """What an engine is, and which one computes a prediction. PyTorch is imported only when an engine needs it."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,12 +16,7 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """A classifier that is ready to run.
-
-    Attributes:
-        name: "eager", "onnx" or "int8".
-        device: where it runs, such as "cpu" or "cuda:0".
-    """
+    """A classifier that is ready to run, on a `device` such as "cpu" or "cuda:0"."""
 
     name: str
     device: str
@@ -36,16 +29,8 @@ class Engine(Protocol):
         """
 
 
-# Images, uint8 (B, 28, 28) -> whether each looks like a digit, bool (B,). Raises MemoryError as an engine does.
-Detector = Callable[[np.ndarray], np.ndarray]
-
-
 def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> Engine:
-    """Load a network into the engine that `options` name; "auto" is PyTorch, see `faster_engine`.
-
-    Args:
-        options: which network, where it runs, and how.
-        network: used instead of the checkpoint.
+    """Load the checkpoint, or the given network, into the engine that `options` name; "auto" is PyTorch at first.
 
     Raises:
         InputError: If the network cannot be loaded, is no classifier, or the engine does not support what the options
@@ -69,7 +54,7 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
 
 
 def faster_engine(engine: Engine) -> Engine:
-    """Return the fastest engine for very many images with the network of `engine`; `engine` itself if it is that."""
+    """Return the fastest engine for very many images: ONNX Runtime if it can run the network, else `engine` itself."""
     from .eager import EagerEngine
 
     if not isinstance(engine, EagerEngine) or engine.device != "cpu" or engine.options or not onnx_is_installed():
@@ -78,13 +63,6 @@ def faster_engine(engine: Engine) -> Engine:
         return _onnx_engine(engine)
     except InputError:  # the network cannot be exported, or not be loaded
         return engine
-
-
-def load_detector(checkpoint: bool | str | Path, device: str) -> Detector:
-    """Load the autoencoder that tells digits from other images, see `EagerDetector`."""
-    from .eager import EagerDetector
-
-    return EagerDetector(checkpoint, device)
 
 
 def _onnx_engine(eager: "EagerEngine") -> Engine:

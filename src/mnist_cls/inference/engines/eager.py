@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...checkpoints.build import forward_options, load_model, load_user_models
 from ...checkpoints.find import DETECTOR
 from ...data.normalization import normalize
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...images import CLASSES
 from ...memory import out_of_memory
 from ...models.average import Average
@@ -27,7 +27,7 @@ class _OnDevice:
         self.network = network.eval().to(memory_format=torch.channels_last).to(self.device)
 
     def compute(self, x: Tensor) -> Tensor:
-        """Normalized float32 (B, 1, 28, 28) -> what is wanted of B images."""
+        """Normalized float32 (B, 1, 28, 28) -> the results of B images."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -50,16 +50,10 @@ class _OnDevice:
 
 
 class EagerEngine(_OnDevice):
-    """A PyTorch network.
-
-    Args:
-        network: computes logits (B, 10) for normalized images (B, 1, 28, 28).
-        device: see `find_device`.
-        early_exit: let images leave at the first confident head.
-        name: what the engine is called, if it is not "eager".
+    """A PyTorch network that computes logits (B, 10) for normalized images (B, 1, 28, 28).
 
     Raises:
-        InputError: If there is no such device, or the network has no early exit.
+        InputError: If there is no such device, see `find_device`, or the network has no early exit.
     """
 
     def __init__(self, network: nn.Module, device: str = "cpu", early_exit: bool = False, name: str = "eager") -> None:
@@ -77,11 +71,7 @@ class EagerEngine(_OnDevice):
 
 
 def load_network(options: PredictOptions, network: nn.Module | None = None) -> nn.Module:
-    """Return the classifier that is to predict, on the CPU.
-
-    Args:
-        options: `checkpoint`, `model_file` and `shifts` of them are used.
-        network: used instead of the checkpoint.
+    """Return the classifier that is to predict: `network`, or that of the checkpoint.
 
     Raises:
         InputError: If the checkpoint or the model file cannot be loaded, or the network is an autoencoder.
@@ -102,11 +92,7 @@ class _Reconstructs(Protocol):
 
 
 class EagerDetector(_OnDevice):
-    """An autoencoder whose reconstruction error tells digits from other images.
-
-    Args:
-        checkpoint: of the autoencoder; True: the packaged one.
-        device: see `find_device`.
+    """An autoencoder, by default the packaged one, whose reconstruction error tells digits from other images.
 
     Raises:
         InputError: If the checkpoint is not that of an autoencoder, or its threshold was never set.
@@ -127,7 +113,7 @@ class EagerDetector(_OnDevice):
         return self.reconstruction_error(x) <= self.network.get_buffer("threshold")
 
 
-def find_device(name: str = PredictOptions.device) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Return the device of that name; "auto" is CUDA if it is available, else the CPU.
 
     Raises:
@@ -139,6 +125,6 @@ def find_device(name: str = PredictOptions.device) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # nothing can be computed on "meta"
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["not there"])[0]
+        reason = first_line(error)
         raise InputError(f"device={name}: {reason}; use device=cpu, or device=auto to take what is there") from error
     return torch.device("cpu") if device.type == "cpu" else device

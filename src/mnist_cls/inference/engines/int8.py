@@ -18,7 +18,7 @@ from ...checkpoints.find import Checkpoint, each
 from ...checkpoints.weights import read_weights
 from ...data.datasets import load_dataset
 from ...data.normalization import normalize
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...models.average import Average
 
 # Number of images that calibrate each layer's range; on as many others the labels are compared.
@@ -29,14 +29,7 @@ _SAME_LABELS = 0.998
 
 
 class _Range(NamedTuple):
-    """The range of a layer's values.
-
-    Attributes:
-        name: of the layer.
-        low: least input, at most 0.
-        high: greatest input.
-        high_out: greatest output.
-    """
+    """The range of a layer's inputs, from at most 0, and its greatest output."""
 
     name: str
     low: float
@@ -45,12 +38,9 @@ class _Range(NamedTuple):
 
 
 class _Int8(nn.Module):
-    """A convolution or a linear layer in 8 bits.
+    """A convolution or a linear layer in 8 bits, with the scale and the zero point of its input.
 
     Args:
-        layer: the layer in float32.
-        scale: scale of the input.
-        zero: zero point of the input.
         out_scale: scale of the output, uint8 with negative values clipped to 0; None: the output is float32.
     """
 
@@ -174,7 +164,7 @@ def int8_network(network: nn.Module, images: Tensor) -> nn.Module:
             same = (quantized(others).argmax(1) == expected).float().mean().item()
         # A network may do anything between its layers, and most of it does not work on integers.
         except Exception as error:
-            reason = reason or (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason or first_line(error)
             continue
         if same >= _SAME_LABELS:
             return quantized

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 
 
 def onnx_is_installed() -> bool:
@@ -17,27 +17,13 @@ def onnx_is_installed() -> bool:
 
 
 def require_onnx(option: str) -> None:
-    """Check that the extra `onnx` is installed.
-
-    Args:
-        option: what needs it, as the user typed it.
-
-    Raises:
-        InputError: If it is not installed.
-    """
+    """Raise an InputError if the extra `onnx`, which the `option` of the user needs, is not installed."""
     if not onnx_is_installed():
         raise InputError(f"{option}: ONNX Runtime is not installed; pip install 'mnist-cls[onnx]'")
 
 
 class OnnxEngine:
-    """A network in ONNX Runtime.
-
-    Args:
-        content: of an ONNX file that maps `images`, uint8 (B, 28, 28), to `probabilities`, float32 (B, 10).
-        threads: number of threads that compute a batch.
-
-    Attributes:
-        session: the `onnxruntime.InferenceSession`.
+    """The content of an ONNX file in ONNX Runtime: `images`, uint8 (B, 28, 28), to `probabilities`, float32 (B, 10).
 
     Raises:
         InputError: If ONNX Runtime cannot load it.
@@ -57,8 +43,7 @@ class OnnxEngine:
             self.session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         # Versions that do not match and missing system libraries raise many kinds of errors.
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"ONNX Runtime cannot load the network: {reason}") from error
+            raise InputError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Uint8 (B, 28, 28) -> probabilities, float32 (B, 10)."""

@@ -18,11 +18,7 @@ from .reading import LARGEST_FILE, printable, reader_errors, too_large
 
 
 def zip_source(path: Path) -> Source:
-    """Return the files in a zip archive, in its own order; only its table of contents is held in memory.
-
-    Raises:
-        InputError: If it is broken, or has no files.
-    """
+    """Return the files in a zip archive, in its own order; only its table of contents is held in memory."""
 
     def samples() -> Iterator[Sample]:
         with zipfile.ZipFile(path) as archive:
@@ -88,11 +84,7 @@ def _decompressed(file: io.BufferedReader) -> io.BufferedIOBase:
 
 
 class _Bounded:
-    """A file that refuses to read at once what no header and no image has.
-
-    Attributes:
-        last: what was read last.
-    """
+    """A file that refuses to read at once what no header and no image has, and keeps the last bytes that were read."""
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self.file, self.last = file, b""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.idx import read_header
+from ...data.idx import decompressed, read_header
 from ...errors import InputError
 from ...images import SIZE, as_stack
 from .blocks import ARRAY_BATCH, IMAGE_BATCH, InputBlock, Source, file_source, index_names, target_of
@@ -24,15 +24,7 @@ _SLICE_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class _StoredArray:
-    """An array in a file.
-
-    Attributes:
-        open: opens the file.
-        dtype: data type of the values.
-        shape: shape of the array.
-        offset: position of the first value, in bytes.
-        fortran: whether the first axis varies fastest.
-    """
+    """An array in a file, with the position of its first value in bytes; `fortran`: the first axis varies fastest."""
 
     open: Callable[[], AbstractContextManager[Any]]
     dtype: np.dtype
@@ -80,21 +72,13 @@ class _StoredArray:
 
 
 def npy_source(path: Path, preprocess: str) -> Source:
-    """Return the images in a `.npy`.
-
-    Raises:
-        InputError: If it is broken, or holds no images.
-    """
+    """Return the images in a `.npy`."""
     with reader_errors(path, "NumPy"):
         return _source(path, preprocess, _stored_npy(partial(open_regular, path), path.stat().st_size))
 
 
 def npz_source(path: Path, preprocess: str) -> Source:
-    """Return the images in a `.npz`, with the labels in its array "labels", if there is one.
-
-    Raises:
-        InputError: If it is broken, has several arrays and none called "images", or holds no images.
-    """
+    """Return the images in a `.npz`, with the labels in its array "labels", if there is one."""
 
     @contextmanager
     def open_member(member: zipfile.ZipInfo) -> Iterator[Any]:
@@ -129,11 +113,7 @@ def holds_arrays(path: Path) -> bool:
 
 
 def idx_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
-    """Return the images in an IDX file, plain or compressed by gzip, with the labels in another one.
-
-    Raises:
-        InputError: If it is broken, or holds no images.
-    """
+    """Return the images in an IDX file, plain or compressed by gzip, with the labels in another one."""
     with reader_errors(path, "IDX"):
         return _source(path, preprocess, _stored_idx(path), None if labels is None else _stored_idx(labels))
 
@@ -142,9 +122,7 @@ def _stored_idx(path: Path) -> _StoredArray:
     @contextmanager
     def open_file() -> Iterator[Any]:
         with open_regular(path) as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if compressed else file
+            yield decompressed(file)
 
     with open_file() as stream:
         array = _StoredArray(open_file, *read_header(stream, path), stream.tell())

@@ -32,12 +32,12 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class InputBlock:
-    """Consecutive inputs.
+    """N consecutive inputs.
 
     Attributes:
-        names: N printable names.
+        names: printable names.
         contents: an array of N images as `images_from_array` takes it, or N contents; None if they were not read.
-        targets: N labels 0 to 9, None where unknown; empty if the source has no labels.
+        targets: labels 0 to 9, None where unknown; empty if the source has no labels.
     """
 
     names: list[str]
@@ -45,7 +45,6 @@ class InputBlock:
     targets: list[int | None] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """Return the number of inputs."""
         return len(self.names)
 
     def part(self, start: int, stop: int | None = None) -> "InputBlock":

@@ -25,9 +25,6 @@ def csv_source(path: Path) -> Source:
     """Return the images in a CSV file, see `open_source` for its columns. Their number is unknown.
 
     Without a header it must have 784 or 785 columns, and of 785 the first is the label.
-
-    Raises:
-        InputError: If it has no such columns.
     """
     # The csv module refuses longer cells than this, in the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
@@ -36,9 +33,10 @@ def csv_source(path: Path) -> Source:
         if not first:
             raise InputError("an empty table")
     header = not all(map(_is_whole, first))
-    columns = (
-        [name.strip() for name in first] if header else ["label", *first[1:]] if len(first) == PIXELS + 1 else first
-    )
+    if header:
+        columns = [name.strip() for name in first]
+    else:
+        columns = ["label", *first[1:]] if len(first) == PIXELS + 1 else first
     labelled = "label" in columns
     if header and ("image" in columns or "path" in columns):
         return file_source(path, "CSV", blocks_of(partial(_samples, path, columns), labelled), labelled=labelled)

@@ -28,9 +28,6 @@ def folder_source(folder: Path) -> Source:
 
     Links to folders are followed, unless they lead to a folder that they lie in. If the folder holds only folders named
     0 to 9, these are the labels.
-
-    Raises:
-        InputError: If there is no file in it.
     """
     names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 (names are all we need)
     labelled = bool(names) and all(re.fullmatch("[0-9]", name) and (folder / name).is_dir() for name in names)
@@ -50,11 +47,7 @@ def is_pattern(text: str) -> bool:
 
 
 def pattern_source(pattern: str) -> Source:
-    """Return all files that a pattern such as `scans/*.png` matches, and those in the folders that it matches.
-
-    Raises:
-        InputError: If it matches nothing.
-    """
+    """Return all files that a pattern such as `scans/*.png` matches, and those in the folders that it matches."""
     text = os.path.expanduser(pattern)  # noqa: PTH111 (a pattern is not a path)
     root, parts = ("/", text.split("/")[1:]) if text.startswith("/") else ("", text.split("/"))
     parts = [part for index, part in enumerate(parts) if part and parts[index - 1 : index + 1] != ["**", "**"]]
@@ -70,11 +63,7 @@ def pattern_source(pattern: str) -> Source:
 
 
 def list_source(path: Path | None) -> Source:
-    """Return the files in a list, one path a line, or separated by NUL; of standard input if `path` is None.
-
-    Raises:
-        InputError: If the list is empty.
-    """
+    """Return the files in a list, one path a line, or separated by NUL; of standard input if `path` is None."""
     if path is None:
         return Source(None, blocks_of(lambda: map(_sample, _paths(sys.stdin.buffer))), "standard input")
 

@@ -20,11 +20,7 @@ _IMAGE_ROWS = 16
 
 
 def parquet_source(path: Path) -> Source:
-    """Return the images in a Parquet file, see `open_source` for its columns.
-
-    Raises:
-        InputError: If it is broken, or has no such columns, or no rows.
-    """
+    """Return the images in a Parquet file, see `open_source` for its columns."""
     import pyarrow.parquet as pq  # takes longer than everything else here
 
     with reader_errors(path, "Parquet"):
@@ -95,12 +91,8 @@ def _pixels(columns: "Sequence[pa.Array[Any]]") -> np.ndarray | list[Content]:
     if len(columns) > 1 and not any(column.null_count for column in columns):
         return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
     if len(columns) == 1 and not columns[0].null_count:
-        values = columns[0].flatten()
-        if (
-            _is_number(values.type)
-            and not values.null_count
-            and pc.min_max(pc.list_value_length(columns[0])).as_py() == {"min": PIXELS, "max": PIXELS}
-        ):
+        values, lengths = columns[0].flatten(), pc.min_max(pc.list_value_length(columns[0])).as_py()
+        if _is_number(values.type) and not values.null_count and lengths == {"min": PIXELS, "max": PIXELS}:
             # A copy: pyarrow's own memory is read-only, but images that are not in MNIST's form are replaced.
             return np.array(values.to_numpy(zero_copy_only=False)).reshape(-1, PIXELS)
     rows = zip(*(column.to_pylist() for column in columns), strict=True)

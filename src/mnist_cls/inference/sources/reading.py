@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 
 # Larger files are refused unread: no scan of a digit has as many bytes, and each is held in memory.
 LARGEST_FILE = 100_000_000
@@ -21,12 +21,7 @@ def printable(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def open_regular(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, without touching anything else that may have its name.
-
-    Raises:
-        InputError: If it is a folder, a pipe, a socket or a device.
-        OSError: If it cannot be opened.
-    """
+    """Open a file for reading; raise an InputError, without touching it, if it is a folder, a pipe or a device."""
     try:
         # Opening a device may have effects, and opening a pipe may wait forever for a writer.
         _require_regular(os.stat(path))  # noqa: PTH116
@@ -48,12 +43,7 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 def read_file(path: str) -> bytes:
-    """Read a file at once, so that later changes to it have no effect.
-
-    Raises:
-        InputError: If it is not a regular file, or is larger than `LARGEST_FILE`.
-        OSError: If it cannot be read.
-    """
+    """Read a file at once, so that later changes to it have no effect; raise an InputError if it is too large."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST_FILE:
@@ -74,14 +64,9 @@ def file_identity(path: Path) -> str:
 
 @contextlib.contextmanager
 def reader_errors(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a reader raises on a broken file into one line that names the file.
+    """Turn whatever a reader of that kind of file raises on a broken one into an InputError that names the file.
 
-    Args:
-        path: the file.
-        kind: what it should be, such as "NumPy".
-
-    Raises:
-        InputError: If the block raises anything but an error of the operating system.
+    Errors of the operating system are not changed.
     """
     try:
         yield
@@ -92,5 +77,5 @@ def reader_errors(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputError(f"input={path}: not a whole {kind} file ({reason}); copy it again") from error
