@@ -1,8 +1,10 @@
 """Running out of memory is reported in one line with what helps, and the largest batch that fits is found."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
-from mnist_cls.memory import out_of_memory
+from mnist_cls.memory import importing, out_of_memory
 from mnist_cls.training.batch_size import largest_batch, largest_divisor
 from mnist_cls.training.fit import train
 from mnist_cls.training.module import MNISTModule
@@ -91,7 +93,21 @@ def test_finding_the_batch_size_does_not_change_the_training() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
-@pytest.mark.parametrize("fits", [1, 3, 16, 17, 100, 128, 4096])
+def test_a_sweep_does_not_keep_the_memory_of_earlier_jobs() -> None:
+    class Job:
+        def __init__(self) -> None:
+            self.itself = self  # as a trainer and its module refer to each other
+
+    try:
+        with importing():
+            job = weakref.ref(Job())
+        with importing():
+            assert job() is None
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("fits", [1, 17, 4096])
 def test_the_largest_divisor_that_fits(fits: int) -> None:
     def step(size: int) -> None:
         if size > fits:

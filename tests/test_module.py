@@ -12,6 +12,7 @@ from mnist_cls.cli.settings import TrainerSettings
 from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
+from mnist_cls.training.metrics import EpochMeans
 from mnist_cls.training.module import MNISTModule
 from mnist_cls.training.trainer import make_trainer
 
@@ -112,6 +113,13 @@ def test_accumulated_metrics_are_those_of_all_images(tmp_path: Path) -> None:
     accuracy = (logits.argmax(1) == data.val_data.labels).float().mean().item()
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(loss, abs=1e-5)
     assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_metrics_are_exact_whatever_the_precision_of_the_loss() -> None:
+    means = EpochMeans()
+    means.update(torch.tensor(0.5, dtype=torch.bfloat16), torch.ones(257, dtype=torch.bool), 257)
+    totals = means.totals(lambda sums, reduce_op: sums, torch.device("cpu"))
+    assert totals.tolist() == [128.5, 257, 257]
 
 
 @pytest.mark.gpu

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from mnist_cls import register_model
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.training.fit import train
 
@@ -150,3 +152,23 @@ def test_an_autoencoder_shows_its_reconstructions(tmp_path: Path) -> None:
     accumulator = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
     accumulator.Reload()
     assert picture(accumulator, "val/outputs").shape == (2 * 56, 32 * 56)
+
+
+def test_a_network_that_cannot_be_traced_is_trained_without_its_graph(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @register_model("untraceable")
+    class Untraceable(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(784, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) == 1:  # as in the trace
+                raise NotImplementedError
+            logits: torch.Tensor = self.fc(x.flatten(1))
+            return logits
+
+    train(compose("train", ["mode=fast_dev", "model=own", "model.name=untraceable", "trainer=cpu"]), tmp_path)
+    assert "no graph of this network: NotImplementedError" in capsys.readouterr().err
+    assert (tmp_path / "metrics.json").is_file()

@@ -9,13 +9,7 @@ from .datasets import LabelledImages
 
 
 class EpochOrder:
-    """The order in which an epoch visits the images, as a function of the seed and the epoch alone.
-
-    Args:
-        count: number of images.
-        shuffle: False: in their own order.
-        seed: seed of the run.
-    """
+    """The order in which an epoch visits `count` images, a function of the seed and the epoch alone."""
 
     def __init__(self, count: int, shuffle: bool, seed: int) -> None:
         self.count, self.shuffle, self.seed = count, shuffle, seed

@@ -17,12 +17,9 @@ if TYPE_CHECKING:
 
 
 def largest_batch(module: "MNISTModule", device: torch.device, most: int) -> int:
-    """Find the largest batch with which a training step fits into the memory of a device.
+    """Find the largest batch, a divisor of `most`, with which a training step fits into the memory of a device.
 
-    Args:
-        module: module to train; the trial steps are made with a copy of its network.
-        device: device of the training.
-        most: largest batch to try, at least 1. The result divides it, so that whole batches add up to it.
+    The trial steps are made with a copy of the network.
 
     Raises:
         InputError: If not even one image fits.
@@ -36,20 +33,15 @@ def largest_batch(module: "MNISTModule", device: torch.device, most: int) -> int
 
 def largest_divisor(try_size: Callable[[int], None], most: int) -> int | None:
     """Find the largest divisor of `most` for which `try_size` does not run out of memory; None if there is none."""
-    sizes = [size for size in range(1, most + 1) if most % size == 0]
-    fitting, failing = -1, len(sizes)
-    index = len(sizes) - 1  # usually the whole of it fits, and one trial is enough
-    while failing - fitting > 1:
-        try:
-            try_size(sizes[index])
-        except (RuntimeError, MemoryError) as error:
-            if out_of_memory(error) is None:
-                raise
-            failing = index
-        else:
-            fitting = index
-        index = (fitting + failing) // 2
-    return sizes[fitting] if fitting >= 0 else None
+    for size in range(most, 0, -1):
+        if most % size == 0:
+            try:
+                try_size(size)
+                return size
+            except (RuntimeError, MemoryError) as error:
+                if out_of_memory(error) is None:
+                    raise
+    return None
 
 
 def _try_step(module: "MNISTModule", device: torch.device, size: int) -> None:

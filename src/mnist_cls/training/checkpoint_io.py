@@ -10,10 +10,10 @@ from ..checkpoints.build import build_on_meta, check_fit
 from ..checkpoints.weights import KEY, read_ckpt, save_ckpt, weights_of
 from ..errors import InputError, shortened
 
-# Lightning's entries that are needed to resume.
+# Entries that are needed to resume: Lightning's, and the number of steps planned.
 _ENTRIES: dict[str, type] = {
     **{"epoch": int, "global_step": int, "pytorch-lightning_version": str, "loops": dict, "callbacks": dict},
-    **{"optimizer_states": list, "lr_schedulers": list},
+    **{"optimizer_states": list, "lr_schedulers": list, "steps": int},
 }
 
 # PyTorch's fused optimizer kernels write to these at the size of their parameter, whatever their own size is.
@@ -28,11 +28,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        """Write a checkpoint whole or not at all.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
+        """Write a checkpoint whole or not at all."""
         save_ckpt(path, checkpoint)
 
     def load_checkpoint(
@@ -54,11 +50,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def check_resumable(content: dict[str, Any], path: Path) -> None:
-    """Check the parts of a checkpoint that PyTorch and Lightning use unchecked.
-
-    Args:
-        content: contents as `read_ckpt` returns them.
-        path: path for the messages.
+    """Check the parts of a checkpoint, as `read_ckpt` returns it, that PyTorch and Lightning use unchecked.
 
     Raises:
         InputError: If an entry is missing or has another type, the optimizer's tensors do not fit their parameters, or
@@ -66,8 +58,9 @@ def check_resumable(content: dict[str, Any], path: Path) -> None:
     """
     weights = weights_of(content, path)
     for name, kind in _ENTRIES.items():
-        _check_type(name, content.get(name), kind, path)
-    _check_type("steps", content[KEY].get("steps"), int, path)
+        found = type((content[KEY] if name == "steps" else content).get(name))
+        if found is not kind:
+            raise _not_resumable(path, f"its {name} is of type {found.__name__}, expected {kind.__name__}")
     network = build_on_meta(weights)
     check_fit(weights, network.state_dict())
     shapes = [tuple(parameter.shape) for parameter in network.parameters()]
@@ -75,11 +68,6 @@ def check_resumable(content: dict[str, Any], path: Path) -> None:
         _check_optimizer(optimizer, shapes, path)
     for state in content["callbacks"].values():
         _check_paths(state, path)
-
-
-def _check_type(name: str, value: object, kind: type, path: Path) -> None:
-    if type(value) is not kind:
-        raise _not_resumable(path, f"its {name} is of type {type(value).__name__}, expected {kind.__name__}")
 
 
 def _check_optimizer(optimizer: Any, shapes: list[tuple[int, ...]], path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 ForwardPass = Callable[[Tensor], Any]
 
@@ -15,16 +15,13 @@ ForwardPass = Callable[[Tensor], Any]
 def compile_network(
     network: nn.Module, mode: str, sample: Tensor, autocast: Callable[[], AbstractContextManager[None]]
 ) -> ForwardPass:
-    """Compile a network for images of one shape, and run it once, which takes from seconds to minutes.
+    """Compile the forward pass of a network in training mode, and run it once, which takes from seconds to minutes.
 
     Args:
-        network: network in training mode; its parameters receive the gradients of the compiled pass.
+        network: its parameters receive the gradients of the compiled pass.
         mode: a mode of `torch.compile`.
-        sample: normalized images (B, 1, 28, 28) on the network's device.
+        sample: normalized images (B, 1, 28, 28) on the network's device; the pass is compiled for their shape.
         autocast: creates the context of the training's precision.
-
-    Returns:
-        The compiled forward pass.
 
     Raises:
         InputError: If the network cannot be compiled, for example because there is no C++ compiler.
@@ -35,9 +32,8 @@ def compile_network(
         with _buffers_restored(network), autocast():
             compiled(sample)
     except Exception as error:  # the network, TorchDynamo or the compiler may fail in any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         name = type(network).__name__
-        raise InputError(f"compile={mode}: {name} cannot be compiled: {reason}; use compile=null") from error
+        raise InputError(f"compile={mode}: {name} cannot be compiled: {first_line(error)}; use compile=null") from error
     return compiled
 
 

@@ -15,10 +15,7 @@ from ..errors import InputError
 
 
 def as_launched(settings: TrainerSettings) -> TrainerSettings:
-    """Fill in devices, hosts and strategy from torchrun's environment.
-
-    Returns:
-        The settings unchanged if torchrun has not started this process.
+    """Fill in devices, hosts and strategy from torchrun's environment, if it has started this process.
 
     Raises:
         InputError: If the settings contradict torchrun.
@@ -57,11 +54,8 @@ def as_launched(settings: TrainerSettings) -> TrainerSettings:
 def connect(device: torch.device) -> None:
     """Connect the processes that torchrun has started, each attempt under a name of its own.
 
-    Lightning would connect them under one name for all attempts. torchrun's store still holds the addresses of the
-    processes from before a restart there, and those that it has restarted may wait for them for ever (PyTorch 2.14).
-
-    Args:
-        device: on which this process trains.
+    Lightning would connect them under one name for all attempts. There, torchrun's store still holds the addresses of
+    the processes from before a restart, for which the restarted ones may wait forever (PyTorch 2.14).
     """
     if world_size() == 1 or not _agent_store() or distributed.is_initialized():  # by an earlier job of a sweep
         return

@@ -33,15 +33,11 @@ from .trainer import make_logger, make_trainer, quiet_writer_thread
 
 
 def train(settings: TrainSettings, folder: Path) -> float:
-    """Train, choose the best epoch on the validation images, and test it.
-
-    Args:
-        settings: what to train and how.
-        folder: the run's folder.
+    """Train in a run's folder, choose the best epoch on the validation images, and test it.
 
     Returns:
         The validation accuracy of the best epoch, 0 to 1, or the validation loss of a network that does not classify:
-        the value for a sweep to optimize.
+        the value for a sweep to optimize. NaN without a validation.
 
     Raises:
         InputError: If a setting is invalid, another process trains in the folder, or a file cannot be written.
@@ -71,7 +67,8 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     best = BestCheckpoint(folder / LAST.parent, monitor if has_validation else None, mode, previous_folder)
     # Those that save come last: their checkpoints hold the state of the callbacks before them.
     chosen = [instantiate(callback) for callback in (settings.callbacks or {}).values()]
-    callbacks = [_stop_on_non_finite(settings, folder / "nonfinite"), *chosen, best, last]
+    nonfinite = folder / "nonfinite"
+    callbacks = [StopOnNonFinite(nonfinite, _replay_command(settings, nonfinite)), *chosen, best, last]
     logger = make_logger(folder, last.step) if settings.tensorboard else None
     trainer = make_trainer(settings.trainer, folder, callbacks, logger)
 
@@ -120,10 +117,10 @@ def _load_checkpoint(checkpoint: str | None, folder: Path, module: MNISTModule, 
     return path
 
 
-def _stop_on_non_finite(settings: TrainSettings, folder: Path) -> StopOnNonFinite:
+def _replay_command(settings: TrainSettings, folder: Path) -> str:
     path = display_path(folder)
     options = f"{override('checkpoint', path)} {override('input', path / 'batch.safetensors')} mode=train"
-    return StopOnNonFinite(folder, f"{program('mnist_cls.forward')} {options}{own_models(settings)}")
+    return f"{program('mnist_cls.forward')} {options}{own_models(settings)}"
 
 
 def _batch_size(settings: TrainSettings, module: MNISTModule, trainer: pl.Trainer) -> tuple[int, int]:
@@ -163,10 +160,9 @@ def _evaluate(
     settings: TrainSettings, trainer: pl.Trainer, module: MNISTModule, data: MNISTDataModule
 ) -> dict[str, float]:
     """Calibrate the network, then compute its metrics on the validation and test images."""
-    has_images = data.val_data is not None and len(data.val_data.labels) > 0
-    # All validation images, in every process.
-    held_out = BatchLoader(data.val_data, 500) if data.val_data is not None and has_images else None
-    temperature = calibrate(module, settings.temperature, held_out)
+    held_out = data.val_data  # all of it, in every process
+    batches = BatchLoader(held_out, 500) if held_out is not None and len(held_out.labels) else None
+    temperature = calibrate(module, settings.temperature, batches)
     metrics = {} if temperature is None else {"temperature": temperature}
     # A weight averaging callback would replace the weights to be evaluated by its last average.
     untyped: Any = trainer  # Lightning does not declare the attribute

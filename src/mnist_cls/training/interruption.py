@@ -15,11 +15,7 @@ from .distributed import lost, print_once
 
 @contextmanager
 def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
-    """Turn what interrupts a training into one line that says how to resume it.
-
-    Args:
-        folder: the run's folder.
-        last: callback that handles the signals and saves.
+    """Turn what interrupts a training in a run's folder into one line that says how to resume it.
 
     Raises:
         InputError: If a file cannot be written, or another process of the training is gone.

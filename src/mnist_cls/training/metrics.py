@@ -22,15 +22,14 @@ class EpochMeans:
         self.count = 0
 
     def update(self, loss: Tensor, correct: Tensor | None, count: int) -> None:
-        """Add a batch.
+        """Add a batch of `count` images.
 
         Args:
             loss: mean over the batch, a scalar.
             correct: bool (count,), which images were predicted correctly; None for a network that does not classify.
-            count: number of images in the batch.
         """
         hits = loss.new_zeros(()) if correct is None else correct.sum()
-        sums = torch.stack([loss.detach() * count, hits]).to(_dtype(loss.device))
+        sums = torch.stack([loss.detach().to(_dtype(loss.device)) * count, hits])
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += count
 

@@ -93,11 +93,7 @@ class MNISTModule(pl.LightningModule):
         return ("val/accuracy", "max") if self.classifies else ("val/loss", "min")
 
     def load_weights(self, weights: Weights) -> None:
-        """Load the weights of a checkpoint into the network.
-
-        Raises:
-            InputError: If they do not fit.
-        """
+        """Load the weights of a checkpoint into the network; an `InputError` says where they do not fit."""
         check_fit(weights, self.model.state_dict())
         self.model.load_state_dict(weights.state)
 
@@ -117,7 +113,10 @@ class MNISTModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Compile the network if `compile` is set; restore the random state of the checkpoint, if there is one."""
         if self.compile_mode is not None:
-            sample = normalize(torch.zeros(self._batch_size(), SIZE, SIZE, dtype=torch.uint8, device=self.device))
+            loader: Any = self.trainer.train_dataloader
+            # This process's part of a full batch.
+            size = len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
+            sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
             autocast = self.trainer.precision_plugin.forward_context
             self.compiled = sample.shape, compile_network(self.model, self.compile_mode, sample, autocast)
         if self.resumed_random_state is None:
@@ -156,9 +155,8 @@ class MNISTModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy."""
-        self.train_metrics = {
-            name.removesuffix("_epoch"): value.item() for name, value in self._log_means("train", "_epoch").items()
-        }
+        means = self._log_means("train", "_epoch")
+        self.train_metrics = {name.removesuffix("_epoch"): value.item() for name, value in means.items()}
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and the accuracy on the validation images."""
@@ -244,11 +242,6 @@ class MNISTModule(pl.LightningModule):
             means[f"{stage}/accuracy{suffix}"] = (correct / count).float()
         self.log_dict(means, prog_bar=prog_bar)
         return means
-
-    def _batch_size(self) -> int:
-        """Number of images this process gets of a full batch."""
-        loader: Any = self.trainer.train_dataloader
-        return len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
 
     def _batch_weight(self, batch_idx: int, count: int) -> float:
         """Return the factor that turns Lightning's mean over the batches of a step into the mean over its images.

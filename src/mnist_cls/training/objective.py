@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.normalization import normalize
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..images import CLASSES, SIZE
 
 
@@ -18,8 +18,7 @@ def compute_loss(
     """Compute the network's own loss if it has a method `loss(outputs, x, labels)`, and the cross-entropy otherwise.
 
     Args:
-        network: network that computed the outputs.
-        outputs: what its forward pass returned for the images.
+        outputs: what the network's forward pass returned for the images.
         images: values 0 to 255, (B, 28, 28).
         labels: int64 (B,).
         label_smoothing: fraction of the target spread over all classes; applies in training mode only.
@@ -34,14 +33,9 @@ def compute_loss(
 
 
 def is_classifier(network: nn.Module, name: object) -> bool:
-    """Run a network on two black images, and check what it returns.
+    """Return whether a network on the CPU returns logits (B, 10) in evaluation mode; leave it in training mode.
 
-    Args:
-        network: network on any device; it is left in training mode.
-        name: what the messages call it.
-
-    Returns:
-        Whether it returns logits (B, 10) in evaluation mode.
+    Errors call it `name`.
 
     Raises:
         InputError: If it does not take images (B, 1, 28, 28), or has neither logits (B, 10) nor a loss of its own.
@@ -51,9 +45,8 @@ def is_classifier(network: nn.Module, name: object) -> bool:
         with torch.no_grad():
             outputs = network(torch.zeros(2, 1, SIZE, SIZE))
     except Exception as error:  # a user's own network may fail in any way
-        reason = (str(error).splitlines() or [""])[0]
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise InputError(f"model={name}: does not take images (B, 1, 28, 28): {kind}{reason}") from error
+        raise InputError(f"model={name}: does not take images (B, 1, 28, 28): {kind}{first_line(error)}") from error
     finally:
         network.train()
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()

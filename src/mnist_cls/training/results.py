@@ -14,11 +14,8 @@ from ..cli.settings import TrainSettings
 from ..files import write_json
 from .module import MNISTModule
 
-# Settings that affect the result.
-_HYPERPARAMETERS = (
-    *("model", "data", "optimizer", "scheduler", "label_smoothing", "temperature", "compile", "trainer", "callbacks"),
-    *("checkpoint", "model_file", "seed"),
-)
+# Settings that do not affect the result.
+_INCIDENTAL = {"tensorboard", "save_every_seconds", "save_every_steps", "output_dir"}
 
 
 def save_results(
@@ -28,13 +25,8 @@ def save_results(
     folder: Path,
     logger: TensorBoardLogger | None,
 ) -> None:
-    """Write the results into the run's folder.
-
-    Raises:
-        OSError: If a file cannot be written.
-    """
-    everything = dataclasses.asdict(settings)
-    hyperparameters = {key: everything[key] for key in _HYPERPARAMETERS}
+    """Write the results into the run's folder."""
+    hyperparameters = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _INCIDENTAL}
     if logger is not None:
         logger.log_hyperparams(hyperparameters, {f"final/{name}": value for name, value in metrics.items()})
         logger.save()

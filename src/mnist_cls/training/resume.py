@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli.entry_point import recorded_settings
-from ..cli.run_folder import new_folder
+from ..cli.run_folder import named_or_new_folder
 from ..cli.settings import TrainSettings
 from ..cli.torchrun import is_first
 from ..errors import InputError
@@ -32,20 +32,10 @@ def finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file()
 
 
-def unfinished(folder: Path) -> bool:
-    """Return whether a folder holds an interrupted training that can be resumed."""
-    return (folder / LAST).is_file() and not finished(folder)
-
-
 def choose_folder(settings: TrainSettings, named: bool) -> Path | None:
     """Return the folder of a run: that of an earlier one if it is to be resumed, else the named or a new one.
 
-    Args:
-        settings: with `output_dir` and `checkpoint`.
-        named: whether the user has named `output_dir`.
-
-    Returns:
-        None if the training in the named folder is finished, and nothing is left to resume.
+    None if the training in the named folder is finished, and nothing is left to resume.
 
     Raises:
         InputError: If another process is training there, or the run cannot be resumed, see `folder_to_resume`.
@@ -60,28 +50,21 @@ def choose_folder(settings: TrainSettings, named: bool) -> Path | None:
     if named and in_use(wanted):
         raise InputError(f"output_dir={wanted}: another process is training there; name another")
     earlier = folder_to_resume(settings, named) if settings.checkpoint in RESUME else None
-    if earlier is not None:
-        return earlier
-    return wanted if named else new_folder(wanted)
+    return earlier or named_or_new_folder(settings, named)
 
 
 def folder_to_resume(settings: TrainSettings, named: bool) -> Path | None:
     """Return the folder that `checkpoint=last` or `auto` means: the newest unfinished one with the same settings.
 
-    Args:
-        settings: of the run, with `output_dir`.
-        named: whether the user has named `output_dir`; then no other folder is considered.
-
-    Returns:
-        None if a new training should start.
+    If the user has named `output_dir`, no other folder is considered. None if a new training should start.
 
     Raises:
         InputError: If there is none and `checkpoint` is "last", or if the folder is in use or has other settings.
     """
     wanted = Path(settings.output_dir)
     candidates = [wanted] if named else [path.parents[1] for path in wanted.parent.glob(f"*/{LAST}")]
-    candidates = sorted(filter(unfinished, candidates), key=lambda folder: (folder / LAST).stat().st_mtime_ns)
-    for folder in reversed(candidates):
+    unfinished = [folder for folder in candidates if (folder / LAST).is_file() and not finished(folder)]
+    for folder in sorted(unfinished, key=lambda folder: (folder / LAST).stat().st_mtime_ns, reverse=True):
         problem = _obstacle(folder, settings)
         if problem is None:
             return folder

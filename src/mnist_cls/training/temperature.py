@@ -25,10 +25,9 @@ _RANGE = (0.1, 10.0)
 
 
 def calibrate(module: "MNISTModule", temperature: float | str | None, batches: Batches | None) -> float | None:
-    """Let the network set its thresholds if it has any, then divide its logits by the temperature.
+    """Let a module's network set its thresholds if it has any, then divide its logits by the temperature.
 
     Args:
-        module: module with the network's final weights.
         temperature: the temperature; "auto": the best on the batches; None: the logits stay as they are.
         batches: validation images uint8 (B, 28, 28) and labels; iterated up to twice. None: there are none.
 
@@ -59,15 +58,11 @@ def calibrate(module: "MNISTModule", temperature: float | str | None, batches: B
 
 
 def check_temperature(network: nn.Module, temperature: float | str | None) -> None:
-    """Check before the training that a network's logits can be divided by the temperature that was set.
-
-    Raises:
-        InputError: If they cannot.
-    """
-    if temperature in (None, "auto"):
+    """Raise an `InputError`, before the training, if a network's logits cannot be divided by the temperature set."""
+    if not isinstance(temperature, (float, int)):
         return
     try:
-        divide_logits(copy.deepcopy(network), float(temperature or 0))
+        divide_logits(copy.deepcopy(network), temperature)
     except ValueError as error:
         raise InputError(f"temperature={temperature}: {error}; use temperature=null") from error
 
@@ -100,11 +95,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def divide_logits(network: nn.Module, temperature: float) -> None:
     """Divide a network's logits by a temperature, by dividing the parameters of its output layer.
 
-    So the weights need no further number beside them that a user might forget.
-
-    Args:
-        network: network on any device.
-        temperature: above 0; more than 1 lowers the confidence.
+    So the weights need no further number beside them that a user might forget. More than 1 lowers the confidence.
 
     Raises:
         ValueError: If the logits are not the output of a linear layer with parameters of its own. The network is
@@ -130,9 +121,7 @@ def output_layer(network: nn.Module) -> nn.Linear | None:
     """Return the linear layer whose output is the network's output in evaluation mode, if there is one."""
     outputs: list[tuple[nn.Linear, object]] = []
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, output: outputs.append((layer, output))) for layer in layers
-    ]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: outputs.append((layer, output))) for layer in layers]
     try:
         logits = _logits(network, torch.zeros(2, 1, SIZE, SIZE, device=next(network.parameters()).device))
     finally:

@@ -38,7 +38,7 @@ class ProgressBar(RichProgressBar):
         self.last_drawn = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Redraw the bar unless that was done just now."""
+        """Redraw the bar, unless that was done just now."""
         now = time.monotonic()
         if now - self.last_drawn >= self.seconds_between or trainer.is_last_batch:
             self.last_drawn = now
@@ -67,14 +67,11 @@ class EventFiles(TensorBoardLogger):
 
 
 def make_logger(folder: Path, step: int) -> TensorBoardLogger:
-    """Create the logger that writes TensorBoard's event files.
+    """Create the logger that writes TensorBoard's event files into a run's folder.
 
-    Args:
-        folder: the run's folder.
-        step: optimizer step from which the run resumes, or 0. TensorBoard hides what was logged after it.
+    The run resumes from `step`, unless it is 0: TensorBoard hides what was logged after it.
     """
-    purge: dict[str, Any] = {"purge_step": step} if step else {}
-    return EventFiles(folder, name="tensorboard", version="", default_hp_metric=False, **purge)
+    return EventFiles(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=step or None)
 
 
 @contextmanager
@@ -96,13 +93,7 @@ def quiet_writer_thread() -> Iterator[None]:
 def make_trainer(
     settings: TrainerSettings, folder: Path, callbacks: Sequence[Callback] = (), logger: Logger | None = None
 ) -> pl.Trainer:
-    """Create Lightning's Trainer from the settings.
-
-    Args:
-        settings: Lightning's arguments.
-        folder: the run's folder, where a profiler writes its report.
-        callbacks: callbacks other than the progress bar.
-        logger: where metrics are logged; None: nowhere.
+    """Create Lightning's Trainer from the settings; a profiler writes its report into the run's folder.
 
     Raises:
         InputError: If the machine has no such accelerator, or Lightning rejects a value.

@@ -1,7 +1,6 @@
 """Stop a training at the first NaN or Inf, and keep what is needed to find its cause."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -77,7 +76,7 @@ class StopOnNonFinite(Callback):
         if check_gradients and not str(trainer.precision).startswith("16"):
             parameters = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
             gradients = [p.grad for p in parameters if p.grad is not None]
-        # NaN and Inf remain in a sum, which takes half the time of the gradients' norm.
+        # NaN and Inf remain in a sum, which takes half as long as the gradients' norm.
         total = torch.stack([gradient.sum() for gradient in gradients]).sum() if gradients else torch.zeros(())
         # Distributed processes must stop together: by the gradients, which are the same in all of them.
         loss = cast(Tensor, self.loss).item() if trainer.world_size == 1 else 0.0
@@ -92,10 +91,9 @@ class StopOnNonFinite(Callback):
                 self._stop(trainer, pl_module, f"the gradient of {failed[-1]} is not finite")
 
     def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule, reason: str) -> NoReturn:
-        module = cast("MNISTModule", pl_module)
+        module, step = cast("MNISTModule", pl_module), trainer.global_step + 1
         images, labels = cast(Batch, self.batch)
         random_state = cast(Tensor, self.random_state)
-        step = trainer.global_step + 1
         with torch.no_grad():
             for buffer, copy in self.buffers:
                 buffer.copy_(copy)
@@ -126,18 +124,15 @@ def _first_operation(images: Tensor, trace: Trace) -> str:
     first = trace.first_not_finite()
     if first is None:
         return ", while every operation of the forward pass was finite"
-    where = f" of {first.layer}" if first.layer else ""
-    return f"; the first operation whose output was not finite is {first.operation}{where} ({first.location})"
+    layer = f" of {first.layer}" if first.layer else ""
+    return f"; the first operation whose output was not finite is {first.operation}{layer} ({first.location})"
 
 
 def _advice(trainer: pl.Trainer) -> str:
-    def options() -> Iterator[str]:
-        optimizer = trainer.optimizers[0]
-        yield f"try a smaller optimizer.lr (now {optimizer.param_groups[0]['lr']:.3g})"
-        # Adam's steps do not depend on the scale of the gradients.
-        if not trainer.gradient_clip_val and "Adam" not in type(optimizer).__name__:
-            yield "trainer.gradient_clip_val=1"
-
+    optimizer = trainer.optimizers[0]
+    advice = f"try a smaller optimizer.lr (now {optimizer.param_groups[0]['lr']:.3g})"
+    # Adam's steps do not depend on the scale of the gradients.
+    if not trainer.gradient_clip_val and "Adam" not in type(optimizer).__name__:
+        advice += " or trainer.gradient_clip_val=1"
     last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-    saved = f"; the last good checkpoint is {last}" if last.is_file() else ""
-    return " or ".join(options()) + saved
+    return f"{advice}; the last good checkpoint is {last}" if last.is_file() else advice

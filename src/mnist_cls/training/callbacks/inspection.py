@@ -62,7 +62,7 @@ class TensorBoardInspection(Callback):
             self.batches.append((*batch, outputs.float()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what is written every epoch."""
+        """Write the epoch's histograms, curves and pictures."""
         batches, self.batches = self.batches, []
         writer, step = tensorboard_writer(trainer), trainer.global_step
         if writer is None or not batches:
@@ -84,7 +84,7 @@ class TensorBoardInspection(Callback):
         self.last = images[: self.embedded], labels[: self.embedded]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the embedding projector; here, since a training may end before its last epoch."""
+        """Write the embedding projector here, since a training may end before its last epoch."""
         writer = tensorboard_writer(trainer)
         if writer is None or self.last is None:
             return

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from ...errors import first_line
 from ...evaluation.plots import plot_confusion_matrix
 from ...images import CLASSES, SIZE
 
@@ -32,19 +33,20 @@ class TensorBoardPictures(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the network's graph."""
-        if writer := tensorboard_writer(trainer):
-            network = cast(torch.nn.Module, pl_module.model)
-            network.eval()  # the graph of prediction, without dropout
+        writer = tensorboard_writer(trainer)
+        if writer is None:
+            return
+        network = cast(torch.nn.Module, pl_module.model)
+        network.eval()  # the graph of prediction, without dropout
+        try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TensorBoard's graphs come from torch.jit, which is deprecated
-                try:
-                    writer.add_graph(network, torch.zeros(1, 1, SIZE, SIZE, device=pl_module.device))
-                except OSError:
-                    raise
-                except Exception as error:  # torch.jit cannot trace every network
-                    reason = str(error).strip().splitlines()[0]
-                    print(f"TensorBoard gets no graph of this network: {reason}", file=sys.stderr)
-            network.train()
+                warnings.simplefilter("ignore")  # TensorBoard uses torch.jit, which is deprecated
+                writer.add_graph(network, torch.zeros(1, 1, SIZE, SIZE, device=pl_module.device))
+        except OSError:
+            raise
+        except Exception as error:  # torch.jit cannot trace every network
+            print(f"TensorBoard gets no graph of this network: {first_line(error)}", file=sys.stderr)
+        network.train()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
@@ -100,15 +102,7 @@ def tensorboard_writer(trainer: pl.Trainer) -> "SummaryWriter | None":
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Tensor:
-    """Arrange images in rows.
-
-    Args:
-        images: uint8 (N, 28, 28).
-        columns: images per row.
-
-    Returns:
-        uint8 (28 * rows, 28 * columns), black where no image is left.
-    """
+    """Arrange images, uint8 (N, 28, 28), in rows: (28 * rows, 28 * columns), black where no image is left."""
     rows = math.ceil(len(images) / columns)
     cells = torch.zeros(rows * columns, SIZE, SIZE, dtype=torch.uint8)
     cells[: len(images)] = images

@@ -28,13 +28,9 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`, from the epoch with the best `monitor`, or from the last epoch if there is none.
+    """Keeps `best.ckpt`, from the epoch with the best `monitor`, or from the last epoch if `monitor` is None.
 
-    Args:
-        folder: folder of the checkpoint.
-        monitor: name of the metric, or None.
-        mode: "min" or "max".
-        previous_folder: folder of the checkpoint from which the run resumes, if it does; its `best.ckpt` is copied.
+    A run that resumes from a checkpoint in `previous_folder` copies the `best.ckpt` there.
     """
 
     def __init__(self, folder: Path, monitor: str | None, mode: str, previous_folder: Path | None = None) -> None:
@@ -65,7 +61,7 @@ class LastCheckpoint(Checkpoint):
     pass them on. The processes of a distributed training save and stop together, whichever of them gets the signal.
 
     Args:
-        path: path of the checkpoint.
+        path: the checkpoint's file.
         seconds: time between checkpoints; longer if they would take more than 2 % of the time. None: they are written
             at the ends of epochs only, within the same 2 %, and at the end of the training.
         steps: number of optimizer steps after which to save as well, however long that takes; None: not at all.
