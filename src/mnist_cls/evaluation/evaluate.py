@@ -18,11 +18,7 @@ from .report import write_report
 
 
 def evaluate(settings: EvalSettings, folder: Path) -> float:
-    """Compute accuracy and loss, print them, and write metrics and a report.
-
-    Args:
-        settings: which checkpoints, and which images.
-        folder: where to write `metrics.json` and the report.
+    """Compute accuracy and loss, print them, and write `metrics.json` and a report into `folder`.
 
     Returns:
         The accuracy, 0 to 1; the loss of a network that does not classify.

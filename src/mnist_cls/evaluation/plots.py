@@ -65,8 +65,7 @@ def plot_coverage(confidences: np.ndarray, correct: np.ndarray) -> "Figure":
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """Make a figure, in inches."""
+def _figure(width: float, height: float) -> "Figure":  # inches
     from matplotlib.figure import Figure  # half a second; and not pyplot, which has global state and opens windows
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -31,12 +31,10 @@ from .plots import plot_confusion_matrix, plot_coverage, plot_reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fraction of the predictions kept, the most confident ones, for `surest_error`.
+# Fraction of the predictions that `surest_error` is computed on: the most confident ones.
 COVERAGE = 0.995
-# Errors drawn.
-_MAX_ERRORS = 64
-# Bins of confidence.
-_BINS = 15
+_MAX_ERRORS = 64  # errors drawn
+_BINS = 15  # bins of confidence
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -71,18 +69,16 @@ def write_report(
         "surest_confidence": confidences[most_confident[-1]].item(),
     }
     errors = int((~correct).sum())
-    confusion = multiclass_confusion_matrix(predictions, labels, CLASSES)
+    confusion = plot_confusion_matrix(multiclass_confusion_matrix(predictions, labels, CLASSES))
     reliability = plot_reliability(confidences.numpy(), correct.numpy(), metrics["calibration_error"], _BINS)
     coverage = plot_coverage(confidences.numpy(), correct.numpy())
     worst = draw_errors(images, labels, probabilities, _MAX_ERRORS)
+    most_confident_errors = f"The {min(_MAX_ERRORS, errors)} most confident errors (label: prediction, confidence)"
     pictures = {
-        "confusion_matrix": ("Confusion matrix", _png(plot_confusion_matrix(confusion))),
+        "confusion_matrix": ("Confusion matrix", _png(confusion)),
         "reliability": ("Reliability diagram", _png(reliability)),
         "answered": ("Error rate if the least confident predictions are discarded", _png(coverage)),
-        "errors": (
-            f"The {min(_MAX_ERRORS, errors)} most confident errors (label: prediction, confidence)",
-            _png(worst),
-        ),
+        "errors": (most_confident_errors, _png(worst)),
     }
     for name, (_, content) in pictures.items():
         _write(folder / f"{name}.png", content)
