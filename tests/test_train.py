@@ -412,6 +412,15 @@ def test_a_search_ends_with_the_best_that_it_found(run: Run, tmp_path: Path) -> 
     assert rates[0] != rates[1]
 
 
+@pytest.mark.slow
+def test_a_search_that_has_nothing_to_compare_ends_with_one_line_of_error(run: Run, tmp_path: Path) -> None:
+    few = ["mode=fast_dev", "model=mlp", "callbacks=none", "logger=none", "hydra.sweeper.n_trials=1"]
+    done = run("train", "-m", "sweep=optuna", *few, "data.validation_size=0", "hydra.sweep.dir=s")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
 def test_a_default_folder_that_exists_is_left_alone(run: Run, tmp_path: Path) -> None:
     """Default names end in the second, so two runs may have the same."""
     (tmp_path / "mine" / "own").mkdir(parents=True)
