@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from ..errors import InputError, shortened
+from ..errors import InputError, first_line, shortened
 
 # PyTorch ignores the case of names and reads the first entry's folder, so that one entry could hide another.
 _ENTRY = re.compile(r"archive/[a-z0-9_./]+")
@@ -135,7 +135,7 @@ def digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def not_whole(path: Path, error: Exception) -> InputError:
     """Build the message about a file that is damaged or of another kind."""
-    reason = shortened(str(error).partition("\n")[0] or type(error).__name__, 200)
+    reason = shortened(first_line(error), 200)
     return InputError(f"{path}: not a whole checkpoint ({reason}); copy it again, or train again")
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 # Formats whose decoders only decode. Others of Pillow's start programs (EPS), follow links, or hold no pages.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
@@ -53,8 +53,7 @@ def decode(content: bytes, side: int) -> Page:
         except InputError:
             raise
         except Exception as error:  # on broken files Pillow's decoders raise nearly anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"broken image: {reason}") from error
+            raise InputError(f"broken image: {first_line(error)}") from error
 
 
 def _read(image: Image.Image, side: int) -> Page:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from ..data.normalization import normalize
+from ..errors import first_line
 from ..files import whole_file
 from ..images import SIZE
 from .outputs import heads, saliency
@@ -113,7 +114,7 @@ def _draw_heads(
         try:
             pixels = saliency(model, normalize(images[:1]), label, name, **options)
         except (RuntimeError, ValueError) as error:  # a network without a gradient, or one that needs several images
-            print(f"no saliency of {name}: {str(error).splitlines()[0]}")
+            print(f"no saliency of {name}: {first_line(error)}")
             continue
         caption = f"saliency for a {label} ({name})"
         yield f"saliency_{name.replace(' ', '_')}", caption, draw_saliency(images[0], pixels)
