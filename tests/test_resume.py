@@ -41,9 +41,11 @@ class Slow(nn.Sequential):
         time.sleep(self.seconds)
         return super().forward(x)
 """
-# The command, with an entry in the journal for every batch or two.
+# The command, with an entry in the journal for every batch or two. A shell may have told these tests, in the background,
+# to ignore Ctrl-C.
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from mnist_cls.inference.sinks import partial_file
 partial_file.INTERVAL = 0.08
 from mnist_cls.predict import main
