@@ -41,8 +41,8 @@ class Slow(nn.Sequential):
         time.sleep(self.seconds)
         return super().forward(x)
 """
-# The command, with an entry in the journal for every batch or two. A shell may have told these tests, in the background,
-# to ignore Ctrl-C.
+# The command, with an entry in the journal for every batch or two. In the background, a shell makes these tests ignore
+# Ctrl-C.
 DRIVER = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
