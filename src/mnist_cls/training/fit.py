@@ -26,7 +26,7 @@ from .callbacks.saving import BestCheckpoint, LastCheckpoint
 from .distributed import print_once
 from .interruption import resumable
 from .module import MNISTModule
-from .results import own_models, print_summary, save_results
+from .results import model_file_option, print_summary, save_results
 from .resume import LAST, RESUME, finished, run_lock
 from .temperature import calibrate, check_temperature
 from .trainer import make_logger, make_trainer, quiet_writer_thread
@@ -120,7 +120,7 @@ def _load_checkpoint(checkpoint: str | None, folder: Path, module: MNISTModule, 
 def _replay_command(settings: TrainSettings, folder: Path) -> str:
     path = display_path(folder)
     options = f"{override('checkpoint', path)} {override('input', path / 'batch.safetensors')} mode=train"
-    return f"{program('mnist_cls.forward')} {options}{own_models(settings)}"
+    return f"{program('mnist_cls.forward')} {options}{model_file_option(settings)}"
 
 
 def _batch_size(settings: TrainSettings, module: MNISTModule, trainer: pl.Trainer) -> tuple[int, int]:

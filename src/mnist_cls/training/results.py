@@ -56,12 +56,12 @@ def print_summary(settings: TrainSettings, module: MNISTModule, metrics: dict[st
     print(f"files                {path}: model.safetensors, metrics.json, checkpoints{events}")
     if module.classifies or hasattr(module.model, "reconstruction_error"):
         use = override("checkpoint" if module.classifies else "is_digit", path)
-        command = f"{program('mnist_cls.predict')} {use}{own_models(settings)}"
+        command = f"{program('mnist_cls.predict')} {use}{model_file_option(settings)}"
         print(f"predict with it      {command} input=IMAGE_OR_FOLDER")
     if settings.tensorboard:
         print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(path.parent))}")
 
 
-def own_models(settings: TrainSettings) -> str:
+def model_file_option(settings: TrainSettings) -> str:
     """Return the option that another command needs to load a network of the user's own, with a space before it."""
     return "" if settings.model_file is None else f" {override('model_file', settings.model_file)}"
