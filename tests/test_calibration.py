@@ -104,8 +104,8 @@ def test_a_training_leaves_calibrated_weights(trained: Path) -> None:
 
 
 def test_it_is_fitted_on_the_validation_images(trained: Path) -> None:
-    from mnist_cls.data.datamodule import MNISTDataModule
     from mnist_cls.data.normalization import normalize
+    from mnist_cls.training.datamodule import MNISTDataModule
 
     data = MNISTDataModule(train_size=1280, validation_size=500)
     data.setup("fit")

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from mnist_cls.cli.entry_point import compose, config_folder
 from mnist_cls.cli.settings import SETTINGS, DataSettings, TrainerSettings
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.embedded import FOLDER
 from mnist_cls.inference.options import PredictOptions
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.training.fit import train
 
 from .conftest import Run

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from mnist_cls.data.augmentation import RandomDistortion
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import LabelledImages, load_dataset
 from mnist_cls.data.embedded import DIGESTS, FOLDER, embedded_file
 from mnist_cls.data.loader import BatchLoader
 from mnist_cls.data.splits import train_validation_indices
 from mnist_cls.errors import InputError
+from mnist_cls.training.datamodule import MNISTDataModule
 
 from .conftest import Run, one_line
 

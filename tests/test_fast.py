@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from mnist_cls import create_model
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.cli.settings import TrainerSettings
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 from mnist_cls.training.compile import compile_network
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.training.fit import train
 from mnist_cls.training.module import MNISTModule
 from mnist_cls.training.objective import compute_loss

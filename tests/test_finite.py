@@ -157,7 +157,7 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
             seen.append(float(torch.nn.utils.get_total_norm(gradients)))
 
-    from mnist_cls.data.datamodule import MNISTDataModule
+    from mnist_cls.training.datamodule import MNISTDataModule
     from mnist_cls.training.module import MNISTModule
     from mnist_cls.training.trainer import make_trainer
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from mnist_cls.cli.entry_point import compose
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.errors import InputError
 from mnist_cls.memory import importing, out_of_memory
 from mnist_cls.training.batch_size import largest_batch, largest_divisor
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.training.fit import train
 from mnist_cls.training.module import MNISTModule
 
@@ -25,7 +25,7 @@ from .conftest import SMALL, Run
 LIMITED = """
 import resource, sys
 import torch, lightning.pytorch, torch.utils.tensorboard, torchmetrics, tensorboard.compat.proto
-from mnist_cls.data.datamodule import MNISTDataModule
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.train import main
 MNISTDataModule(train_size=128).setup()
 torch.nn.Conv2d(1, 8, 3)(torch.zeros(8, 1, 28, 28)).sum().backward()

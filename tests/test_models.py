@@ -12,7 +12,6 @@ from torch import nn
 from mnist_cls import create_model, list_models, models, register_model
 from mnist_cls.checkpoints.build import named_model
 from mnist_cls.cli.settings import TrainerSettings
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
 from mnist_cls.models.autoencoder import Autoencoder
@@ -21,6 +20,7 @@ from mnist_cls.models.image_classifier import ImageClassifier
 from mnist_cls.models.mlp import MLP
 from mnist_cls.models.registry import _MODELS, register_file
 from mnist_cls.models.residual import Block
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.training.module import MNISTModule
 from mnist_cls.training.trainer import make_trainer
 

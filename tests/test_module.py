@@ -9,9 +9,9 @@ from torch import nn
 
 from mnist_cls import Predictor
 from mnist_cls.cli.settings import TrainerSettings
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.training.metrics import EpochMeans
 from mnist_cls.training.module import MNISTModule
 from mnist_cls.training.trainer import make_trainer

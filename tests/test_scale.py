@@ -19,9 +19,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from mnist_cls.cli.settings import TrainerSettings
-from mnist_cls.data.datamodule import MNISTDataModule
 from mnist_cls.data.loader import EpochOrder
 from mnist_cls.errors import InputError
+from mnist_cls.training.datamodule import MNISTDataModule
 from mnist_cls.training.distributed import as_launched
 
 from .conftest import ROOT, SMALL, Completed, Run, one_line

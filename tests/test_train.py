@@ -188,8 +188,8 @@ def test_a_resumed_training_ends_like_one_that_was_never_stopped(
 ) -> None:
     """With dropout, distortions and averages; interrupted in an epoch, at an epoch's last step, before a validation."""
     from mnist_cls.cli.settings import TrainerSettings
-    from mnist_cls.data.datamodule import MNISTDataModule
     from mnist_cls.training.callbacks.saving import BestCheckpoint, LastCheckpoint
+    from mnist_cls.training.datamodule import MNISTDataModule
     from mnist_cls.training.module import MNISTModule
     from mnist_cls.training.trainer import make_trainer
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .checkpoints.build import load_model
     from .checkpoints.find import list_weights
-    from .data.datamodule import MNISTDataModule
     from .inference.predictor import Predictions, Predictor
     from .models.registry import create_model, list_models, register_model
     from .tracing.recorder import trace_forward
+    from .training.datamodule import MNISTDataModule
     from .training.module import MNISTModule
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "MNISTDataModule": "data.datamodule",
+    "MNISTDataModule": "training.datamodule",
     "MNISTModule": "training.module",
     "Predictions": "inference.predictor",
     "Predictor": "inference.predictor",

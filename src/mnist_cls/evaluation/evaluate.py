@@ -7,11 +7,11 @@ from ..checkpoints.find import each
 from ..checkpoints.weights import Weights, read_weights
 from ..cli.messages import display_path
 from ..cli.settings import EvalSettings
-from ..data.datamodule import MNISTDataModule
 from ..errors import InputError
 from ..files import write_json
 from ..memory import keep_freed_memory
 from ..training.callbacks.outputs import KeepOutputs
+from ..training.datamodule import MNISTDataModule
 from ..training.module import MNISTModule
 from ..training.trainer import make_trainer
 from .report import write_report

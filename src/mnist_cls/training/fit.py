@@ -16,13 +16,13 @@ from ..checkpoints.weights import read_ckpt, read_weights
 from ..cli.instantiate import instantiate
 from ..cli.messages import display_path, override, program
 from ..cli.settings import BATCH_SIZE, TrainSettings
-from ..data.datamodule import MNISTDataModule
 from ..data.loader import BatchLoader
 from ..errors import InputError
 from ..memory import keep_freed_memory, out_of_memory
 from .batch_size import largest_batch
 from .callbacks.finite import StopOnNonFinite
 from .callbacks.saving import BestCheckpoint, LastCheckpoint
+from .datamodule import MNISTDataModule
 from .distributed import print_once
 from .interruption import resumable
 from .module import MNISTModule

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ..cli.settings import BATCH_SIZE, DataSettings
+from ..data.augmentation import RandomDistortion
+from ..data.datasets import LabelledImages, load_dataset
+from ..data.loader import BatchLoader
+from ..data.splits import train_validation_indices
 from ..errors import InputError
-from .augmentation import RandomDistortion
-from .datasets import LabelledImages, load_dataset
-from .loader import BatchLoader
-from .splits import train_validation_indices
 
 # Larger batches make evaluation no faster, and where those of the training just fit, memory is short.
 _MAX_EVALUATION_BATCH = 1000
