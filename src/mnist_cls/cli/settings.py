@@ -69,11 +69,14 @@ class DataSettings:
 
     name: str = "mnist"
     dir: str | None = None
+    test_dir: str | None = None
     batch_size: int | str = BATCH_SIZE
     effective_batch_size: int | None = None
     shuffle: bool = True
     train_size: int | None = None
     validation_size: int | None = None
+    folds: int | None = None
+    fold: int | None = None
     augmentation: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
@@ -84,8 +87,19 @@ class DataSettings:
         good = effective is None or (effective >= 1 and effective % unit == 0)
         _require(good, "data.effective_batch_size", effective, f"a multiple of data.batch_size, {unit}")
         _at_least_1(self, "train_size", prefix="data.")
+        self._check_folds()
         for key in self.augmentation or {}:
             _require(key in _AUGMENTATIONS, f"data.augmentation.{key}", "...", f"one of {', '.join(_AUGMENTATIONS)}")
+
+    def _check_folds(self) -> None:
+        folds, fold, size = self.folds, self.fold, self.validation_size
+        if folds is None:
+            _require(fold is None, "data.fold", fold, "data.folds=N, too: the number of folds")
+            return
+        _require(folds >= 2, "data.folds", folds, "at least 2")
+        good = fold is not None and 0 <= fold < folds
+        _require(good, "data.fold", "null" if fold is None else fold, f"0 to {folds - 1}, the fold to validate on")
+        _require(size is None, "data.validation_size", size, "null beside data.folds: a fold is held out")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `MNISTDataModule`."""

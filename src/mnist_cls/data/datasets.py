@@ -1,4 +1,4 @@
-"""Labelled images by the name of their dataset: the package's MNIST, a user's IDX files, or torchvision's datasets."""
+"""Labelled images by the name of their dataset: the package's MNIST, IDX files, or torchvision's datasets."""
 
 import contextlib
 import io
@@ -19,8 +19,14 @@ from .idx import read_idx
 
 Split = Literal["train", "test"]
 
-# Where torchvision downloads its datasets to.
-_CACHE = "~/.cache/mnist_cls"
+# Where torchvision downloads its datasets to, and what was made of a user's own images is kept.
+CACHE = "~/.cache/mnist_cls"
+
+# The names of MNIST's files.
+_IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
 
 # The class of each dataset in torchvision, which also names the folder that its files are downloaded to.
 _TORCHVISION = {
@@ -62,8 +68,8 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         name: one of `list_datasets()`.
         split: "train" or "test".
         directory: a folder with IDX files named like MNIST's, plain or `.gz`, in the folder itself or in torchvision's
-            layout below it (`MNIST/raw`). By default "mnist" is the one in the package, and the others are in
-            `~/.cache/mnist_cls`, to which torchvision downloads them.
+            layout below it (`MNIST/raw`); `training.own_data` reads other files. By default "mnist" is the one in the
+            package, and the others are in `~/.cache/mnist_cls`, to which torchvision downloads them.
 
     Raises:
         InputError: If the name is unknown, the files are missing or damaged, or they do not hold 28x28 images with
@@ -71,24 +77,30 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
     """
     if name not in list_datasets():
         raise InputError(f"no dataset is called {name!r}; known datasets: {', '.join(list_datasets())}")
-    start = "train" if split == "train" else "t10k"
-    files = f"{start}-images-idx3-ubyte", f"{start}-labels-idx1-ubyte"
+    images, labels = _IDX_FILES[split]
     if name == "mnist" and directory is None:
-        return _read_pair(*(embedded_file(f"{file}.gz") for file in files))
-    folder = expand(_CACHE if directory is None else directory)
+        return _read_pair(embedded_file(f"{images}.gz"), embedded_file(f"{labels}.gz"))
+    folder = expand(CACHE if directory is None else directory)
     if directory is not None and not folder.is_dir():
-        raise InputError(f"data.dir={folder} is no folder; expected one with {files[0]}[.gz]")
-    for parent in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
-        for suffix in ("", ".gz"):
-            pair = [parent / f"{file}{suffix}" for file in files]
-            if all(path.is_file() for path in pair):
-                return _read_pair(*pair)
+        raise InputError(f"data.dir={folder} is no folder; expected one with {images}[.gz]")
+    if (pair := find_idx(name, split, folder)) is not None:
+        return _read_pair(*pair)
     if name != "mnist":
         return _from_torchvision(name, split, folder)
     raise InputError(
-        f"data.dir={folder} has no {files[0]}[.gz] and {files[1]}[.gz], neither itself nor in MNIST/raw below it;"
+        f"data.dir={folder} has no {images}[.gz] and {labels}[.gz], neither itself nor in MNIST/raw below it;"
         " leave data.dir out for the MNIST that the package carries"
     )
+
+
+def find_idx(name: str, split: Split, folder: Path) -> tuple[Path, Path] | None:
+    """Return the IDX files with the images and the labels of a dataset in a folder, see `load_dataset`, if any."""
+    for parent in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
+        for suffix in ("", ".gz"):
+            images, labels = (parent / f"{file}{suffix}" for file in _IDX_FILES[split])
+            if images.is_file() and labels.is_file():
+                return images, labels
+    return None
 
 
 def _read_pair(images_file: Path, labels_file: Path) -> LabelledImages:

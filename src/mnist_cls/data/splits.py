@@ -27,6 +27,32 @@ def train_validation_indices(count: int, validation_size: int | None = None) -> 
     size = max(1, count // 12) if validation_size is None else validation_size
     if not 0 <= size < count:
         raise InputError(f"data.validation_size={size} of {count:,} training images; expected 0 to {count - 1:,}")
-    # NumPy guarantees never to change the stream of RandomState, so the split is the same in every version.
-    order = np.random.RandomState(_SPLIT_SEED).permutation(count)
+    order = fixed_order(count)
     return torch.from_numpy(np.sort(order[size:])), torch.from_numpy(np.sort(order[:size]))
+
+
+def fold_indices(count: int, folds: int, fold: int) -> tuple[Tensor, Tensor]:
+    """Split the official training images for cross-validation, always in the same way.
+
+    Args:
+        count: number of official training images.
+        folds: number of folds. Each image is in one of them; their sizes differ by one at most.
+        fold: which of them is held out for validation, from 0.
+
+    Returns:
+        Indices of the training images and of the validation images, int64, each in ascending order.
+
+    Raises:
+        InputError: If there are fewer images than folds.
+    """
+    if folds > count:
+        raise InputError(f"data.folds={folds} of {count:,} training images; expected 2 to {count:,}")
+    parts = np.array_split(fixed_order(count), folds)
+    held_out = parts.pop(fold)
+    return torch.from_numpy(np.sort(np.concatenate(parts))), torch.from_numpy(np.sort(held_out))
+
+
+def fixed_order(count: int) -> np.ndarray:
+    """Return the numbers 0 to `count` - 1 in an order that looks random and never changes, int64."""
+    # NumPy guarantees never to change the stream of RandomState, so the order is the same in every version.
+    return np.random.RandomState(_SPLIT_SEED).permutation(count)

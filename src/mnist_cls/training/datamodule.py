@@ -10,7 +10,7 @@ from ..cli.settings import BATCH_SIZE, DataSettings
 from ..data.augmentation import RandomDistortion
 from ..data.datasets import LabelledImages, load_dataset
 from ..data.loader import BatchLoader
-from ..data.splits import train_validation_indices
+from ..data.splits import fold_indices, train_validation_indices
 from ..errors import InputError
 
 # Larger batches make evaluation no faster, and where those of the training just fit, memory is short.
@@ -27,6 +27,8 @@ class MNISTDataModule(pl.LightningDataModule):
         shuffle: whether each training epoch has an order of its own.
         train_size: number of training images to use, the first ones; None: all.
         validation_size: number of training images held out for validation; None: one in twelve.
+        folds: number of parts of the training images for cross-validation, see `fold_indices`; None: none.
+        fold: which of these parts is held out for validation, from 0.
         augmentation: arguments of `RandomDistortion`, applied in training only; None: no augmentation.
         seed: seed of the run, for the order of the training images. The split does not depend on it.
     """
@@ -35,17 +37,21 @@ class MNISTDataModule(pl.LightningDataModule):
         self,
         name: str = DataSettings.name,
         dir: str | Path | None = DataSettings.dir,
+        test_dir: str | Path | None = DataSettings.test_dir,
         batch_size: int = BATCH_SIZE,
         shuffle: bool = DataSettings.shuffle,
         train_size: int | None = DataSettings.train_size,
         validation_size: int | None = DataSettings.validation_size,
+        folds: int | None = DataSettings.folds,
+        fold: int | None = DataSettings.fold,
         augmentation: dict[str, float] | None = DataSettings.augmentation,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.dataset, self.dir = name, dir
+        self.dataset, self.dir, self.test_dir = name, dir, test_dir
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.train_size, self.validation_size = train_size, validation_size
+        self.folds, self.fold = folds, fold
         self.augment = RandomDistortion(**augmentation) if augmentation else None
         self.train_data: LabelledImages | None = None
         self.val_data: LabelledImages | None = None
@@ -56,7 +62,11 @@ class MNISTDataModule(pl.LightningDataModule):
         """Load the training images for "fit" and "validate", the test images for "test", each once."""
         if stage in ("fit", "validate", None) and self.train_data is None:
             data = load_dataset(self.dataset, "train", self.dir)
-            train, val = train_validation_indices(len(data.labels), self.validation_size)
+            count = len(data.labels)
+            if self.folds is not None and self.fold is not None:
+                train, val = fold_indices(count, self.folds, self.fold)
+            else:
+                train, val = train_validation_indices(count, self.validation_size)
             if self.train_size is not None:
                 if self.train_size > len(train):
                     raise InputError(f"data.train_size={self.train_size}, but there are {len(train):,} training images")
