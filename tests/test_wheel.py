@@ -50,6 +50,8 @@ def test_the_wheel_contains_what_is_needed_and_nothing_else(wheel: Path) -> None
     ):
         assert needed in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    [commands] = [name for name in names if name.endswith("entry_points.txt")]
+    assert b"mnist-cls-predict-batch = mnist_cls.predict_batch:main" in zipfile.ZipFile(wheel).read(commands)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mnist_cls"}
     assert not [name for name in names if "tests" in name or "outputs/" in name]
 
@@ -70,6 +72,8 @@ def test_it_trains_evaluates_and_predicts_from_an_empty_folder(python: Path, tmp
     assert json.loads((empty / "run" / "metrics.json").read_text())["test/accuracy"] > 0.5
     assert " 7 " in run("-m", "mnist_cls.predict", f"input={png}")
     assert "accuracy" in run("-m", "mnist_cls.eval", "checkpoint=run")
-    script = python.parent / "mnist-cls-predict"
-    done = subprocess.run([str(script), f"input={png}"], cwd=empty, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    for script, arguments in (("mnist-cls-predict", [f"input={png}"]), ("mnist-cls-predict-batch", [png, "rows.csv"])):
+        command = [str(python.parent / script), *map(str, arguments)]
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert (empty / "rows.csv").is_file()

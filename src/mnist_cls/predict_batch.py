@@ -1,0 +1,115 @@
+"""Predict every digit in INPUT and write a row for each to OUTPUT, for pipelines: no run folders, no config.
+
+    python -m mnist_cls.predict_batch scans/ rows.parquet --checkpoint outputs/train/2026-11-22_20-00-00
+
+INPUT is an image, a folder of images, a pattern ('scans/*.png'), a .txt list of paths, - (paths from standard input),
+a .npy, .npz or IDX file, a .zip or .tar of images, or a Parquet or CSV file. OUTPUT ends in .csv, .jsonl, .parquet or
+.npy and appears when it is complete; - is standard output as CSV, -.jsonl as JSON lines. --resume continues an
+interrupted run. Exit status: 0 done; 1 done, but some rows have an error; 2 it could not run.
+
+    python -m mnist_cls.predict_batch digits.parquet rows/ --engine ray --address auto
+
+On many cores or machines, by Ray (pip install 'mnist-cls[ray]'): OUTPUT is a folder of Parquet files with the same
+rows, in the order of the files' names, and _SUCCESS lies in it when they are all there. A worker that dies loses and
+doubles no row. All machines must see INPUT, OUTPUT and the checkpoint under the same paths (docs/scale.md).
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import traceback
+
+from .errors import InputError
+from .inference.options import PredictOptions
+from .inference.pipeline import Summary, predict_files
+
+# Options that only --engine ray takes.
+RAY_OPTIONS = ("address", "workers", "worker_engine", "part_size")
+
+
+def main() -> int:
+    """Read the command line, predict, print a summary; return the exit status."""
+    arguments = parse()
+    try:
+        summary = predict(arguments)
+    except BrokenPipeError:  # `... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 2  # Python's own status, 1, would mean that the work was done
+    if arguments.output.startswith("-"):
+        print(summary, file=sys.stderr)
+    else:
+        print(f"{summary} -> {arguments.output}")
+    return 1 if summary.errors else 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line; what is wrong with it ends the process with status 2."""
+    default = PredictOptions()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(**dataclasses.asdict(default))
+    add = parser.add_argument
+    add("input", metavar="INPUT")
+    add("output", metavar="OUTPUT")
+    add(
+        "--checkpoint",
+        action="append",
+        help="a .ckpt, a .safetensors, a run's folder, or the name of packaged weights; several times: their average",
+    )
+    add("--device", help=f"auto, cpu, cuda, ... (default: {default.device})")
+    add("--batch-size", type=int, help="images at once (default: 256 on the CPU, 1024 on a GPU)")
+    add("--engine", help="eager (PyTorch), onnx, int8, or auto: eager, or onnx for many images (default); or ray")
+    add("--shifts", type=int, help="average over the image moved by up to this many pixels")
+    add("--min-confidence", type=float, help="add a column that flags predictions with a confidence below this")
+    add("--early-exit", action="store_true", help="let images leave at the first confident head")
+    add("--is-digit", action="store_true", help="add a column: is it a digit at all, by the packaged autoencoder?")
+    add("--is-digit-by", dest="is_digit", metavar="CHECKPOINT", help="the same, by an autoencoder of your own")
+    add("--preprocess", help="auto: any image; none: 28x28 as they are")
+    add("--split", action="store_true", help="images are rows of digits; write what they read")
+    add("--save-preprocessed", metavar="FOLDER", help="write what the network saw there, as PNGs")
+    add("--resume", action="store_true", help="continue an interrupted run")
+    add("--model-file", help="a Python file of your own that registers the checkpoint's network")
+    ray = parser.add_argument_group("with --engine ray")
+    ray.add_argument("--address", help="a running cluster (auto: this machine's); default: one for this run")
+    ray.add_argument("--workers", type=int, help="each with a network of its own (default: one a CPU, or a GPU)")
+    ray.add_argument("--worker-engine", metavar="ENGINE", help="the engine of each: eager (default), onnx or int8")
+    ray.add_argument("--part-size", type=int, help="inputs in an output file, in whole batches (default: 8192)")
+    # Behind a space argparse does not take this one for an option.
+    arguments = parser.parse_args([" -.jsonl" if text == "-.jsonl" else text for text in sys.argv[1:]])
+    arguments.output = "-.jsonl" if arguments.output == " -.jsonl" else arguments.output
+    for name in RAY_OPTIONS:
+        if getattr(arguments, name) is not None and arguments.engine != "ray":
+            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: needs --engine ray")
+    if arguments.save_preprocessed and arguments.engine == "ray":
+        parser.error("--save-preprocessed and --engine ray exclude each other; leave one of them out")
+    return arguments
+
+
+def predict(arguments: argparse.Namespace) -> Summary:
+    """Predict as the command line says."""
+    on_ray = arguments.engine == "ray"
+    values = vars(arguments)
+    named = {field.name: values[field.name] for field in dataclasses.fields(PredictOptions)}
+    if on_ray:
+        named["engine"] = arguments.worker_engine or "eager"
+    options = PredictOptions(**named)
+    if not on_ray:
+        save, resume = arguments.save_preprocessed, arguments.resume
+        return predict_files(arguments.input, arguments.output, options, save_preprocessed=save, resume=resume)
+    from .inference.ray import predict_on_ray
+
+    for_ray = {name: values[name] for name in ("address", "workers", "part_size") if values[name] is not None}
+    return predict_on_ray(arguments.input, arguments.output, options, resume=arguments.resume, **for_ray)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
