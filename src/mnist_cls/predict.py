@@ -26,8 +26,14 @@ def predict(settings: PredictSettings, folder: Path | None) -> None:
 
     names = [field.name for field in dataclasses.fields(PredictOptions)]
     options = PredictOptions(**{name: getattr(settings, name) for name in names})
-    save, resume = settings.save_preprocessed, settings.resume
-    summary = predict_files(settings.input, settings.output, options, save_preprocessed=save, resume=resume)
+    summary = predict_files(
+        settings.input,
+        settings.output,
+        options,
+        save_preprocessed=settings.save_preprocessed,
+        resume=settings.resume,
+        format=settings.format,
+    )
     to_standard_output = settings.output is not None and settings.output.startswith("-")
     target = f" -> {settings.output}" if settings.output and not to_standard_output else ""
     print(f"{summary}{target}", file=sys.stderr if to_standard_output else sys.stdout)

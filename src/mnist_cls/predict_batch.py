@@ -76,6 +76,7 @@ def parse() -> argparse.Namespace:
     add("--preprocess", help="auto: any image; none: 28x28 as they are")
     add("--split", action="store_true", help="images are rows of digits; write what they read")
     add("--save-preprocessed", metavar="FOLDER", help="write what the network saw there, as PNGs")
+    add("--format", help="kaggle: write ImageId,Label as Kaggle's competition takes it, to a .csv or -")
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--model-file", help="a Python file of your own that registers the checkpoint's network")
     ray = parser.add_argument_group("with --engine ray")
@@ -89,8 +90,9 @@ def parse() -> argparse.Namespace:
     for name in RAY_OPTIONS:
         if getattr(arguments, name) is not None and arguments.engine != "ray":
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: needs --engine ray")
-    if arguments.save_preprocessed and arguments.engine == "ray":
-        parser.error("--save-preprocessed and --engine ray exclude each other; leave one of them out")
+    for name in ("save_preprocessed", "format"):
+        if getattr(arguments, name) is not None and arguments.engine == "ray":
+            parser.error(f"--{name.replace('_', '-')} and --engine ray exclude each other; leave one of them out")
     return arguments
 
 
@@ -103,8 +105,8 @@ def predict(arguments: argparse.Namespace) -> Summary:
         named["engine"] = arguments.worker_engine or "eager"
     options = PredictOptions(**named)
     if not on_ray:
-        save, resume = arguments.save_preprocessed, arguments.resume
-        return predict_files(arguments.input, arguments.output, options, save_preprocessed=save, resume=resume)
+        as_wished = {name: values[name] for name in ("save_preprocessed", "resume", "format")}
+        return predict_files(arguments.input, arguments.output, options, **as_wished)
     from .inference.ray import predict_on_ray
 
     for_ray = {name: values[name] for name in ("address", "workers", "part_size") if values[name] is not None}

@@ -116,24 +116,38 @@ class TrainerSettings:
     strategy: str = "auto"
     precision: str = "32-true"
     max_epochs: int = 4
+    min_epochs: int | None = None
     max_steps: int = -1
+    min_steps: int | None = None
+    max_time: Any = None
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
     limit_train_batches: float | int = 1.0
     limit_val_batches: float | int = 1.0
     limit_test_batches: float | int = 1.0
+    overfit_batches: float | int = 0.0
+    fast_dev_run: bool | int = False
     val_check_interval: float | int = 1.0
-    check_val_every_n_epoch: int = 1
+    check_val_every_n_epoch: int | None = 1
     log_every_n_steps: int = 20
     num_sanity_val_steps: int = 0
     detect_anomaly: bool = False
-    deterministic: bool = False
+    deterministic: bool | str = False
+    benchmark: bool | None = None
+    sync_batchnorm: bool = False
+    inference_mode: bool = True
     profiler: str | None = None
     enable_progress_bar: bool = True
+    enable_model_summary: bool = False
 
     def __post_init__(self) -> None:
-        _at_least_1(self, "max_epochs", "log_every_n_steps", "accumulate_grad_batches", prefix="trainer.")
+        counts = ("log_every_n_steps", "accumulate_grad_batches", "check_val_every_n_epoch", "min_epochs", "min_steps")
+        _at_least_1(self, *counts, prefix="trainer.")
         steps, limit, clip = self.max_steps, self.limit_train_batches, self.gradient_clip_val
+        epochs, endless = self.max_epochs, self.max_time is None and steps == -1
+        good = epochs >= 1 or (epochs == -1 and not endless)
+        _require(good, "trainer.max_epochs", epochs, "at least 1, or -1 beside trainer.max_time or trainer.max_steps")
         _require(steps == -1 or steps >= 1, "trainer.max_steps", steps, "-1 (no limit) or at least 1")
         _require(limit > 0, "trainer.limit_train_batches", limit, "more than 0")
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "more than 0, or null")
@@ -142,6 +156,9 @@ class TrainerSettings:
         _one_of(_PRECISIONS, "trainer.precision", self.precision)
         _one_of(_ACCELERATORS, "trainer.accelerator", self.accelerator)
         _one_of(("simple", "advanced", "pytorch", None), "trainer.profiler", self.profiler)
+        _one_of(("norm", "value", None), "trainer.gradient_clip_algorithm", self.gradient_clip_algorithm)
+        good = self.deterministic in (True, False, "warn")
+        _require(good, "trainer.deterministic", self.deterministic, "true, false or warn")
 
 
 @dataclass
@@ -154,7 +171,7 @@ class TrainSettings:
     scheduler: dict[str, Any] | None
     trainer: TrainerSettings
     callbacks: dict[str, Any] | None
-    tensorboard: bool
+    logger: dict[str, Any] | None
     seed: int
     label_smoothing: float
     temperature: float | int | str | None
@@ -172,7 +189,10 @@ class TrainSettings:
         good = self.temperature in (None, "auto") or (not isinstance(self.temperature, str) and self.temperature > 0)
         _require(good, "temperature", self.temperature, "auto, a number above 0, or null")
         _one_of(("default", "reduce-overhead", "max-autotune", None), "compile", self.compile)
-        seconds, steps = self.save_every_seconds, self.trainer.accumulate_grad_batches
+        trainer = self.trainer
+        good = self.scheduler is None or trainer.max_epochs != -1 or trainer.max_steps != -1
+        _require(good, "trainer.max_epochs", -1, "a number, which a learning rate schedule needs; or scheduler=constant")
+        seconds, steps = self.save_every_seconds, trainer.accumulate_grad_batches
         _require(seconds is None or seconds >= 0, "save_every_seconds", seconds, "0 or more, or null")
         _at_least_1(self, "save_every_steps")
         sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
@@ -219,6 +239,7 @@ class PredictSettings:
     preprocess: str
     split: bool
     save_preprocessed: str | None
+    format: str | None
     resume: bool
     output_dir: str | None
 

@@ -34,6 +34,7 @@ class Summary(NamedTuple):
         undecided: number of predictions below `min_confidence`; None without that option.
         accuracy: fraction of labelled, readable inputs classified correctly; None if there are none.
         earlier: how many of the inputs an interrupted run had done before.
+        format: of the output, see `open_sink`.
     """
 
     inputs: int
@@ -42,6 +43,7 @@ class Summary(NamedTuple):
     undecided: int | None = None
     accuracy: float | None = None
     earlier: int = 0
+    format: str | None = None
 
     def __str__(self) -> str:
         speed = (self.inputs - self.earlier) / max(self.seconds, 1e-9)
@@ -50,7 +52,10 @@ class Summary(NamedTuple):
         undecided = f", {self.undecided:,} undecided" if self.undecided is not None else ""
         accuracy = f", accuracy {self.accuracy:.2%}" if self.accuracy is not None else ""
         images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}{earlier}"
-        return f"{images}{errors}{undecided}{accuracy}, {self.seconds:.2f} s, {speed:,.0f} images/s"
+        text = f"{images}{errors}{undecided}{accuracy}, {self.seconds:.2f} s, {speed:,.0f} images/s"
+        if self.format == "kaggle" and self.errors:
+            text += "; Kaggle refuses the file until no Label is empty: without format=kaggle, each row says its error"
+        return text
 
 
 def predict_files(
@@ -60,6 +65,7 @@ def predict_files(
     *,
     save_preprocessed: str | Path | None = None,
     resume: bool = False,
+    format: str | None = None,
 ) -> Summary:
     """Predict everything in `input` and write a row for each image to `output`.
 
@@ -72,6 +78,7 @@ def predict_files(
         options: which network predicts, and how.
         save_preprocessed: folder for what the network saw, see `ImageFolder`.
         resume: continue an interrupted run of the same input and options.
+        format: see `open_sink`; "kaggle" is what Kaggle's competition takes.
 
     Raises:
         InputError: If the input or the checkpoint cannot be read, the options do not fit them, or there is nothing in
@@ -85,7 +92,7 @@ def predict_files(
         stack.enter_context(stopped_by_sigterm())
         decoders = stack.enter_context(Decoders(options.preprocess, options.split))
         # Opened before the network is loaded, so that a folder that cannot be written is reported at once.
-        sink = stack.enter_context(open_sink(output, output_columns(options, source.labelled), resume))
+        sink = stack.enter_context(open_sink(output, output_columns(options, source.labelled), resume, format))
         saved = None if save_preprocessed is None else ImageFolder(save_preprocessed, options.split)
         if not source.arrays:
             # Forked before the network is loaded, because there is less to copy.
@@ -93,7 +100,7 @@ def predict_files(
         predictor = load_predictor(options)
         predictor.prepare(source.count or 0)
         engine = predictor.engine
-        earlier = progress = sink.resume({**run, "engine": engine.name, "device": engine.device})
+        earlier = progress = sink.resume({**run, "engine": engine.name, "device": engine.device, "format": format})
         start = time.perf_counter()
         with progress_bar(source.count, earlier.inputs) as advance:
             for batch, rows, progress in predict_batches(source, decoders, predictor, options, earlier):
@@ -104,7 +111,7 @@ def predict_files(
         seconds = time.perf_counter() - start
         if progress.inputs == 0:
             raise InputError(f"input={input}: there is nothing in it; expected images")
-    return summarize(progress, options, seconds, earlier.inputs)
+    return summarize(progress, options, seconds, earlier.inputs)._replace(format=format)
 
 
 def predict_batches(

@@ -37,20 +37,27 @@ class Format:
 
     Attributes:
         header: the first bytes of a file.
-        encode: rows -> bytes to append.
+        encode: rows, and the number of rows before them -> bytes to append.
         final_header: number of bytes in a complete file -> bytes that replace `header`.
         convert: reads a complete file from its start and writes the output, see `parquet_format`.
     """
 
     header: bytes
-    encode: Callable[[Rows], bytes]
+    encode: Callable[[Rows, int], bytes]
     final_header: Callable[[int], bytes] | None = None
     convert: Callable[[BinaryIO, Path], None] | None = None
 
 
 def csv_format(columns: list[str]) -> Format:
     """CSV with a header line; lists are JSON in their cell."""
-    return Format(_csv([columns]), lambda rows: _csv(_csv_rows(rows)))
+    return Format(_csv([columns]), lambda rows, before: _csv(_csv_rows(rows)))
+
+
+def kaggle_format(columns: list[str]) -> Format:
+    """CSV as Kaggle's competition "Digit Recognizer" takes it: numbers from 1, and labels, empty in error rows."""
+    if "label" not in columns:
+        raise InputError("format=kaggle and split=true exclude each other; leave one of them out")
+    return Format(_csv([["ImageId", "Label"]]), lambda rows, before: _csv(enumerate(rows.columns["label"], before + 1)))
 
 
 def _csv(rows: Any) -> bytes:
@@ -72,7 +79,7 @@ def _csv_rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
 def jsonl_format(columns: list[str]) -> Format:
     """One JSON object per line."""
 
-    def encode(rows: Rows) -> bytes:
+    def encode(rows: Rows, before: int) -> bytes:
         values = zip(*rows.columns.values(), strict=True)
         lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in values)
         return "".join(lines).encode()
@@ -90,7 +97,7 @@ def npy_format(columns: list[str]) -> Format:
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         return header.getvalue()
 
-    def encode(rows: Rows) -> bytes:
+    def encode(rows: Rows, before: int) -> bytes:
         return b"" if rows.probabilities is None else rows.probabilities.astype("<f4").tobytes()
 
     return Format(bytes(_NPY_HEADER), encode, final_header)
@@ -127,7 +134,7 @@ def parquet_format(columns: list[str]) -> Format:
     """Parquet. Such a file cannot be appended to: until the end, the rows are kept as Arrow record batches."""
     schema = parquet_schema(columns)
 
-    def encode(rows: Rows) -> bytes:
+    def encode(rows: Rows, before: int) -> bytes:
         content: bytes = record_batch(rows, schema).serialize().to_pybytes()
         return content
 

@@ -58,7 +58,7 @@ class PartialFile:
     def write(self, rows: Rows, progress: Progress) -> None:
         """Append rows, and every `INTERVAL` seconds an entry to the journal."""
         self._start()
-        self._append(self.format.encode(rows))
+        self._append(self.format.encode(rows, progress.inputs - len(rows.errors)))
         self.progress = progress
         if time.monotonic() - self.noted >= INTERVAL:
             self._note()

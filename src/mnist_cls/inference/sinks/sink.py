@@ -10,7 +10,7 @@ from ...errors import InputError
 from ...files import expand
 from ..progress import Progress
 from ..rows import COLUMNS, Rows
-from .formats import FORMATS, Format
+from .formats import FORMATS, Format, kaggle_format
 from .partial_file import open_partial_file
 
 # Rows that are shown on a screen.
@@ -38,7 +38,10 @@ class Sink(Protocol):
 
 @contextlib.contextmanager
 def open_sink(
-    output: str | Path | None, columns: Sequence[str] = tuple(COLUMNS), resume: bool = False
+    output: str | Path | None,
+    columns: Sequence[str] = tuple(COLUMNS),
+    resume: bool = False,
+    format: str | None = None,
 ) -> Iterator[Sink]:
     """Open what rows are written to.
 
@@ -48,16 +51,19 @@ def open_sink(
             screen.
         columns: names of the rows' columns, see `output_columns`.
         resume: continue what an interrupted run has written, see `PartialFile`.
+        format: "kaggle" writes a `.csv`, or standard output, in the form of `kaggle_format`; None follows the ending.
 
     Raises:
-        InputError: If the file's ending is none of those, another run is writing the file, or `resume` is set without
-            a file.
+        InputError: If the file's ending is none of those, or not one of `format`, another run is writing the file, or
+            `resume` is set without a file.
         OSError: If the file cannot be written.
     """
     columns = list(columns)
     name = "-.csv" if output == "-" else str(output)
     if resume and (output is None or name.startswith("-.")):
         raise InputError("resume=true needs a file as output: rows that were printed cannot be resumed")
+    if format is not None:
+        check_format(output, format)
     if output is None:
         screen = _Screen(columns)
         yield screen
@@ -66,17 +72,25 @@ def open_sink(
     kind = Path(name).suffix.lower()
     if kind not in FORMATS or (name == f"-{kind}" and kind not in (".csv", ".jsonl")):
         raise InputError(f"output={output}: expected a name that ends in {', '.join(FORMATS)}; or -, or -.jsonl")
-    format = FORMATS[kind](columns)
+    written_as = (FORMATS[kind] if format is None else kaggle_format)(columns)
     if name == f"-{kind}":
-        standard_output = _StandardOutput(format)
+        standard_output = _StandardOutput(written_as)
         with contextlib.redirect_stdout(sys.stderr):  # whatever else is printed must not get between the rows
             yield standard_output
         return
     path = expand(name)
     if path.is_dir():
         raise InputError(f"output={path}: is a folder; expected a file's name")
-    with open_partial_file(path, format, resume) as partial:
+    with open_partial_file(path, written_as, resume) as partial:
         yield partial
+
+
+def check_format(output: str | Path | None, format: str) -> None:
+    """Raise an InputError if there is no such `format`, or the output cannot have it."""
+    if format != "kaggle":
+        raise InputError(f"format={format}: expected kaggle, or none: the ending of output says which")
+    if str(output) != "-" and Path(str(output)).suffix.lower() != ".csv":
+        raise InputError(f"output={output or 'null'}: format=kaggle needs a name that ends in .csv, or -")
 
 
 class _StandardOutput(Sink):
@@ -85,7 +99,7 @@ class _StandardOutput(Sink):
         self._put(format.header)
 
     def write(self, rows: Rows, progress: Progress) -> None:
-        self._put(self.format.encode(rows))
+        self._put(self.format.encode(rows, progress.inputs - len(rows.errors)))
 
     def _put(self, content: bytes) -> None:
         self.stream.write(content)
