@@ -2,9 +2,11 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock
 
 from mnist_cls import create_model, list_models, trace_forward
+from mnist_cls.errors import InputError
 from mnist_cls.models.conditional import Conditional
 from mnist_cls.models.image_classifier import ImageClassifier
 from mnist_cls.tracing.outputs import heads, saliency
@@ -284,12 +287,134 @@ def test_traces_tensors_of_every_kind(make: Callable[[Tensor], Tensor]) -> None:
     assert trace[-1].max == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.filterwarnings("ignore:.*jit.script")
-def test_traces_a_scripted_network() -> None:
-    model = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trace_forward(model, torch.randn(3, 4))
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+class Skip(nn.Module):
+    """Skip connections, views, and a change in place through a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+        self.constant = torch.ones(4)
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+        a = x @ self.weight  # 1
+        b = a.relu()  # 2
+        c = a.detach() + b  # 3
+        first = c[:2]  # 4
+        last = c[2:]  # 5
+        first.mul_(scale)  # 6
+        d = c - y  # 7
+        d[0] = 0  # 8
+        return torch.cat([d, last * self.constant, x])  # 9, 10
+
+
+def test_inputs_are_the_steps_that_computed_them() -> None:
+    trace = trace_forward(Skip(), torch.ones(4, 4), torch.zeros(4, 4), scale=2.0)
+    assert [record.operation for record in trace] == [
+        "matmul", "relu", "add", "getitem", "getitem", "mul_", "sub", "setitem", "mul", "cat"
+    ]  # fmt: skip
+    assert [record.inputs for record in trace] == [[0], [1], [1, 2], [3], [3], [4], [6, 0], [7], [5, None], [8, 9, 0]]
+    assert all(len(record.inputs) == len(record.input_shapes) for record in trace)
+
+
+def test_inputs_show_the_skip_connections_of_a_residual_block() -> None:
+    trace = trace_forward(BasicBlock(4, 4).eval(), torch.ones(1, 4, 8, 8))
+    assert [(record.operation, record.inputs) for record in trace][-2:] == [("add_", [5, 0]), ("relu", [6])]
+
+
+def test_several_inputs_and_options_reach_the_network() -> None:
+    x, y = torch.ones(4, 4), torch.full((4, 4), 3.0)
+    model = Skip()
+    for trace in (trace_forward(model, x, y, scale=2.0), trace_forward(model, x=x, y=y, scale=2.0)):
+        assert torch.equal(trace.output, model(x, y, scale=2.0))
+
+
+def test_a_record_is_found_by_position_name_and_layer() -> None:
+    trace = trace_forward(ImageClassifier().eval(), X)
+    assert trace["conv1"] is trace[0]
+    assert trace["conv1"].value.shape == (3, 32, 28, 28)
+    assert trace[trace[4].name] is trace[4]
+    assert trace["pool"] is trace[5]  # the last time that it ran
+    assert [record.step for record in trace.layer("pool")] == [3, 6]
+    assert [record.step for record in trace[2:6:3].layer("pool")] == [3, 6]
+    assert torch.equal(trace[-1:].output, trace.output)
+
+
+def test_the_record_of_a_layer_with_layers_inside_is_its_output() -> None:
+    model = nn.Sequential(BasicBlock(4, 4), nn.ReLU()).eval()
+    trace = trace_forward(model, torch.randn(1, 4, 8, 8))
+    assert trace["0"] is trace[-2]
+    assert len(trace.layer("0")) == len(trace) - 1
+    assert trace["0.conv1"] is trace[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("conv_1", "did you mean 'conv1'"),
+        ("flatten", "it is an operation of step 7"),
+        ("relu", "it is an operation of steps 2, 5, 9"),
+        ("encoder", "it has conv1, pool, conv2, fc1, dropout, fc2"),
+        ("conv", "did you mean"),
+    ],
+)
+def test_an_unknown_layer_is_refused_with_names_to_use(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        trace_forward(ImageClassifier().eval(), X)[name]
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_trace_becomes_a_table_of_pandas() -> None:
+    trace = trace_forward(ImageClassifier().eval(), X)
+    table = trace.to_pandas()
+    assert table["step"].tolist() == list(range(1, 12))
+    assert table["flops"].sum() == sum(record.flops or 0 for record in trace)
+    assert table.loc[table["layer"] == "conv1", "output_shape"].item() == (3, 32, 28, 28)
+    assert table["mean"].tolist() == [record.mean for record in trace]
+    assert table["inputs"].tolist() == [[step] for step in range(11)]
+    unknown = trace_forward(nn.LSTM(3, 2), torch.ones(1, 3)).to_pandas()
+    assert unknown.loc[unknown["operation"] == "lstm", "flops"].isna().item()
+    assert list(trace[:0].to_pandas()) == list(table)
+
+
+def test_without_pandas_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pip install pandas"):
+        trace_forward(ImageClassifier(), X).to_pandas()
+
+
+def test_a_trace_prints_a_line_for_each_operation() -> None:
+    lines = repr(trace_forward(ImageClassifier().eval(), X)).splitlines()
+    assert lines[0] == "Trace of 11 operations"
+    assert lines[1].startswith("1. conv2d conv1 (3, 32, 28, 28) (image_classifier.py:")
+    assert len(lines) == 12
+
+
+@pytest.mark.filterwarnings("ignore:.*jit", "ignore:Converting a tensor")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(3, 4))])
+def test_a_scripted_network_is_refused_in_a_line(make: Callable[[nn.Module], nn.Module]) -> None:
+    scripted = make(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    with pytest.raises(InputError, match=r"^the network is scripted"):
+        trace_forward(scripted, torch.ones(3, 4))
+    with pytest.raises(InputError, match=r"^layer '1' of the network is scripted"):
+        trace_forward(nn.Sequential(nn.Linear(4, 4), scripted), torch.ones(3, 4))
+
+
+def test_what_is_no_network_is_refused_in_a_line() -> None:
+    function: Any = torch.relu
+    with pytest.raises(InputError, match=r"needs an nn\.Module"):
+        trace_forward(function, torch.ones(3))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_network_is_traced_like_the_network_itself(in_place: bool) -> None:
+    model = create_model("residual").eval()
+    expected = trace_forward(model, X[:1])
+    compiled: Any = model
+    if in_place:
+        model.compile(backend="eager")
+    else:
+        compiled = torch.compile(model, backend="eager")
+    assert repr(trace_forward(compiled, X[:1])) == repr(expected)
 
 
 def test_finds_the_logits_in_outputs_of_every_kind() -> None:

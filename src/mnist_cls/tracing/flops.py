@@ -1,13 +1,13 @@
 """Count the floating-point operations of PyTorch's kernels."""
 
-from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # private, but where PyTorch's notes on modes import it from
 from torch.utils.flop_counter import flop_registry
+
+from .tensors import Region, region, tensors_in
 
 # PyTorch has formulas for convolutions and matrix products. For other kernels: operations per value.
 _REDUCTIONS = {"sum", "mean", "var", "var_mean", "std", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin"}
@@ -28,6 +28,7 @@ class _KernelCounter:
     def __init__(self) -> None:
         super().__init__()
         self.flops: int | None = 0
+        self.written: list[Region] = []
 
     def __torch_dispatch__(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -38,6 +39,9 @@ class _KernelCounter:
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+        self.written += map(region, tensors_in([args[0] if in_place else None, kwargs.get("out")]))
         flops = _kernel_flops(func, args, kwargs, result)
         self.flops = None if self.flops is None or flops is None else self.flops + flops
         return result
@@ -52,6 +56,7 @@ class FlopCount(_KernelCounter, TorchDispatchMode):
     Attributes:
         flops: operations so far; None once an expensive kernel without a formula has run, such as a recurrent layer.
             Other kernels without a formula count as 0.
+        written: what the kernels changed in place.
     """
 
 
@@ -75,12 +80,3 @@ def _kernel_flops(func: Any, args: Any, kwargs: Any, result: Any) -> int | None:
     pointwise = torch.Tag.pointwise in func.tags
     per_value = 1 if pointwise else next((flops for word, flops in _PER_OUTPUT.items() if word in name), 0)
     return per_value * outputs[0].numel()
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, Mapping):
-        values = list(values.values())
-    return [tensor for value in values for tensor in tensors_in(value)] if isinstance(values, (tuple, list)) else []

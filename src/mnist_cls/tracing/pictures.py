@@ -13,7 +13,8 @@ from ..errors import first_line
 from ..files import whole_file
 from ..images import SIZE
 from .outputs import heads, saliency
-from .recorder import Trace, dense
+from .records import Trace
+from .tensors import dense
 
 Picture = Image.Image
 

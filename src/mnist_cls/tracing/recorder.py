@@ -6,10 +6,9 @@ functional operations and control flow are recorded like layers, and the network
 
 import inspect
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import nan
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,123 +17,58 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from ..errors import InputError
 from ..models import shapes
-from .flops import FlopCount, tensors_in
-
-Shape = tuple[int, ...]
+from .dataflow import Dataflow
+from .flops import FlopCount
+from .records import Record, Trace
+from .tensors import region, tensors_in
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 # Files of this package whose frames stand between a network's code and PyTorch's.
 _OWN_FRAMES = {__file__, shapes.__file__}
+# What `torch.compile` calls the network inside the module that it returns.
+_COMPILED = "_orig_mod"
 
 
-@dataclass
-class Record:
-    """One operation of a forward pass.
-
-    Attributes:
-        step: number of the operation, counted from 1.
-        operation: name of the function, such as "conv2d", "relu" or "flatten".
-        layer: name of the module that called it, such as "conv1"; "" for the network itself.
-        file: innermost source file outside PyTorch.
-        line: line number in that file.
-        input_shapes: shapes of the input tensors, without parameters and buffers.
-        output_shape: shape of the output; of the first tensor if there are several.
-        parameters: number of parameters used.
-        flops: floating-point operations, see `FlopCount`; None if unknown, as for recurrent layers.
-        bytes: memory allocated for the output; 0 for a view of an input and for in-place operations.
-        value: copy of the output, detached from the graph.
-        mean, std, min, max: statistics of the output's finite values; NaN if there are none. `std` divides by N.
-        zeros: fraction of the output's values that are zero, 0 to 1.
-        nans: number of NaNs.
-        infs: number of infinite values.
-    """
-
-    step: int
-    operation: str
-    layer: str
-    file: str
-    line: int
-    input_shapes: list[Shape]
-    output_shape: Shape
-    parameters: int
-    flops: int | None
-    bytes: int
-    value: Tensor = field(repr=False)
-    mean: float = field(default=nan, init=False)
-    std: float = field(default=nan, init=False)
-    min: float = field(default=nan, init=False)
-    max: float = field(default=nan, init=False)
-    zeros: float = field(init=False)
-    nans: int = field(init=False)
-    infs: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        values = dense(self.value)
-        if values.is_complex():
-            values = torch.view_as_real(values)
-        self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
-        self.zeros = (values == 0).sum().item() / max(values.numel(), 1)
-        finite = values[values.isfinite()].double()
-        if len(finite):
-            std, mean = torch.std_mean(finite, correction=0)
-            self.mean, self.std = mean.item(), std.item()
-            self.min, self.max = finite.min().item(), finite.max().item()
-
-    def __str__(self) -> str:
-        return f"{self.operation}{f' {self.layer}' if self.layer else ''} {self.output_shape} ({self.location})"
-
-    @property
-    def finite(self) -> bool:
-        """Whether the output has neither NaNs nor infinite values."""
-        return self.nans == self.infs == 0
-
-    @property
-    def location(self) -> str:
-        """Source line of the operation, such as "image_classifier.py:38"."""
-        return f"{Path(self.file).name}:{self.line}"
-
-    @property
-    def name(self) -> str:
-        """Unique name within the trace, such as "05_conv1_conv2d"."""
-        return "_".join(filter(None, [f"{self.step:02}", self.layer, self.operation]))
-
-
-class Trace(list[Record]):
-    """Records of a forward pass, in order, and `output`, the network's return value."""
-
-    output: Any = None
-
-    def first_not_finite(self) -> Record | None:
-        """Return the first operation whose output has NaNs or infinite values, or None."""
-        return next((record for record in self if not record.finite), None)
-
-
-def trace_forward(model: nn.Module, x: Any, **options: Any) -> Trace:
+def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
     """Run a network once and record every operation.
 
     Buffers, such as batch norm's running averages, and PyTorch's random state are left unchanged. `trace.output` can
-    be differentiated like the output of `model(x)`. A function of PyTorch is one record, whatever it calls inside.
+    be differentiated like the output of `model(x)`. A function of PyTorch is one record, whatever it calls inside. A
+    compiled network runs as if it were not compiled.
 
     Args:
         model: any network, in training or evaluation mode.
-        x: input of the network.
+        *inputs: positional arguments for the network's `forward`, usually one tensor.
         **options: keyword arguments for the network's `forward`.
 
     Returns:
-        The records. `output` equals `model(x)` bit for bit, but for attention in evaluation mode without gradients:
-        PyTorch does not use its fused kernel, which rounds differently, while a pass is traced.
+        The records. `output` equals `model(*inputs, **options)` bit for bit, but for attention in evaluation mode
+        without gradients: PyTorch does not use its fused kernel, which rounds differently, while a pass is traced.
+
+    Raises:
+        InputError: If `model` is no `nn.Module`, or is scripted (`torch.jit`), or contains a scripted layer.
     """
-    with unchanged(model), recording(model) as trace:
-        trace.output = model(x, **options)
+    _check(model)
+    with unchanged(model), recording(model, (inputs, options)) as trace:
+        trace.output = model(*inputs, **options)
     return trace
 
 
 @contextmanager
-def recording(model: nn.Module) -> Iterator[Trace]:
-    """Record all operations in the block, those of `model` with their layers, in the trace that is yielded."""
+def recording(model: nn.Module, inputs: Any = ()) -> Iterator[Trace]:
+    """Record all operations in the block, those of `model` with their layers, in the trace that is yielded.
+
+    Args:
+        model: the network.
+        inputs: the tensors that the operations start from, in nested tuples, lists and dicts.
+    """
     trace = Trace()
-    with _Recorder(model, trace):
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # if anything has been compiled; this import takes a second
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_Recorder(model, trace, tensors_in(inputs)))
         yield trace
 
 
@@ -159,38 +93,58 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             setattr(module, name, buffer)
 
 
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"trace_forward needs an nn.Module, not {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            found = f"layer {name!r} of the network" if name else "the network"
+            raise InputError(f"{found} is scripted (torch.jit), which hides its operations; trace it before scripting")
+
+
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
+    def __init__(self, model: nn.Module, trace: Trace, inputs: list[Tensor]) -> None:
         super().__init__()
         self.trace = trace
-        self.layers = {id(module): name for name, module in model.named_modules()}
+        self.layers = {id(module): _without_compilation(name) for name, module in model.named_modules()}
         self.parameters = {id(parameter) for parameter in model.parameters()}
         self.buffers = {id(buffer) for buffer in model.buffers()}
+        self.dataflow = Dataflow()
+        for tensor in inputs:
+            self.dataflow.computed(tensor, 0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = tensors_in((args, kwargs))
         activations = [tensor for tensor in inputs if id(tensor) not in self.parameters | self.buffers]
         input_shapes = [tuple(tensor.shape) for tensor in activations]
-        storages = {_storage(tensor) for tensor in inputs}
+        sources = [self.dataflow.step_of(tensor) for tensor in activations]
+        storages = {region(tensor).storage for tensor in inputs}
         with FlopCount() as count:
             result = func(*args, **kwargs)
         operation = _operation_name(func)
         # `x[i] = y` returns nothing and changes x.
         outputs = [args[0]] if operation == "setitem" else tensors_in(result)
-        # An output that is itself a buffer is bookkeeping, such as batch norm's counter of batches.
-        if operation is None or all(id(output) in self.buffers for output in outputs):
+        if operation is None:  # the output of `x.detach()` is that of x
+            for output in outputs:
+                if sources and sources[0] is not None and region(output).storage in storages:
+                    self.dataflow.computed(output, sources[0])
             return result
+        # An output that is itself a buffer is bookkeeping, such as batch norm's counter of batches.
+        if all(id(output) in self.buffers for output in outputs):
+            return result
+        step = len(self.trace) + 1
         layer, file, line = self._caller(inspect.currentframe())
-        allocated = {_storage(output): output.numel() * output.element_size() for output in outputs}
+        allocated = {region(output).storage: output.numel() * output.element_size() for output in outputs}
         self.trace.append(
             Record(
-                step=len(self.trace) + 1,
+                step=step,
                 operation=operation,
                 layer=layer,
                 file=file,
                 line=line,
                 input_shapes=input_shapes,
+                inputs=sources,
                 output_shape=tuple(outputs[0].shape),
                 parameters=sum(tensor.numel() for tensor in inputs if id(tensor) in self.parameters),
                 flops=count.flops,
@@ -198,6 +152,11 @@ class _Recorder(TorchFunctionMode):
                 value=outputs[0].detach().clone(),
             )
         )
+        for output in outputs:
+            self.dataflow.computed(output, step, new=region(output).storage not in storages)
+        for written in count.written:
+            if written.storage in storages:
+                self.dataflow.written(written, step)
         return result
 
     def _caller(self, frame: FrameType | None) -> tuple[str, str, int]:
@@ -214,19 +173,8 @@ class _Recorder(TorchFunctionMode):
         return layer or "", *(source or ("", 0))
 
 
-def dense(values: Tensor) -> Tensor:
-    """Return a sparse or quantized tensor as an ordinary one; others unchanged."""
-    if values.is_quantized:
-        values = values.dequantize()
-    return values if values.layout is torch.strided else values.to_dense()
-
-
-def _storage(tensor: Tensor) -> int:
-    """Return a number that two tensors share if one is a view of the other."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # sparse tensors have no storage
-        return id(tensor)
+def _without_compilation(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
 def _operation_name(func: Any) -> str | None:

@@ -20,7 +20,8 @@ from ..models.shapes import ShapeError
 from .inputs import read_input
 from .outputs import heads
 from .pictures import save_pictures
-from .recorder import Trace, recording, unchanged
+from .recorder import recording, unchanged
+from .records import Trace
 from .table import print_modes, print_predictions, print_reconstruction_error, print_trace, print_values
 
 
@@ -67,7 +68,7 @@ def show_forward(settings: ForwardSettings, folder: Path) -> None:
 def _trace(model: nn.Module, images: Tensor, mode: str, options: Mapping[str, bool]) -> tuple[Trace, Exception | None]:
     """Trace everything from uint8 images to predictions; also return the error if the network fails."""
     model.train(mode == "train")
-    with torch.no_grad(), unchanged(model), recording(model) as trace:
+    with torch.no_grad(), unchanged(model), recording(model, images) as trace:
         try:
             trace.output = model(normalize(images), **options)
         except Exception as error:  # a defect of any kind in a user's network: the operations before it help to find it

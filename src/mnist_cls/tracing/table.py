@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from ..data.normalization import normalize
 from .outputs import heads
-from .recorder import Record, Trace, dense, unchanged
+from .recorder import unchanged
+from .records import Record, Trace
+from .tensors import dense
 
 _COLUMNS: dict[str, Callable[[Record], str]] = {
     "#": lambda record: str(record.step),
     "operation": lambda record: record.operation,
     "layer": lambda record: record.layer,
     "code": lambda record: record.location,
+    "from": lambda record: " ".join("-" if step is None else str(step) for step in record.inputs),
     "input": lambda record: " ".join(str(shape) for shape in record.input_shapes),
     "output": lambda record: str(record.output_shape),
     "parameters": lambda record: f"{record.parameters:,}",
@@ -34,7 +37,7 @@ _COLUMNS: dict[str, Callable[[Record], str]] = {
     "Inf": lambda record: f"{record.infs:,}",
 }
 _IN_EVERY_TABLE = ["#", "operation"]
-_LEFT_ALIGNED = ("operation", "layer", "code", "input", "output")
+_LEFT_ALIGNED = ("operation", "layer", "code", "from", "input", "output")
 _COMPARED = ("mean", "std", "zeros")
 
 

@@ -15,7 +15,8 @@ from ...checkpoints.weights import save_weights
 from ...data.normalization import normalize
 from ...errors import InputError
 from ...files import whole_file
-from ...tracing.recorder import Trace, trace_forward
+from ...tracing.recorder import trace_forward
+from ...tracing.records import Trace
 
 if TYPE_CHECKING:
     from ..module import MNISTModule

@@ -1,0 +1,171 @@
+"""The records of a forward pass."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, shortened
+from .tensors import dense
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Record:
+    """One operation of a forward pass.
+
+    Attributes:
+        step: number of the operation, counted from 1.
+        operation: name of the function, such as "conv2d", "relu" or "flatten".
+        layer: name of the module that called it, such as "conv1"; "" for the network itself.
+        file: innermost source file outside PyTorch.
+        line: line number in that file.
+        input_shapes: shapes of the input tensors, without parameters and buffers.
+        inputs: for each of these tensors the step that computed it, or changed it last; 0 for an input of the network,
+            None for another tensor, such as a constant.
+        output_shape: shape of the output; of the first tensor if there are several.
+        parameters: number of parameters used.
+        flops: floating-point operations, see `FlopCount`; None if unknown, as for recurrent layers.
+        bytes: memory allocated for the output; 0 for a view of an input and for in-place operations.
+        value: copy of the output, detached from the graph.
+        mean, std, min, max: statistics of the output's finite values; NaN if there are none. `std` divides by N.
+        zeros: fraction of the output's values that are zero, 0 to 1.
+        nans: number of NaNs.
+        infs: number of infinite values.
+    """
+
+    step: int
+    operation: str
+    layer: str
+    file: str
+    line: int
+    input_shapes: list[Shape]
+    inputs: list[int | None]
+    output_shape: Shape
+    parameters: int
+    flops: int | None
+    bytes: int
+    value: Tensor = field(repr=False)
+    mean: float = field(default=nan, init=False)
+    std: float = field(default=nan, init=False)
+    min: float = field(default=nan, init=False)
+    max: float = field(default=nan, init=False)
+    zeros: float = field(init=False)
+    nans: int = field(init=False)
+    infs: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        values = dense(self.value)
+        if values.is_complex():
+            values = torch.view_as_real(values)
+        self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
+        self.zeros = (values == 0).sum().item() / max(values.numel(), 1)
+        finite = values[values.isfinite()].double()
+        if len(finite):
+            std, mean = torch.std_mean(finite, correction=0)
+            self.mean, self.std = mean.item(), std.item()
+            self.min, self.max = finite.min().item(), finite.max().item()
+
+    def __str__(self) -> str:
+        return f"{self.operation}{f' {self.layer}' if self.layer else ''} {self.output_shape} ({self.location})"
+
+    @property
+    def finite(self) -> bool:
+        """Whether the output has neither NaNs nor infinite values."""
+        return self.nans == self.infs == 0
+
+    @property
+    def location(self) -> str:
+        """Source line of the operation, such as "image_classifier.py:38"."""
+        return f"{Path(self.file).name}:{self.line}"
+
+    @property
+    def name(self) -> str:
+        """Unique name within the trace, such as "05_conv1_conv2d"."""
+        return "_".join(filter(None, [f"{self.step:02}", self.layer, self.operation]))
+
+
+class Trace(list[Record]):
+    """Records of a forward pass, in order, and `output`, the network's return value.
+
+    `trace[0]` is the first record, `trace[2:5]` a shorter trace, and `trace["conv1"]` the record of a layer's output.
+    """
+
+    def __init__(self, records: Iterable[Record] = (), output: Any = None) -> None:
+        super().__init__(records)
+        self.output = output
+
+    @overload
+    def __getitem__(self, key: SupportsIndex | str) -> Record: ...
+    @overload
+    def __getitem__(self, key: slice) -> "Trace": ...
+    def __getitem__(self, key: SupportsIndex | str | slice) -> "Record | Trace":
+        """Return a record by its position, its name, or the name of a layer; or a slice of the trace.
+
+        By a layer's name it is the last operation in the layer, or in a layer inside it, when it last ran. See
+        `layer` for all of them.
+
+        Raises:
+            InputError: If no layer or record has this name.
+        """
+        if isinstance(key, slice):
+            return Trace(super().__getitem__(key), self.output)
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        for record in self:
+            if record.name == key:
+                return record
+        return self.layer(key)[-1]
+
+    def layer(self, name: str) -> "Trace":
+        """Return the operations in a layer and in the layers inside it, of each time that it ran.
+
+        Raises:
+            InputError: If no layer of this name has run.
+        """
+        found = [record for record in self if not name or f"{record.layer}.".startswith(f"{name}.")]
+        if not found:
+            raise InputError(f"the trace has no layer {shortened(name)!r}; {self._suggest(name)}")
+        return Trace(found, self.output)
+
+    def first_not_finite(self) -> Record | None:
+        """Return the first operation whose output has NaNs or infinite values, or None."""
+        return next((record for record in self if not record.finite), None)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return a table with a row for each operation and a column for each attribute of `Record` but its value.
+
+        Raises:
+            InputError: If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise InputError("to_pandas() needs pandas, which is not installed: pip install pandas") from error
+        names = [attribute.name for attribute in dataclasses.fields(Record) if attribute.name != "value"]
+        table = pd.DataFrame([[getattr(record, name) for name in names] for record in self], columns=names)
+        return table.astype({"flops": "Int64"})  # some are unknown
+
+    def _suggest(self, name: str) -> str:
+        """Say what to use instead of a name that no layer has."""
+        steps = [record.step for record in self if record.operation == name]
+        if steps:
+            return f"it is an operation of {'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))}"
+        layers = list(dict.fromkeys(record.layer for record in self if record.layer))
+        near = get_close_matches(name, [*layers, *(record.name for record in self)])
+        if near:
+            return f"did you mean {' or '.join(map(repr, near))}?"
+        return f"it has {shortened(', '.join(layers), 300)}" if layers else "its operations are in no layer"
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Trace of {len(self)} operations", *(f"{record.step}. {record}" for record in self)])
