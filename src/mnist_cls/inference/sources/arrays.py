@@ -71,14 +71,31 @@ class _StoredArray:
         return array
 
 
-def npy_source(path: Path, preprocess: str) -> Source:
-    """Return the images in a `.npy`."""
+def npy_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
+    """Return the images in a `.npy`, with the labels in another one."""
+
+    def stored(path: Path) -> _StoredArray:
+        return _stored_npy(partial(open_regular, path), path.stat().st_size)
+
     with reader_errors(path, "NumPy"):
-        return _source(path, preprocess, _stored_npy(partial(open_regular, path), path.stat().st_size))
+        return _source(path, preprocess, stored(path), None if labels is None else stored(labels))
 
 
-def npz_source(path: Path, preprocess: str) -> Source:
-    """Return the images in a `.npz`, with the labels in its array "labels", if there is one."""
+def npz_names(path: Path) -> list[str]:
+    """Return the names of the arrays in a `.npz`."""
+    with reader_errors(path, "NumPy"), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def npz_source(path: Path, preprocess: str, arrays: tuple[str, str] | None = None) -> Source:
+    """Return the images in a `.npz`, with their labels.
+
+    Args:
+        path: the file.
+        preprocess: see `open_source`.
+        arrays: names of the arrays with images and with labels; None: the only array or "images", and "labels" if it
+            is there.
+    """
 
     @contextmanager
     def open_member(member: zipfile.ZipInfo) -> Iterator[Any]:
@@ -94,6 +111,8 @@ def npz_source(path: Path, preprocess: str) -> Source:
     with reader_errors(path, "NumPy"):
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if arrays is not None:
+            return _source(path, preprocess, *map(stored, arrays))
         names = [name for name in members if name != "labels"]
         if len(names) != 1 and "images" not in names:
             found = ", ".join(members)[:200] or "nothing"
