@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
     from .checkpoints.build import load_model
     from .checkpoints.find import list_weights
     from .inference.predictor import Predictions, Predictor
@@ -41,10 +42,14 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     # Imported on first use: `python -m mnist_cls.train --help` must not wait for torch.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mnist-cls")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_HOMES, "__version__"]

@@ -20,6 +20,7 @@ import os
 import sys
 import traceback
 
+from .cli.streams import flush_output, prepare_streams, print_error
 from .errors import InputError
 from .inference.options import PredictOptions
 from .inference.pipeline import Summary, predict_files
@@ -30,25 +31,27 @@ RAY_OPTIONS = ("address", "workers", "worker_engine", "part_size")
 
 def main() -> int:
     """Read the command line, predict, print a summary; return the exit status."""
+    prepare_streams()
     arguments = parse()
     try:
         summary = predict(arguments)
+        if arguments.output.startswith("-"):
+            print(summary, file=sys.stderr)
+        else:
+            print(f"{summary} -> {arguments.output}")
+        flush_output()
     except BrokenPipeError:  # `... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print_error("interrupted")
         return 130
     except Exception:
         traceback.print_exc()
         return 2  # Python's own status, 1, would mean that the work was done
-    if arguments.output.startswith("-"):
-        print(summary, file=sys.stderr)
-    else:
-        print(f"{summary} -> {arguments.output}")
     return 1 if summary.errors else 0
 
 

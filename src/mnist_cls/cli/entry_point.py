@@ -9,15 +9,18 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
-from .messages import display_path, explain, leave, override
+from .messages import explain, leave, quoted, text_keys
 from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run
 from .settings import SETTINGS
+from .streams import flush_output, prepare_streams, print_error
+from .sweep import Sweep
 from .torchrun import is_first
 
 
@@ -60,7 +63,7 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
     """
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
-            config = hydra.compose(entry, _renamed(entry, overrides))
+            config = hydra.compose(entry, _readable(entry, overrides))
         # For a choice that is neither a name nor a list of names, Hydra raises one of the last three.
         except (HydraException, OmegaConfBaseException, OSError, AssertionError, TypeError, ValueError) as error:
             raise InputError(explain(error, entry)) from error
@@ -93,44 +96,64 @@ def entry_point(
 
     def main() -> None:
         tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-        sys.argv[1:] = _renamed(entry, sys.argv[1:])
+        prepare_streams()
+        sys.argv[1:] = _readable(entry, sys.argv[1:])
         # Otherwise Hydra would print errors itself, over several lines, and exit with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        search: Path | None = None
+        sweep = Sweep()
 
         def job(config: DictConfig) -> Any:
-            nonlocal search
             if not tracebacks:  # from here on `leave` reports errors, also in processes that Lightning starts
                 os.environ.pop("HYDRA_FULL_ERROR", None)
+            sweep.begin()
             try:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    search = Path(HydraConfig.get().sweep.dir)
-                return _run(config, entry, task, choose_folder)
+                return sweep.comparable(_run(config, entry, task, choose_folder))
+            except BrokenPipeError as error:
+                leave(error, entry, tracebacks)
             except Exception as error:
-                leave(error, entry, tracebacks)  # Hydra would print a line of its own first
+                if not sweep.goes_on():
+                    leave(error, entry, tracebacks)  # Hydra would print a line of its own first
+                sweep.fail(error, entry, tracebacks)
+            except SystemExit as error:
+                if error.code != 1 or _interrupted(error) or not sweep.goes_on():
+                    raise
+                sweep.incomplete += 1
             finally:
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # for the errors of a sweeper
 
         try:
-            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
-            if search is not None:
-                _print_best(search)
+            if "--version" in sys.argv[1:]:
+                from .. import __version__  # reads the installed package's metadata
+
+                print(f"mnist_cls {__version__}")
+            else:
+                hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
+            sweep.finish()
+            flush_output()
         except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning turns a KeyboardInterrupt into this SystemExit.
-            by_lightning = getattr(error, "code", None) == 1 and isinstance(error.__context__, KeyboardInterrupt)
-            if isinstance(error, SystemExit) and not by_lightning:
+            if isinstance(error, SystemExit) and not _interrupted(error):
                 raise
             if is_first():
-                print("interrupted", file=sys.stderr)
+                print_error("interrupted")
             sys.exit(130)
         except Exception as error:
+            if sweep.all_failed():  # and the sweeper misses a result
+                sweep.finish()
             # Errors of the command itself do not get here. Before the first job of a sweep, these are about settings.
-            about_settings = type(error) is ValueError or (type(error) in (AssertionError, TypeError) and not search)
+            about_settings = type(error) is ValueError or (
+                type(error) in (AssertionError, TypeError) and not sweep.runs
+            )
             if about_settings and not tracebacks:
                 error = InputError(explain(error, entry))
             leave(error, entry, tracebacks)
 
     return main
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Return whether an exception is a Ctrl-C: Lightning turns a KeyboardInterrupt into a SystemExit."""
+    by_lightning = getattr(error, "code", None) == 1 and isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt) or by_lightning
 
 
 def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder) -> Any:
@@ -148,16 +171,21 @@ def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose
     return task(to_settings(config, entry), folder.absolute())
 
 
-def _print_best(search: Path) -> None:
-    """Print the best result of a search; a sweep over listed values has none."""
-    results = search / "optimization_results.yaml"
-    found: Any = OmegaConf.load(results) if results.is_file() else {}
-    if "best_params" in found:  # not in a search for several objectives
-        best = " ".join(override(str(key), value) for key, value in found.best_params.items())
-        print(f"\nbest of the search     {found.best_value:.4f} with {best}")
-        print(f"all that was tried     {display_path(search)}")
+def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that Hydra can read.
 
-
-def _renamed(entry: str, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides, with `mode=` of `forward` renamed: `mode` itself is a group of training configs."""
-    return [re.sub(r"^\+*mode=", "network_mode=", text) if entry == "forward" else text for text in overrides]
+    Quotes are put around texts, such as paths, that its grammar does not allow without them: `input=дигит (1).png`. The
+    `mode=` of `forward` is renamed: `mode` itself is a group of training configs.
+    """
+    texts, parser = set(text_keys(SETTINGS[entry])), OverridesParser.create()
+    readable = []
+    for given in overrides:
+        key, equals, value = given.partition("=")
+        text = re.sub(r"^\+*mode=", "network_mode=", given) if entry == "forward" else given
+        if equals and key in texts and not value.startswith(("'", '"', "[")):
+            try:
+                parser.parse_override(text)
+            except HydraException:
+                text = f"{key}={quoted(value)}"
+        readable.append(text)
+    return readable

@@ -1,7 +1,6 @@
 """What commands print: errors in one line, and commands and paths as the user would type them."""
 
 import difflib
-import os
 import re
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ..errors import InputError, first_line
 from .settings import SETTINGS
+from .streams import flush_output, print_error
 from .torchrun import should_report_error
 
 
@@ -37,8 +37,13 @@ def override(key: str, value: object) -> str:
     """Return one override as one would type it in a shell, with Hydra's quotes around a value that needs them."""
     text = str(value)
     if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
-        text = "'" + text.replace("'", "\\'") + "'"
+        text = quoted(text)
     return shlex.quote(f"{key}={text}")
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes of Hydra's grammar, in which backslashes before a quote are doubled."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def program(module: str) -> str:
@@ -54,21 +59,32 @@ def display_path(path: Path) -> Path:
 
 
 def leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
-    """Report an error in one line, or with a traceback if it is a defect or `tracebacks` is set; exit with status 2.
+    """Report an error, see `report`, and exit with status 2.
 
     Of several processes that torchrun has started, one reports.
     """
-    if not should_report_error():
-        sys.exit(2)
+    try:
+        flush_output()
+    except BrokenPipeError as broken:  # `... | head` has seen enough
+        error = broken
+    except OSError as full:  # most likely, the error is the same one, without the name of the stream
+        error = full if isinstance(error, OSError) and error.filename is None else error
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)
+    if should_report_error():
+        report(error, entry, tracebacks)
+    sys.exit(2)
+
+
+def report(error: Exception, entry: str, tracebacks: bool = False) -> str:
+    """Print an error in one line, or with a traceback if it is a defect or `tracebacks` is set; return its reason."""
     if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
         # Python's own status for an uncaught exception, 1, means here that the work was done.
-        traceback.print_exception(error)
-        sys.exit(2)
-    if isinstance(error, BrokenPipeError):  # `... | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    print(f"error: {explain(error, entry)}", file=sys.stderr)
-    sys.exit(2)
+        print_error("".join(traceback.format_exception(error)).rstrip())
+        return f"{type(error).__name__}: {first_line(error)}"
+    reason = explain(error, entry)
+    print_error(f"error: {reason}")
+    return reason
 
 
 def explain(error: BaseException, entry: str) -> str:
@@ -110,7 +126,16 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _keys(settings: Any, prefix: str = "") -> Iterator[str]:
+    return (key for key, _ in _typed_keys(settings, prefix))
+
+
+def text_keys(settings: Any) -> list[str]:
+    """Return the keys of settings whose values may be any text, such as paths."""
+    return [key for key, kind in _typed_keys(settings) if kind in (str, str | None, bool | str, Any)]
+
+
+def _typed_keys(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, kind in get_type_hints(settings).items():
-        yield prefix + key
+        yield prefix + key, kind
         if is_dataclass(kind):
-            yield from _keys(kind, f"{prefix}{key}.")
+            yield from _typed_keys(kind, f"{prefix}{key}.")

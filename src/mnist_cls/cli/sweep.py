@@ -1,0 +1,128 @@
+"""Sweeps and searches (`-m`): what is refused before the first run, runs that fail, and what is printed at the end."""
+
+import logging
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import InputError
+from .messages import display_path, leave, override, report
+from .streams import print_error
+from .torchrun import is_first, launched
+
+
+class CheckSweep(Callback):
+    """Hydra's callback that refuses a sweep before anything is written; configs/hydra/default.yaml names it."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Exit with status 2 if no run of the sweep could work. What is swept over is not in `config`."""
+        try:
+            check_sweep(config)
+        except InputError as error:  # Hydra would turn any exception into a warning
+            leave(error, config.hydra.job.config_name)
+        # Failed runs are reported by `Sweep`; the sweeper's own logging would add several lines to each.
+        logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raise an InputError for a search that has nothing to compare, and for runs that start processes themselves."""
+    sweeper = config.hydra.runtime.choices["hydra/sweeper"]
+    for key in ("data.validation_size", "trainer.limit_val_batches"):
+        if sweeper != "basic" and config.hydra.job.config_name == "train" and OmegaConf.select(config, key) == 0:
+            raise InputError(
+                f"{key}=0: a search compares validation results, and without validation images there are none;"
+                f" leave out {key}=0, or list the values to train with, without sweep="
+            )
+    devices, hosts = (OmegaConf.select(config, f"trainer.{key}", default=1) for key in ("devices", "num_nodes"))
+    number = devices if isinstance(devices, (int, str)) else len(devices)
+    if (number not in (1, "1") or hosts != 1) and not launched():
+        raise InputError(
+            f"trainer.devices={devices}: in a sweep, processes that train together are started by torchrun: torchrun"
+            f" --nproc-per-node {number} -m mnist_cls.{config.hydra.job.config_name} -m ..., without trainer.devices="
+        )
+
+
+@dataclass
+class Sweep:
+    """The runs of a sweep that have been started by this process.
+
+    Attributes:
+        folder: the folder of the sweep; None before the first run, and for a command that is no sweep.
+        runs: number of runs.
+        failures: for each run that failed its number, its overrides and the reason.
+        incomplete: number of runs that did their work, but exited with status 1.
+    """
+
+    folder: Path | None = None
+    runs: int = 0
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    incomplete: int = 0
+    process: int = field(default_factory=os.getpid)
+
+    def begin(self) -> None:
+        """Count a run, if it belongs to a sweep."""
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            self.folder = Path(HydraConfig.get().sweep.dir)
+            self.runs += 1
+
+    def goes_on(self) -> bool:
+        """Return whether the other runs take place if the present one fails.
+
+        Not under torchrun: the other processes of a run may wait for this one. And not in a process that a launcher of
+        Hydra's plugins has started: its failures could not be counted here.
+        """
+        return self.folder is not None and not launched() and os.getpid() == self.process
+
+    def fail(self, error: Exception, entry: str, tracebacks: bool) -> None:
+        """Report that the present run failed."""
+        config = HydraConfig.get()
+        every: list[str] = list(config.overrides.task)
+        own = [text for text in every if text not in sys.argv] or every  # those that the runs do not have in common
+        self.failures.append((str(config.job.num), " ".join(own), report(error, entry, tracebacks)))
+
+    def comparable(self, result: Any) -> Any:
+        """Return the result of a run, for the sweeper to compare.
+
+        Raises:
+            InputError: If it is NaN, and this is a search.
+        """
+        if HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic" and result is not None and math.isnan(result):
+            raise InputError("the run has no validation result that the search could compare")
+        return result
+
+    def all_failed(self) -> bool:
+        """Return whether no run has done its work."""
+        return 0 < self.runs == len(self.failures)
+
+    def finish(self) -> None:
+        """Print the best result of a search and the runs that failed; exit with status 1 or 2 if some or all did."""
+        if self.folder is None or not is_first():
+            return
+        if not self.all_failed():
+            _print_best(self.folder)
+        reasons = {reason for _, _, reason in self.failures}
+        if self.all_failed() and len(reasons) == 1 and self.runs > 1:
+            print_error(f"error: all {self.runs} runs failed: {reasons.pop()}")
+        else:
+            for number, overrides, reason in self.failures:
+                print_error(f"error: run {number} of the sweep failed, with {overrides}: {reason}")
+        if self.failures or self.incomplete:
+            sys.exit(2 if self.all_failed() else 1)
+
+
+def _print_best(folder: Path) -> None:
+    """Print the best result of a search; a sweep over listed values has none."""
+    results = folder / "optimization_results.yaml"
+    found: Any = OmegaConf.load(results) if results.is_file() else {}
+    if "best_params" in found:  # not in a search for several objectives
+        best = " ".join(override(str(key), value) for key, value in found.best_params.items())
+        print(f"\nbest of the search     {found.best_value:.4f} with {best}")
+        print(f"all that was tried     {display_path(folder)}")
