@@ -12,6 +12,7 @@ from ..files import write_json
 from ..memory import keep_freed_memory
 from ..training.callbacks.outputs import KeepOutputs
 from ..training.datamodule import MNISTDataModule
+from ..training.distributed import print_once
 from ..training.module import MNISTModule
 from ..training.trainer import make_trainer
 from .report import write_report
@@ -38,7 +39,7 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     outputs = KeepOutputs()
     trainer = make_trainer(settings.trainer, folder, [outputs] if with_report else [])
     run = trainer.test if split == "test" else trainer.validate
-    run(module, MNISTDataModule(**settings.data.arguments()), verbose=False)
+    run(module, _data(settings), verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if not metrics:
         option = f"limit_{split}_batches"
@@ -56,7 +57,7 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
         facts = {
             "network": "; ".join(", ".join(f"{key}={value}" for key, value in one.model.items()) for one in weights),
             "weights": ", ".join(one.path.name for one in weights),
-            "images": f"{settings.data.name} ({split})",
+            "images": f"{_images(settings)} ({split})",
             "accuracy": f"{result:.2%}",
             "loss": f"{metrics[f'{split}/loss']:.4f}",
         }
@@ -64,6 +65,22 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     write_json(folder / "metrics.json", metrics)
     print(f"metrics in {display_path(folder) / 'metrics.json'}")
     return result
+
+
+def _data(settings: EvalSettings) -> MNISTDataModule:
+    arguments = settings.data.arguments()
+    data = MNISTDataModule(**arguments)
+    if settings.split == "val" or data.has_test_images:
+        return data
+    images = "its validation images" if "val" in data.source.parts else "all of its images"
+    print_once(f"{settings.data.dir} has no test images: evaluating on {images}")
+    return MNISTDataModule(**arguments | {"test_dir": settings.data.dir})
+
+
+def _images(settings: EvalSettings) -> str:
+    """Return the name of the images that are evaluated."""
+    data = settings.data
+    return (data.test_dir if settings.split == "test" else None) or data.dir or data.name
 
 
 def _report(folder: Path, outputs: KeepOutputs, title: str, facts: dict[str, str]) -> dict[str, float]:
@@ -82,4 +99,4 @@ def _title(settings: EvalSettings, weights: list[Weights]) -> str:
     checkpoints = zip(each(settings.checkpoint), weights, strict=True)
     names = ", ".join(str(name or one.path.stem) for name, one in checkpoints)
     shifts = f", shifts={settings.shifts}" if settings.shifts else ""
-    return f"{names}{shifts} on {settings.data.name} ({settings.split})"
+    return f"{names}{shifts} on {_images(settings)} ({settings.split})"

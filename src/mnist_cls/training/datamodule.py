@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..cli.settings import BATCH_SIZE, DataSettings
 from ..data.augmentation import RandomDistortion
-from ..data.datasets import LabelledImages, load_dataset
+from ..data.datasets import LabelledImages
 from ..data.loader import BatchLoader
-from ..data.splits import fold_indices, train_validation_indices
 from ..errors import InputError
+from .dataset import Dataset, checksum
+from .distributed import print_once
 
 # Larger batches make evaluation no faster, and where those of the training just fit, memory is short.
 _MAX_EVALUATION_BATCH = 1000
@@ -22,11 +23,13 @@ class MNISTDataModule(pl.LightningDataModule):
 
     Args:
         name: name of the dataset, see `load_dataset`.
-        dir: folder with the user's own IDX files, see `load_dataset`.
+        dir: the user's own images, see `find_parts`; None: those of the package, or that torchvision downloads.
+        test_dir: the same for the test images, all of these if there is no part called test; None: those in `dir`.
         batch_size: images per batch, over all processes together; at most 1,000 in validation and test.
         shuffle: whether each training epoch has an order of its own.
         train_size: number of training images to use, the first ones; None: all.
-        validation_size: number of training images held out for validation; None: one in twelve.
+        validation_size: number of training images held out for validation; None: one in twelve, or those that `dir` has
+            for it.
         folds: number of parts of the training images for cross-validation, see `fold_indices`; None: none.
         fold: which of these parts is held out for validation, from 0.
         augmentation: arguments of `RandomDistortion`, applied in training only; None: no augmentation.
@@ -48,32 +51,35 @@ class MNISTDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.dataset, self.dir, self.test_dir = name, dir, test_dir
+        self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.train_size, self.validation_size = train_size, validation_size
-        self.folds, self.fold = folds, fold
         self.augment = RandomDistortion(**augmentation) if augmentation else None
         self.train_data: LabelledImages | None = None
         self.val_data: LabelledImages | None = None
         self.test_data: LabelledImages | None = None
         self._train_loader: BatchLoader | None = None
+        self._checksum: int | None = None
+
+    @property
+    def has_test_images(self) -> bool:
+        """Whether there are test images."""
+        return "test" in self.source.parts
+
+    def prepare_data(self) -> None:
+        """Bring a user's own images into MNIST's form, in one process for all; the others find what it has kept."""
+        if self.train_data is None and not (self.trainer and self.trainer.testing):
+            self.source.prepare("train", "val")
+        if self.test_data is None and not (self.trainer and self.trainer.validating):
+            self.source.prepare("test")  # before a training too, or what is wrong with it would come up at the end
 
     def setup(self, stage: str | None = None) -> None:
         """Load the training images for "fit" and "validate", the test images for "test", each once."""
         if stage in ("fit", "validate", None) and self.train_data is None:
-            data = load_dataset(self.dataset, "train", self.dir)
-            count = len(data.labels)
-            if self.folds is not None and self.fold is not None:
-                train, val = fold_indices(count, self.folds, self.fold)
-            else:
-                train, val = train_validation_indices(count, self.validation_size)
-            if self.train_size is not None:
-                if self.train_size > len(train):
-                    raise InputError(f"data.train_size={self.train_size}, but there are {len(train):,} training images")
-                train = train[: self.train_size]
-            self.train_data, self.val_data = self._to_device(data.subset(train)), self._to_device(data.subset(val))
+            train, val = self.source.train_and_validation()
+            self.train_data, self.val_data = self._to_device(train), self._to_device(val)
+            self._checksum = None if self.source.dir is None else checksum(train)
         if stage in ("test", None) and self.test_data is None:
-            self.test_data = self._to_device(load_dataset(self.dataset, "test", self.dir))
+            self.test_data = self._to_device(self.source.test())
 
     def train_dataloader(self) -> BatchLoader:
         """Return the loader of the training images, always the same one, which knows its position in the epoch."""
@@ -101,7 +107,9 @@ class MNISTDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return {}
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        return {"batches_done": 0 if progress.is_last_batch else progress.current.ready, "batch_size": self.batch_size}
+        done = 0 if progress.is_last_batch else progress.current.ready
+        images = {} if self._checksum is None else {"images": self._checksum}
+        return {"batches_done": done, "batch_size": self.batch_size, **images}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Resume within the epoch in which the checkpoint was saved.
@@ -115,6 +123,8 @@ class MNISTDataModule(pl.LightningDataModule):
                 f"the checkpoint's training had batches of {size} images, not {self.batch_size}; data.batch_size={size}"
                 " resumes it"
             )
+        if self._checksum is not None and state_dict.get("images", self._checksum) != self._checksum:
+            print_once(f"the images of {self.source.dir} are no longer those that the training started with")
         # Lightning restores a loader by itself, but not after its length has been asked for, as by every schedule.
         self.train_dataloader().first_batch = int(state_dict.get("batches_done", 0))
 

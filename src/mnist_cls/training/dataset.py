@@ -1,0 +1,107 @@
+"""The images of a training: those to train on, those held out for validation, and those of the test."""
+
+import zlib
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+
+from ..cli.settings import DataSettings
+from ..data.datasets import LabelledImages, load_dataset
+from ..data.splits import fixed_order, fold_indices, train_validation_indices
+from ..errors import InputError
+from .own_data import Part, find_parts
+
+
+class Dataset:
+    """A dataset by its name, or a user's own images; read when they are asked for. Arguments: see `MNISTDataModule`."""
+
+    def __init__(
+        self,
+        name: str = "mnist",
+        dir: str | Path | None = None,
+        test_dir: str | Path | None = None,
+        train_size: int | None = None,
+        validation_size: int | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
+    ) -> None:
+        DataSettings(train_size=train_size, validation_size=validation_size, folds=folds, fold=fold)  # checks them
+        self.name, self.dir, self.test_dir = name, dir, test_dir
+        self.train_size, self.validation_size, self.folds, self.fold = train_size, validation_size, folds, fold
+        self._read: dict[Part, LabelledImages] = {}
+
+    @cached_property
+    def parts(self) -> dict[Part, Callable[[], LabelledImages]]:
+        """Functions that read the parts that there are.
+
+        Raises:
+            InputError: If `dir` or `test_dir` has no labelled images.
+        """
+        if self.dir is None:
+            parts: dict[Part, Callable[[], LabelledImages]] = {
+                "train": partial(load_dataset, self.name, "train"),
+                "test": partial(load_dataset, self.name, "test"),
+            }
+        else:
+            parts = find_parts(self.dir, self.name)
+        if self.test_dir is not None:
+            found = find_parts(self.test_dir, self.name, "data.test_dir")
+            parts["test"] = found.get("test") or found.get("val") or found["train"]
+        return parts
+
+    def prepare(self, *parts: Part) -> None:
+        """Read a user's own images of these parts, if there are any, so that nothing is left to do for `_take`."""
+        if self.dir is None and self.test_dir is None:
+            return
+        for part in parts:
+            if part in self.parts and part not in self._read:
+                self._read[part] = self.parts[part]()
+
+    def train_and_validation(self) -> tuple[LabelledImages, LabelledImages]:
+        """Return the images to train on, and those for validation: held out of the former, or a part of their own.
+
+        Raises:
+            InputError: If there are no images to train on, or fewer than the settings need.
+        """
+        if "train" not in self.parts:
+            raise InputError(f"data.dir={self.dir}: has no training images, only {', '.join(self.parts)}")
+        data = self._take("train")
+        if bool((data.labels.diff() >= 0).all()):
+            # As folders are read: of such an order, the first `train_size` would be of few classes.
+            data = data.subset(torch.from_numpy(fixed_order(len(data.labels))))
+        if "val" in self.parts:
+            if self.folds is not None or self.validation_size:
+                option = "folds" if self.folds is not None else "validation_size"
+                raise InputError(f"data.dir={self.dir}: has validation images of its own; leave data.{option} out")
+            val_data = self._take("val")
+            train_data, val_data = data, val_data if self.validation_size is None else val_data.subset(torch.arange(0))
+        else:
+            train, val = self._split(len(data.labels))
+            train_data, val_data = data.subset(train), data.subset(val)
+        if self.train_size is not None:
+            count = len(train_data.labels)
+            if self.train_size > count:
+                raise InputError(f"data.train_size={self.train_size}, but there are {count:,} training images")
+            train_data = train_data.subset(torch.arange(self.train_size))
+        return train_data, val_data
+
+    def test(self) -> LabelledImages:
+        """Return the test images; raise an InputError if there are none."""
+        if "test" not in self.parts:
+            raise InputError(f"data.dir={self.dir}: has no test images; data.test_dir=PATH names some")
+        return self._take("test")
+
+    def _split(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.folds is not None and self.fold is not None:
+            return fold_indices(count, self.folds, self.fold)
+        return train_validation_indices(count, self.validation_size)
+
+    def _take(self, part: Part) -> LabelledImages:
+        return self._read.pop(part, None) or self.parts[part]()
+
+
+def checksum(data: LabelledImages) -> int:
+    """Return a number that changes if an image or a label does; they are on the CPU."""
+    return zlib.crc32(data.labels.numpy().tobytes(), zlib.crc32(data.images.numpy().tobytes()))

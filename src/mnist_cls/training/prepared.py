@@ -1,0 +1,140 @@
+"""Labelled images brought into MNIST's form once, and kept for the next start."""
+
+import hashlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..data.datasets import CACHE, LabelledImages
+from ..errors import InputError
+from ..files import expand, remove_unfinished, whole_file
+from ..images import SIZE
+from ..inference.decoding.batches import batches_of
+from ..inference.decoding.pool import Decoders
+from ..inference.pipeline import progress_bar
+from ..inference.sources.blocks import Source
+from .distributed import print_once
+
+# Arrays that are read in less time, in seconds, are not kept; pictures always are.
+_WORTH_KEEPING = 1.0
+
+
+class Prepared(NamedTuple):
+    """Images in MNIST's form.
+
+    Attributes:
+        images: uint8 (N, 28, 28).
+        labels: uint8 (N,), 0 to 9.
+        left_out: number of inputs that could not be used.
+        reason: name of the first of these, and why.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    left_out: int
+    reason: str
+
+
+def labelled_images(
+    open_source: Callable[[], Source], path: Path, part: str, title: str, preprocess: str
+) -> LabelledImages:
+    """Read all labelled images of a source, or what an earlier call has kept of them, and print how many there are.
+
+    Inputs that cannot be read, or whose label is not a digit, are left out.
+
+    Args:
+        open_source: function that opens the source.
+        path: file or folder that the source belongs to; what is kept is found by it and `part`.
+        part: part of the dataset.
+        title: name of the images in the printed line.
+        preprocess: see `prepare`.
+
+    Raises:
+        InputError: If the source cannot be read, or no image can be used.
+    """
+    source = open_source()
+    identity = _identity(source)
+    key = hashlib.sha256(f"{path.resolve()}\0{part}\0{preprocess}".encode("utf-8", "surrogateescape")).hexdigest()
+    file = expand(CACHE) / "own" / f"{key[:32]}.npz"
+    prepared = _kept(file, identity)
+    if prepared is None:
+        start = time.monotonic()
+        prepared = _prepare(source, preprocess)
+        if not len(prepared.labels):
+            raise InputError(f"{path}: none of its {prepared.left_out:,} images can be used; {prepared.reason}")
+        if not source.arrays or time.monotonic() - start > _WORTH_KEEPING:
+            _keep(file, identity, prepared)
+    left_out = f", {prepared.left_out:,} left out: {prepared.reason}" if prepared.left_out else ""
+    print_once(f"{len(prepared.labels):,} images of {title}{left_out}")
+    return LabelledImages(torch.from_numpy(prepared.images), torch.from_numpy(prepared.labels.astype(np.int64)))
+
+
+def _prepare(source: Source, preprocess: str) -> Prepared:
+    images, labels = [np.zeros((0, SIZE, SIZE), np.uint8)], list[int]()
+    left_out, reason = 0, "there are none"
+    with Decoders(preprocess, split=False) as decoders, progress_bar(source.count, 0) as advance:
+        if not source.arrays:
+            decoders.start(source.count)
+        for batch in batches_of(source, decoders):
+            usable = np.ones(len(batch.names), bool)
+            for index, (error, target) in enumerate(zip(batch.decoded.errors, batch.targets, strict=True)):
+                if error is None and target is not None:
+                    labels.append(target)
+                    continue
+                usable[index] = False
+                left_out += 1
+                if left_out == 1:
+                    reason = f"{batch.names[index]}: {error or 'its label is not a digit 0 to 9'}"
+            images.append(batch.decoded.images[usable])
+            advance(len(batch.names))
+    return Prepared(np.concatenate(images), np.array(labels, np.uint8), left_out, reason)
+
+
+def _identity(source: Source) -> str:
+    """Return what changes when the source changes, or a file that it names, without reading what these hold."""
+    digest = hashlib.sha256(importlib.metadata.version("mnist_cls").encode())
+    digest.update(source.identity.encode("utf-8", "surrogateescape"))
+    for block in source.blocks(0):
+        if not isinstance(block.contents, list) or any(isinstance(one, (bytes, np.ndarray)) for one in block.contents):
+            break  # the images are in the source's own file
+        for content, target in zip(block.contents, block.targets, strict=True):
+            state = _state(content) if isinstance(content, str) else str(content)
+            digest.update(f"\0{state}\0{target}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _state(path: str) -> str:
+    try:
+        status = os.stat(path)  # noqa: PTH116 (there may be a million of them)
+    except (OSError, ValueError) as error:
+        return f"{path}\0{type(error).__name__}"
+    return f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
+
+
+def _kept(file: Path, identity: str) -> Prepared | None:
+    """Return what was kept of the same source by the same version; None if it is not there, or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as kept:
+            if str(kept["identity"]) != identity:
+                return None
+            found = Prepared(kept["images"], kept["labels"], int(kept["left_out"]), str(kept["reason"]))
+    except Exception:  # NumPy and zipfile raise nearly anything on a damaged file
+        return None
+    count = len(found.labels)
+    good = found.images.dtype == np.uint8 and found.images.shape == (count, SIZE, SIZE)
+    return found if good and found.labels.dtype == np.uint8 and count and found.labels.max() <= 9 else None
+
+
+def _keep(file: Path, identity: str, prepared: Prepared) -> None:
+    try:
+        remove_unfinished(file.parent, file.name)
+        with whole_file(file) as temporary:
+            np.savez(temporary, identity=np.array(identity), **prepared._asdict())
+    except OSError as error:
+        print_once(f"not kept for the next start: {error.filename or file}: {error.strerror or error}")
