@@ -191,7 +191,9 @@ class TrainSettings:
         _one_of(("default", "reduce-overhead", "max-autotune", None), "compile", self.compile)
         trainer = self.trainer
         good = self.scheduler is None or trainer.max_epochs != -1 or trainer.max_steps != -1
-        _require(good, "trainer.max_epochs", -1, "a number, which a learning rate schedule needs; or scheduler=constant")
+        _require(
+            good, "trainer.max_epochs", -1, "a number, which a learning rate schedule needs; or scheduler=constant"
+        )
         seconds, steps = self.save_every_seconds, trainer.accumulate_grad_batches
         _require(seconds is None or seconds >= 0, "save_every_seconds", seconds, "0 or more, or null")
         _at_least_1(self, "save_every_steps")

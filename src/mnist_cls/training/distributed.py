@@ -92,4 +92,4 @@ def lost(error: BaseException) -> bool:
 def print_once(text: str, file: TextIO | None = None) -> None:
     """Print a line in the first of the processes that train together."""
     if is_first():
-        print(text, file=file)
+        print(text, file=file, flush=True)

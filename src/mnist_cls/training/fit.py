@@ -24,12 +24,14 @@ from .callbacks.finite import StopOnNonFinite
 from .callbacks.saving import BestCheckpoint, LastCheckpoint
 from .datamodule import MNISTDataModule
 from .distributed import print_once
+from .from_config import check_monitors, create_all
 from .interruption import resumable
+from .loggers import closing_wandb, make_loggers, start
 from .module import MNISTModule
-from .results import model_file_option, print_summary, save_results
+from .results import hyperparameters, model_file_option, print_summary, save_results
 from .resume import LAST, RESUME, finished, run_lock
 from .temperature import calibrate, check_temperature
-from .trainer import make_logger, make_trainer, quiet_writer_thread
+from .trainer import make_trainer, quiet_writer_thread
 
 
 def train(settings: TrainSettings, folder: Path) -> float:
@@ -44,7 +46,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
         SystemExit: If SIGINT, SIGTERM or SIGUSR1 has ended the training, with status 128 + the signal's number.
     """
     last = LastCheckpoint(folder / LAST, settings.save_every_seconds, settings.save_every_steps)
-    with run_lock(folder), last.handle_signals(), quiet_writer_thread(), resumable(folder, last):
+    with run_lock(folder), last.handle_signals(), quiet_writer_thread(), resumable(folder, last), closing_wandb():
         return _train(settings, folder, last)
 
 
@@ -62,15 +64,16 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     resume = _load_checkpoint(settings.checkpoint, folder, module, last)
 
     monitor, mode = module.monitor
-    has_validation = settings.data.validation_size != 0 and settings.trainer.limit_val_batches != 0
+    no_validation = _no_validation(settings)
     previous_folder = None if resume is None else resume.parent
-    best = BestCheckpoint(folder / LAST.parent, monitor if has_validation else None, mode, previous_folder)
-    # Those that save come last: their checkpoints hold the state of the callbacks before them.
-    chosen = [instantiate(callback) for callback in (settings.callbacks or {}).values()]
+    best = BestCheckpoint(folder / LAST.parent, None if no_validation else monitor, mode, previous_folder)
+    chosen = create_all("callbacks", settings.callbacks)
+    check_monitors(chosen, module.classifies, no_validation)
     nonfinite = folder / "nonfinite"
-    callbacks = [StopOnNonFinite(nonfinite, _replay_command(settings, nonfinite)), *chosen, best, last]
-    logger = make_logger(folder, last.step) if settings.tensorboard else None
-    trainer = make_trainer(settings.trainer, folder, callbacks, logger)
+    # Those that save come last: their checkpoints hold the state of the callbacks before them.
+    callbacks = [StopOnNonFinite(nonfinite, _replay_command(settings, nonfinite)), *chosen.values(), best, last]
+    loggers = {} if settings.trainer.fast_dev_run else make_loggers(settings.logger, folder, last.step)
+    trainer = make_trainer(settings.trainer, folder, callbacks, [*loggers.values()])
 
     if trainer.world_size > 1:
         # All processes start from the same weights, but must draw different dropout masks and distortions.
@@ -78,11 +81,15 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     batch_size, trainer.accumulate_grad_batches = _batch_size(settings, module, trainer)
     if settings.data.batch_size != "auto":  # which is for machines with little memory
         keep_freed_memory()
-    data = MNISTDataModule(**settings.data.arguments() | {"batch_size": batch_size}, seed=settings.seed)
+    shuffle = settings.data.shuffle and not settings.trainer.overfit_batches
+    arguments = settings.data.arguments() | {"batch_size": batch_size, "shuffle": shuffle}
+    data = MNISTDataModule(**arguments, seed=settings.seed)
+    if trainer.is_global_zero:
+        start(loggers, folder, hyperparameters(settings), last.step)
 
-    start = time.perf_counter()
+    started = time.perf_counter()
     _fit(trainer, module, data, resume)
-    seconds = last.seconds_before + time.perf_counter() - start
+    seconds = last.seconds_before + time.perf_counter() - started
     metrics = {
         "train/seconds": seconds,
         "train/images_per_second": module.total_images_seen() / seconds,
@@ -96,8 +103,8 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     module.load_weights(read_weights(best.best_model_path))
     metrics |= _evaluate(settings, trainer, module, data)
     if trainer.is_global_zero:
-        save_results(settings, module, metrics, folder, logger)
-        print_summary(settings, module, metrics, folder)
+        save_results(settings, module, metrics, folder, loggers)
+        print_summary(settings, module, metrics, folder, loggers)
     return metrics.get(monitor, math.nan)
 
 
@@ -115,6 +122,15 @@ def _load_checkpoint(checkpoint: str | None, folder: Path, module: MNISTModule, 
     print_once(f"resuming from {display_path(path)}, step {last.step}")
     module.accept_complete = not finished(path.parents[1])
     return path
+
+
+def _no_validation(settings: TrainSettings) -> str | None:
+    """Return the setting for which there is no validation, if so."""
+    off = {
+        "data.validation_size=0": settings.data.validation_size == 0,
+        "trainer.limit_val_batches=0": settings.trainer.limit_val_batches == 0 and not settings.trainer.overfit_batches,
+    }
+    return next((setting for setting, is_off in off.items() if is_off), None)
 
 
 def _replay_command(settings: TrainSettings, folder: Path) -> str:
@@ -167,7 +183,10 @@ def _evaluate(
     # A weight averaging callback would replace the weights to be evaluated by its last average.
     untyped: Any = trainer  # Lightning does not declare the attribute
     untyped.callbacks = [callback for callback in untyped.callbacks if not isinstance(callback, WeightAveraging)]
-    stages = [trainer.validate] + [trainer.test] * (settings.trainer.limit_test_batches != 0)
+    wants_test = settings.trainer.limit_test_batches != 0
+    if wants_test and not data.has_test_images:
+        print_once("no test images: data.test_dir=PATH names some")
+    stages = [trainer.validate] + [trainer.test] * (wants_test and data.has_test_images)
     for evaluate in stages:
         evaluate(module, data, verbose=False)
         metrics |= {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}

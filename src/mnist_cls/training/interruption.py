@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from ..cli.messages import display_path, overrides, program
 from ..cli.torchrun import hosts, world_size
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .callbacks.saving import LastCheckpoint
 from .distributed import lost, print_once
+from .loggers import of_a_logger
 
 
 @contextmanager
@@ -18,7 +21,8 @@ def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
     """Turn what interrupts a training in a run's folder into one line that says how to resume it.
 
     Raises:
-        InputError: If a file cannot be written, or another process of the training is gone.
+        InputError: If Lightning or a logger refuses a setting, a file cannot be written, a logger's server does not
+            answer, or another process of the training is gone.
         SystemExit: If a signal has ended the training, with status 128 + the signal's number.
     """
     try:
@@ -28,17 +32,33 @@ def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
             raise
         print_once(f"{last.cause} at step {last.step}; {_how_to_resume(folder, last.path)}", sys.stderr)
         sys.exit(128 + last.signal)
-    except RuntimeError as error:
-        if not lost(error):
-            raise
-        raise InputError(
-            f"lost another process of this training, or the network between them; {_how_to_resume(folder, last.path)}"
-        ) from error
     except BrokenPipeError:  # `... | head` has seen enough
         raise
-    except OSError as error:
-        where = os.fsdecode(error.filename or folder)
-        raise InputError(f"{where}: {error.strerror or error}; {_how_to_resume(folder, last.path)}") from error
+    except Exception as error:
+        reason = _reason(error, folder)
+        if reason is None:
+            raise
+        raise InputError(f"{reason}; {_how_to_resume(folder, last.path)}") from error
+
+
+def _reason(error: Exception, folder: Path) -> str | None:
+    """Return in one line why a training has ended, if that is not a defect and not yet said in one line."""
+    if isinstance(error, InputError):
+        return None
+    if of_a_logger(error):
+        package = type(error).__module__.partition(".")[0]
+        hint = "; logger.wandb.offline=true needs no account and no network" if package == "wandb" else ""
+        return f"logger ({package}): {first_line(error).rstrip('.')}{hint}"
+    if isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error):  # early stopping's
+        hint = ", such as logger=csv" if "no logger" in str(error) else ""
+        return f"Lightning refuses a setting: {' '.join(str(error).split()).rstrip('.')}{hint}"
+    if lost(error):
+        return "lost another process of this training, or the network between them"
+    # Lightning's logger for TensorBoard hides an OSError behind a ValueError about types.
+    problem = error.__cause__ if isinstance(error, ValueError) else error
+    if isinstance(problem, OSError):
+        return f"{os.fsdecode(problem.filename or folder)}: {problem.strerror or problem}"
+    return None
 
 
 def _how_to_resume(folder: Path, last: Path) -> str:

@@ -1,4 +1,4 @@
-"""Results of a training: model.safetensors, metrics.json, TensorBoard's hyperparameters, and a printed summary."""
+"""Results of a training: model.safetensors, metrics.json, what loggers get at the end, and a printed summary."""
 
 import dataclasses
 import datetime
@@ -6,33 +6,30 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
-
 from ..checkpoints.weights import save_weights, versions
 from ..cli.messages import display_path, override, overrides, program
 from ..cli.settings import TrainSettings
 from ..files import write_json
+from .loggers import Loggers, log_results
 from .module import MNISTModule
 
 # Settings that do not affect the result.
-_INCIDENTAL = {"tensorboard", "save_every_seconds", "save_every_steps", "output_dir"}
+_INCIDENTAL = {"logger", "save_every_seconds", "save_every_steps", "output_dir"}
+
+
+def hyperparameters(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that affect the result."""
+    return {key: value for key, value in dataclasses.asdict(settings).items() if key not in _INCIDENTAL}
 
 
 def save_results(
-    settings: TrainSettings,
-    module: MNISTModule,
-    metrics: dict[str, float],
-    folder: Path,
-    logger: TensorBoardLogger | None,
+    settings: TrainSettings, module: MNISTModule, metrics: dict[str, float], folder: Path, loggers: Loggers
 ) -> None:
-    """Write the results into the run's folder."""
-    hyperparameters = {key: value for key, value in dataclasses.asdict(settings).items() if key not in _INCIDENTAL}
-    if logger is not None:
-        logger.log_hyperparams(hyperparameters, {f"final/{name}": value for name, value in metrics.items()})
-        logger.save()
+    """Write the results into the run's folder, and give them to the loggers."""
+    log_results(loggers, hyperparameters(settings), metrics)
     typed = overrides(output_dir=None)
     provenance: dict[str, Any] = {
-        "config": hyperparameters,
+        "config": hyperparameters(settings),
         "command": None if typed is None else f"python -m mnist_cls.train {typed}".rstrip(),
         "metrics": metrics,
         "versions": versions(),
@@ -42,7 +39,9 @@ def save_results(
     write_json(folder / "metrics.json", metrics)  # last, since it marks the run as finished
 
 
-def print_summary(settings: TrainSettings, module: MNISTModule, metrics: dict[str, float], folder: Path) -> None:
+def print_summary(
+    settings: TrainSettings, module: MNISTModule, metrics: dict[str, float], folder: Path, loggers: Loggers
+) -> None:
     """Print the metrics, where the files are, and the next commands to run."""
     path = display_path(folder)
     for stage, name, remark in (("test", "test", ""), ("val", "validation", " in the best epoch")):
@@ -52,14 +51,17 @@ def print_summary(settings: TrainSettings, module: MNISTModule, metrics: dict[st
             print(f"{name + ' loss':<20} {metrics[f'{stage}/loss']:.4f}{remark}")
     speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
     print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
-    events = ", tensorboard" if settings.tensorboard else ""
-    print(f"files                {path}: model.safetensors, metrics.json, checkpoints{events}")
+    logged = "".join(f", {name}" for name in loggers if (folder / name).is_dir())
+    print(f"files                {path}: model.safetensors, metrics.json, checkpoints{logged}")
     if module.classifies or hasattr(module.model, "reconstruction_error"):
         use = override("checkpoint" if module.classifies else "is_digit", path)
         command = f"{program('mnist_cls.predict')} {use}{model_file_option(settings)}"
         print(f"predict with it      {command} input=IMAGE_OR_FOLDER")
-    if settings.tensorboard:
+    if "tensorboard" in loggers:
         print(f"look inside          {program('tensorboard.main')} --logdir {shlex.quote(str(path.parent))}")
+    database = str((settings.logger or {}).get("mlflow", {}).get("tracking_uri"))
+    if "mlflow" in loggers and database.startswith("sqlite:"):
+        print(f"compare the runs     {program('mlflow')} ui --backend-store-uri {shlex.quote(database)}")
 
 
 def model_file_option(settings: TrainSettings) -> str:

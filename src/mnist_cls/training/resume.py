@@ -21,9 +21,9 @@ LAST = Path("checkpoints", "last.ckpt")
 
 # Settings that may differ in a resumed run: the result is the same, or as close as another machine permits.
 _MAY_DIFFER = {
-    *("checkpoint", "output_dir", "tensorboard", "save_every_seconds", "save_every_steps"),
+    *("checkpoint", "output_dir", "save_every_seconds", "save_every_steps"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
-    *("trainer.enable_progress_bar", "trainer.profiler"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler"),
 }
 
 
@@ -90,7 +90,8 @@ def _obstacle(folder: Path, settings: TrainSettings) -> str | None:
         return "its settings cannot be read"
     ours, theirs = _flat(dataclasses.asdict(settings)), _flat(dataclasses.asdict(recorded))
     for key in ours | theirs:
-        if key not in _MAY_DIFFER and ours.get(key) != theirs.get(key):
+        may_differ = key in _MAY_DIFFER or key.partition(".")[0] == "logger"
+        if not may_differ and ours.get(key) != theirs.get(key):
             return f"it was started with {key}={theirs.get(key)}, this is {key}={ours.get(key)}"
     return None
 

@@ -1,9 +1,8 @@
-"""Lightning's Trainer and TensorBoard logger, set up for this package."""
+"""Lightning's Trainer, set up for this package."""
 
 import dataclasses
 import logging
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,8 +12,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
 from ..cli.settings import TrainerSettings
@@ -22,27 +21,7 @@ from ..cli.torchrun import launched, world_size
 from ..errors import InputError
 from .checkpoint_io import WholeCheckpoints
 from .distributed import as_launched, connect
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's progress bar, left on the screen when full, and redrawn in training at most twice a second.
-
-    The training waits while the bar is drawn; every second batch, Lightning's finest rate but one, costs 5 % of the
-    time of a small network.
-    """
-
-    seconds_between = 0.5
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=2, leave=True)
-        self.last_drawn = 0.0
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Redraw the bar, unless that was done just now."""
-        now = time.monotonic()
-        if now - self.last_drawn >= self.seconds_between or trainer.is_last_batch:
-            self.last_drawn = now
-            super().on_train_batch_end(trainer, *args)
+from .progress import make_progress
 
 
 class NoProfiler(PassThroughProfiler):
@@ -53,25 +32,6 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> Any:
         """Return a context in which nothing is measured."""
         return self.context
-
-
-class EventFiles(TensorBoardLogger):
-    """TensorBoard's logger; where its files cannot be written, the next call raises the `OSError`."""
-
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Write scalars. Lightning raises a `ValueError` about their type, whatever went wrong."""
-        try:
-            super().log_metrics(metrics, step)
-        except ValueError as error:
-            raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
-
-
-def make_logger(folder: Path, step: int) -> TensorBoardLogger:
-    """Create the logger that writes TensorBoard's event files into a run's folder.
-
-    The run resumes from `step`, unless it is 0: TensorBoard hides what was logged after it.
-    """
-    return EventFiles(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=step or None)
 
 
 @contextmanager
@@ -91,7 +51,7 @@ def quiet_writer_thread() -> Iterator[None]:
 
 
 def make_trainer(
-    settings: TrainerSettings, folder: Path, callbacks: Sequence[Callback] = (), logger: Logger | None = None
+    settings: TrainerSettings, folder: Path, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()
 ) -> pl.Trainer:
     """Create Lightning's Trainer from the settings; a profiler writes its report into the run's folder.
 
@@ -110,15 +70,14 @@ def make_trainer(
     profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     profiler = profilers[settings.profiler](dirpath=folder, filename="profile") if settings.profiler else NoProfiler()
     arguments = dataclasses.asdict(as_launched(settings)) | {"profiler": profiler}
-    bar = [ProgressBar()] if settings.enable_progress_bar else []
+    progress = [make_progress()] if settings.enable_progress_bar else []
     try:
         trainer = pl.Trainer(
             **arguments,
             default_root_dir=folder,
-            callbacks=[*callbacks, *bar],
-            logger=logger or False,
+            callbacks=[*callbacks, *progress],
+            logger=list(loggers) or False,
             plugins=[WholeCheckpoints()],
-            enable_model_summary=False,
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:

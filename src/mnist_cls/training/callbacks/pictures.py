@@ -97,8 +97,8 @@ class TensorBoardPictures(Callback):
 
 def tensorboard_writer(trainer: pl.Trainer) -> "SummaryWriter | None":
     """Return the writer of the event file; None without a TensorBoard logger, and in all but the first process."""
-    logger = trainer.logger
-    return logger.experiment if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero else None
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Tensor:
