@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from ...checkpoints.find import Checkpoint, each
 from ...checkpoints.weights import read_weights
-from ...data.datasets import load_dataset
+from ...data.datasets import find_idx, load_dataset
 from ...data.normalization import normalize
 from ...errors import InputError, first_line
+from ...files import expand
 from ...models.average import Average
 
 # Number of images that calibrate each layer's range; on as many others the labels are compared.
@@ -175,6 +176,8 @@ def int8_network(network: nn.Module, images: Tensor) -> nn.Module:
 def calibration_images(checkpoint: Checkpoint) -> Tensor:
     """Return the training images of the dataset that a checkpoint was trained on, uint8 (N, 28, 28).
 
+    For a user's own digits, which have MNIST's form, these are MNIST's.
+
     Raises:
         InputError: If the checkpoint's provenance is not what `train` writes, or the dataset cannot be loaded.
     """
@@ -184,6 +187,8 @@ def calibration_images(checkpoint: Checkpoint) -> Tensor:
     name, folder = (data.get("name", "mnist"), data.get("dir")) if isinstance(data, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(folder, str | None):
         raise InputError(f"{weights.path}: its provenance names no dataset to calibrate with; use engine=eager")
+    if name == "mnist" and folder is not None and find_idx(name, "train", expand(folder)) is None:
+        folder = None
     return load_dataset(name, "train", folder).images
 
 
