@@ -122,17 +122,21 @@ def entry_point(
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # for the errors of a sweeper
 
         try:
-            if "--version" in sys.argv[1:]:
-                from .. import __version__  # reads the installed package's metadata
+            try:
+                if "--version" in sys.argv[1:]:
+                    from .. import __version__  # reads the installed package's metadata
 
-                print(f"mnist_cls {__version__}")
-            else:
-                hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
-            sweep.finish()
-            flush_output()
-        except (KeyboardInterrupt, SystemExit) as error:
-            if isinstance(error, SystemExit) and not _interrupted(error):
+                    print(f"mnist_cls {__version__}")
+                else:
+                    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
+                sweep.finish()
+            except SystemExit as error:
+                if _interrupted(error):
+                    raise KeyboardInterrupt from error
+                flush_output()
                 raise
+            flush_output()
+        except KeyboardInterrupt:
             if is_first():
                 print_error("interrupted")
             sys.exit(130)
@@ -150,10 +154,9 @@ def entry_point(
     return main
 
 
-def _interrupted(error: BaseException) -> bool:
-    """Return whether an exception is a Ctrl-C: Lightning turns a KeyboardInterrupt into a SystemExit."""
-    by_lightning = getattr(error, "code", None) == 1 and isinstance(error.__context__, KeyboardInterrupt)
-    return isinstance(error, KeyboardInterrupt) or by_lightning
+def _interrupted(error: SystemExit) -> bool:
+    """Return whether an exit is a Ctrl-C: Lightning turns a KeyboardInterrupt into a SystemExit."""
+    return error.code == 1 and isinstance(error.__context__, KeyboardInterrupt)
 
 
 def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder) -> Any:

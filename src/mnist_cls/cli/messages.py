@@ -99,8 +99,9 @@ def explain(error: BaseException, entry: str) -> str:
     if type(error) in (AssertionError, TypeError):
         reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
         return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        where = "standard output or a file" if error.filename is None else error.filename
+        return f"{where}: {error.strerror}"
     cause = error.__cause__
     full_key = getattr(error, "full_key", None) or getattr(cause, "full_key", None) or ""
     if isinstance(error, HydraException):

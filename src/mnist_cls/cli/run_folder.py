@@ -18,8 +18,19 @@ ChooseFolder = Callable[[Any, bool], Path | None]
 
 
 def named_or_new_folder(settings: Any, named: bool) -> Path | None:
-    """Return `output_dir`; unless the user has named it, make it as a new folder."""
+    """Return `output_dir`; unless the user has named it, make it as a new folder.
+
+    Raises:
+        InputError: If its path is not text, which TensorBoard and Arrow need.
+    """
     wanted = Path(settings.output_dir)
+    try:
+        str(wanted.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"output_dir={wanted}: the name of this folder is not in UTF-8, or the locale is not; name another folder,"
+            " or set PYTHONUTF8=1"
+        ) from error
     if named:
         return wanted
     wanted.parent.mkdir(parents=True, exist_ok=True)

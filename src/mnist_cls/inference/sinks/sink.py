@@ -74,6 +74,8 @@ def open_sink(
         raise InputError(f"output={output}: expected a name that ends in {', '.join(FORMATS)}; or -, or -.jsonl")
     written_as = (FORMATS[kind] if format is None else kaggle_format)(columns)
     if name == f"-{kind}":
+        if sys.__stdout__ is None:  # `>&-`
+            raise InputError(f"output={output}: standard output is closed")
         standard_output = _StandardOutput(written_as)
         with contextlib.redirect_stdout(sys.stderr):  # whatever else is printed must not get between the rows
             yield standard_output
