@@ -21,7 +21,8 @@ from mnist_cls.errors import InputError
 from mnist_cls.models.image_classifier import ImageClassifier
 from mnist_cls.tracing.inputs import read_batch
 from mnist_cls.tracing.outputs import saliency
-from mnist_cls.tracing.pictures import draw_saliency, save_pictures
+from mnist_cls.tracing.overview import save_pictures
+from mnist_cls.tracing.pictures import draw_saliency
 from mnist_cls.tracing.show import show_forward
 from mnist_cls.tracing.table import print_trace
 

@@ -94,6 +94,12 @@ class Record:
         """Unique name within the trace, such as "05_conv1_conv2d"."""
         return "_".join(filter(None, [f"{self.step:02}", self.layer, self.operation]))
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from .html import record_html
+
+        return record_html(self)
+
 
 class Trace(list[Record]):
     """Records of a forward pass, in order, and `output`, the network's return value.
@@ -142,6 +148,13 @@ class Trace(list[Record]):
         """Return the first operation whose output has NaNs or infinite values, or None."""
         return next((record for record in self if not record.finite), None)
 
+    def summary(self) -> str:
+        """Return the number of operations, FLOPs and bytes in words."""
+        known = [record.flops for record in self if record.flops is not None]
+        unknown = f" and those of {len(self) - len(known)} unknown to PyTorch" if len(known) < len(self) else ""
+        size = sum(record.bytes for record in self)
+        return f"{len(self):,} operations, {sum(known):,} FLOPs{unknown}, {size:,} bytes of activations"
+
     def to_pandas(self) -> "pd.DataFrame":
         """Return a table with a row for each operation and a column for each attribute of `Record` but its value.
 
@@ -168,4 +181,11 @@ class Trace(list[Record]):
         return f"it has {shortened(', '.join(layers), 300)}" if layers else "its operations are in no layer"
 
     def __repr__(self) -> str:
+        # In a terminal; a notebook shows `_repr_html_`.
         return "\n".join([f"Trace of {len(self)} operations", *(f"{record.step}. {record}" for record in self)])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from .html import trace_html
+
+        return trace_html(self)

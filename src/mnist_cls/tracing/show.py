@@ -19,7 +19,7 @@ from ..models.registry import create_model
 from ..models.shapes import ShapeError
 from .inputs import read_input
 from .outputs import heads
-from .pictures import save_pictures
+from .overview import save_pictures
 from .recorder import recording, unchanged
 from .records import Trace
 from .table import print_modes, print_predictions, print_reconstruction_error, print_trace, print_values

@@ -46,10 +46,7 @@ def print_trace(trace: Trace, screen: Console | None = None) -> None:
     screen = screen or _console()
     for columns in _fit(trace, screen.width):
         screen.print(_table(trace, columns))
-    known = [record.flops for record in trace if record.flops is not None]
-    unknown = f" and those of {len(trace) - len(known)} unknown to PyTorch" if len(known) < len(trace) else ""
-    size = sum(record.bytes for record in trace)
-    screen.print(f"{len(trace)} operations, {sum(known):,} FLOPs{unknown}, {size:,} bytes of activations\n")
+    screen.print(f"{trace.summary()}\n")
     if first := trace.first_not_finite():
         screen.print(f"[red]first output with NaN or infinite values: operation {first.step}[/], {first}\n")
 

@@ -1,0 +1,185 @@
+"""Show a forward pass in a notebook: a table with pictures, in HTML without scripts."""
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import shortened
+from .tensors import dense
+from .thumbnails import drawn_values, thumbnails
+
+if TYPE_CHECKING:
+    from .records import Record, Trace
+
+# Bytes of a table, at most, as a notebook keeps it.
+_BYTES = 98_000
+# Of them for what surrounds the rows, and for the pictures of a row beside their values.
+_FRAME_BYTES, _PICTURE_BYTES = 2_000, 1_400
+# Operations that are listed of longer passes: the first ones and the last ones.
+_FIRST, _LAST = 30, 10
+# Up to so many values are also written as numbers, and more of them folded.
+_NUMBERS, _FOLDED_NUMBERS = 16, 64
+
+# Text and lines have the page's own colours, light or dark; the grey around pictures suits both.
+_STYLE = """<style>
+.mnist-cls-trace{overflow-x:auto}
+.mnist-cls-trace table{border-collapse:collapse;color:inherit;font-size:small}
+.mnist-cls-trace caption{text-align:left;padding:.4em 0}
+.mnist-cls-trace th,.mnist-cls-trace td{text-align:left;vertical-align:top;padding:.2em .7em;border-top:1px solid}
+.mnist-cls-trace .shape{white-space:nowrap}
+.mnist-cls-trace .number{text-align:right;font-variant-numeric:tabular-nums}
+.mnist-cls-trace img{display:block;image-rendering:pixelated;max-width:none;margin:.2em 0}
+.mnist-cls-trace img{outline:1px solid rgb(128 128 128/.5)}
+</style>"""
+_LEGEND = "The pictures show the first of the batch: red is positive, blue negative, white zero, each on its own scale."
+_HEADINGS = {
+    "step": "number",
+    "operation": "",
+    "layer": "",
+    "from step": "",
+    "output shape": "shape",
+    "parameters": "number",
+    "FLOPs": "number",
+    "range": "",
+    "zeros": "number",
+    "values": "",
+}
+
+
+def trace_html(trace: "Trace") -> str:
+    """Return a forward pass as HTML: a table with a row and pictures for each operation, at most 100 KB.
+
+    It reads well without CSS, and takes its colours from the page.
+    """
+    listed = [*trace] if len(trace) <= _FIRST + _LAST else [*trace[:_FIRST], *trace[-_LAST:]]
+    outputs = [_first_of_batch(record) for record in listed]
+    texts = [(_cells(record), _numbers(values)) for record, values in zip(listed, outputs, strict=True)]
+    room = _BYTES - _FRAME_BYTES - sum(len(part) for text in texts for part in text) - len(listed) * _PICTURE_BYTES
+    needs = [drawn_values(values) for values in outputs]
+    for values_per_byte in (2, 1):  # as many as fit
+        share = _share(needs, int(max(0, room) * values_per_byte))
+        pictures = [_pictures(record, values, share) for record, values in zip(listed, outputs, strict=True)]
+        if sum(map(len, pictures)) <= room + len(listed) * _PICTURE_BYTES:
+            break
+    rows = [
+        f"<tr>{text}<td>{picture}{numbers}</td></tr>" for (text, numbers), picture in zip(texts, pictures, strict=True)
+    ]
+    if len(listed) < len(trace):
+        rows.insert(_FIRST, _hidden(trace))
+    headings = "".join(f'<th scope="col"{_class(kind)}>{name}</th>' for name, kind in _HEADINGS.items())
+    return _table(f"{trace.summary()}. {_LEGEND}", rows, f"<thead><tr>{headings}</tr></thead>\n")
+
+
+def record_html(record: "Record") -> str:
+    """Return one operation as HTML: its picture, and everything that is known of it, at most 100 KB."""
+    values = _first_of_batch(record)
+    known = {
+        "layer": record.layer,
+        "code": record.location,
+        "from step": _sources(record),
+        "input shapes": " ".join(map(str, record.input_shapes)),
+        "output shape": str(record.output_shape),
+        "parameters": f"{record.parameters:,}",
+        "FLOPs": _flops(record),
+        "bytes": f"{record.bytes:,}",
+        "mean": f"{record.mean:.4g}",
+        "std": f"{record.std:.4g}",
+        "range": _range(record),
+        "zeros": f"{record.zeros:.0%}",
+    }
+    cells = {name: _text(text, 300) for name, text in known.items()}
+    cells["values"] = _pictures(record, values, _BYTES // 2) + _numbers(values)
+    rows = [f'<tr><th scope="row">{name}</th><td>{cell}</td></tr>' for name, cell in cells.items()]
+    return _table(f"Step {record.step}: {_text(record.operation)}. {_LEGEND}", rows)
+
+
+def _table(caption: str, rows: Iterable[str], head: str = "") -> str:
+    body = "\n".join(rows)
+    table = f"<table><caption>{caption}</caption>\n{head}<tbody>{body}</tbody></table>"
+    return f'<div class="mnist-cls-trace">{_STYLE}\n{table}</div>'
+
+
+def _cells(record: "Record") -> str:
+    """Return the cells of an operation's row, all but the last one."""
+    texts = (
+        record.operation,
+        record.layer,
+        _sources(record),
+        str(record.output_shape),
+        f"{record.parameters:,}" if record.parameters else "",
+        _flops(record),
+        _range(record),
+        f"{record.zeros:.0%}",
+    )
+    kinds = list(_HEADINGS.values())[1:-1]
+    cells = [f"<td{_class(kind)}>{_text(text)}</td>" for kind, text in zip(kinds, texts, strict=True)]
+    cells[1] = cells[1].replace(".", ".<wbr>")  # a long name of a layer may be broken
+    return f'<th scope="row" class="number">{record.step}</th>{"".join(cells)}'
+
+
+def _hidden(trace: "Trace") -> str:
+    hidden = slice(_FIRST, len(trace) - _LAST)
+    text = f"{trace[hidden].summary()}, not listed here: trace[{hidden.start}:{hidden.stop}]"
+    return f'<tr><td colspan="{len(_HEADINGS)}">{text}</td></tr>'
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _text(text: str, length: int = 60) -> str:
+    return escape(shortened(text, length))
+
+
+def _sources(record: "Record") -> str:
+    names = {0: "input", None: "constant"}
+    return ", ".join(names.get(step, str(step)) for step in record.inputs)
+
+
+def _flops(record: "Record") -> str:
+    return "unknown" if record.flops is None else f"{record.flops:,}"
+
+
+def _range(record: "Record") -> str:
+    known = [] if np.isnan(record.min) else [f"{record.min:.3g} to {record.max:.3g}"]
+    return ", ".join(
+        known + [f"{count:,} {name}" for count, name in ((record.nans, "NaN"), (record.infs, "Inf")) if count]
+    )
+
+
+def _share(needs: list[int], total: int) -> int:
+    """Return the limit for each need with which all of them together stay within the total."""
+    for index, need in enumerate(sorted(needs)):
+        limit = total // (len(needs) - index)
+        if need > limit:
+            return limit
+        total -= need
+    return max(needs, default=0)
+
+
+def _first_of_batch(record: "Record") -> np.ndarray:
+    """Return the first of whatever the first dimension counts: float (N, H, W), (H, W) or (N,)."""
+    values = dense(record.value)
+    values = values[0] if values.ndim > 1 and len(values) else values.reshape(-1)
+    values = values.flatten(0, -3) if values.ndim > 3 else values
+    array: np.ndarray = (values.abs() if values.is_complex() else values).float().cpu().numpy()
+    return array
+
+
+def _pictures(record: "Record", values: np.ndarray, room: int) -> str:
+    """Return the pictures of an operation's output, that of many channels folded."""
+    name = _text(f"{record.operation} {record.layer}".strip())
+    found = thumbnails(values, name, room)
+    folded = [f"<details><summary>{picture.text}</summary>{picture.html}</details>" for picture in found[1:]]
+    return "".join([*(picture.html for picture in found[:1]), *folded])
+
+
+def _numbers(values: np.ndarray) -> str:
+    """Return the values as numbers if they are few."""
+    if not 0 < values.size <= _FOLDED_NUMBERS:
+        return ""
+    numbers = f"<code>{' '.join(f'{value:.4g}' for value in values.flat)}</code>"
+    folded = f"<details><summary>{values.size} values</summary>{numbers}</details>"
+    return numbers if values.size <= _NUMBERS else folded

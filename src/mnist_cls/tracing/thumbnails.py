@@ -1,0 +1,141 @@
+"""Small pictures of an operation's output, as elements of a page."""
+
+import base64
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .pictures import colour
+
+# Maps drawn of one operation, those of the first picture, and in a row.
+_MAPS, _VISIBLE, _COLUMNS = 64, 16, 16
+# Values drawn along each side of a map; rows of a matrix and of a vector, and values in a row.
+_SIDE, _MATRIX_ROWS, _VECTOR_ROWS, _WIDTH = 28, 28, 8, 64
+# Few colours make small files: this many shades of each sign, white, black for values that are not finite, a grey
+# between maps through which any background shines, and nothing at all.
+_SHADES = 24
+_NOT_FINITE, _GAP, _NOTHING = (2 * _SHADES + number for number in (1, 2, 3))
+_PALETTE = bytes([*colour(np.linspace(-1, 1, 2 * _SHADES + 1)).flat, 0, 0, 0, 128, 128, 128, 0, 0, 0])
+_OPACITY = bytes([255] * _GAP + [80, 0])
+
+
+class Thumbnail(NamedTuple):
+    """A picture in a page.
+
+    Attributes:
+        text: which values it shows, such as "feature maps 17 to 32 of 32, 14 x 14 values each".
+        html: an `img` element with the picture itself.
+    """
+
+    text: str
+    html: str
+
+
+class _Drawing(NamedTuple):
+    """Values to draw (N, H, W), the text for those from `first` to `last`, and pixels for each value."""
+
+    values: np.ndarray
+    text: str
+    scale: int
+
+
+def drawn_values(values: np.ndarray) -> int:
+    """Return how many of some values (N, H, W), (H, W) or (N,) would be drawn if there were room for all."""
+    return _select(values, values.size).values.size
+
+
+def thumbnails(values: np.ndarray, name: str, room: int) -> list[Thumbnail]:
+    """Draw feature maps (N, H, W), a matrix (H, W) or a vector (N,): at most 64 maps, 28 x 64 values, or 512 values.
+
+    Red is positive, blue negative, white zero, black not finite. Large maps are drawn in part: every second, third, ...
+    row and column. The HTML has less than 700 bytes for each picture and one for each value.
+
+    Args:
+        values: float of any range.
+        name: what computed them; for readers who do not see the pictures.
+        room: values to draw, at most.
+
+    Returns:
+        One picture; of more than 16 feature maps two. None if there is no room.
+    """
+    drawing = _select(values, room)
+    if not drawing.values.size:
+        return []
+    shades = _shades(drawing.values)
+    found = []
+    for start, stop in ((0, _VISIBLE), (_VISIBLE, _MAPS)):
+        part = drawing.values[start:stop]
+        if len(part):
+            text = drawing.text.format(first=start + 1, last=start + len(part))
+            alt = f"{name}: {text}, {_range(part)}"
+            found.append(Thumbnail(text, _image(_sheet(shades[start:stop]), alt, drawing.scale)))
+    return found
+
+
+def _select(values: np.ndarray, room: int) -> _Drawing:
+    if values.ndim == 3:
+        count, height, width = values.shape
+        step = max(1, -(-max(height, width) // _SIDE))
+        maps = values[:, ::step, ::step]
+        maps = maps[: min(_MAPS, room // max(1, maps[:1].size))]
+        part = f"{height} x {width} values" + (f", every {_ordinal(step)} row and column" if step > 1 else "")
+        text = (
+            f"the feature map, {part}" if count == 1 else f"feature maps {{first}} to {{last}} of {count}, {part} each"
+        )
+        scale = max(1, _SIDE // max(1, *maps.shape[1:])) * (2 if count <= _COLUMNS // 2 else 1)
+        return _Drawing(maps, text, scale)
+    if values.ndim == 2:
+        height, width = values.shape
+        shown = values[: min(_MATRIX_ROWS, room // max(1, min(width, _WIDTH))), :_WIDTH]
+        whole = "" if shown.shape == values.shape else f"the first {shown.shape[0]} x {shown.shape[1]} of "
+        return _Drawing(shown[None], f"{whole}{height} x {width} values", 4)
+    shown = values[: min(_VECTOR_ROWS * _WIDTH, room)]
+    whole = "" if len(shown) == len(values) else f"the first {len(shown)} of "
+    return _Drawing(shown.reshape(1, 1, -1), f"{whole}{len(values)} values", 7)
+
+
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third"}.get(number, f"{number}th")
+
+
+def _range(values: np.ndarray) -> str:
+    finite = values[np.isfinite(values)]
+    return f"from {finite.min():.3g} to {finite.max():.3g}" if finite.size else "none of them finite"
+
+
+def _shades(values: np.ndarray) -> np.ndarray:
+    """Map values to indices of the palette."""
+    finite = np.isfinite(values)
+    largest = np.abs(values[finite]).max(initial=0) or 1
+    shades = np.rint(np.where(finite, values, 0) / largest * _SHADES) + _SHADES
+    return np.where(finite, shades, _NOT_FINITE).astype(np.uint8)
+
+
+def _sheet(maps: np.ndarray) -> np.ndarray:
+    """Arrange maps (N, H, W) in rows, with a gap of one value between them; break a single row into several."""
+    count, height, width = maps.shape
+    if height == 1 and width > _WIDTH:
+        rows = -(-width // _WIDTH)
+        sheet = np.full(rows * _WIDTH, _NOTHING, np.uint8)
+        sheet[:width] = maps.reshape(-1)
+        return sheet.reshape(rows, _WIDTH)
+    columns = min(count, _COLUMNS)
+    rows = -(-count // columns)
+    tiles = np.full((rows * columns, height + 1, width + 1), _GAP, np.uint8)
+    tiles[count:] = _NOTHING
+    tiles[:count, :height, :width] = maps
+    sheet = tiles.reshape(rows, columns, height + 1, width + 1).swapaxes(1, 2)
+    return sheet.reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
+
+
+def _image(sheet: np.ndarray, alt: str, scale: int) -> str:
+    picture = Image.fromarray(np.ascontiguousarray(sheet))
+    picture.putpalette(_PALETTE)
+    file = io.BytesIO()
+    picture.save(file, "PNG", transparency=_OPACITY)
+    data = base64.b64encode(file.getvalue()).decode()
+    height, width = sheet.shape
+    size = f'width="{width * scale}" height="{height * scale}"'
+    return f'<img alt="{alt}" {size} src="data:image/png;base64,{data}">'
