@@ -25,6 +25,7 @@ NAMES = sorted(path.name for path in TUTORIAL.glob("*.ipynb"))
 
 # Differ in the last digits between processors and versions of PyTorch.
 FLOAT = re.compile(r"(-?\d+\.\d*(?:e[+-]\d+)?)")
+MARKUP = re.compile(r"<style>.*?</style>|<[^>]*>", re.DOTALL)
 # Whatever would be downloaded fails.
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
 
@@ -58,7 +59,7 @@ def agree(kind: str, one: str, other: str) -> bool:
     if kind == "image/png":
         first, second = (pixels(text) for text in (one, other))
         return first.shape == second.shape and bool(np.abs(first - second).mean() < 8)
-    parts, other_parts = (FLOAT.split("".join(re.sub(r"<[^>]*>", " ", text).split())) for text in (one, other))
+    parts, other_parts = (FLOAT.split("".join(MARKUP.sub(" ", text).split())) for text in (one, other))
     if parts[::2] != other_parts[::2]:  # what is between the numbers
         return False
     pairs = zip(parts[1::2], other_parts[1::2], strict=True)
