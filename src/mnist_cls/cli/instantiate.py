@@ -1,5 +1,25 @@
 """Objects from configs, by Hydra, which nothing outside `cli` imports."""
 
-from hydra.utils import instantiate
+from typing import Any
 
-__all__ = ["instantiate"]
+import hydra.utils
+from hydra.errors import InstantiationException
+
+from ..errors import InputError
+
+
+def instantiate(key: str, config: Any) -> Any:
+    """Return the class named by `_target_` with its arguments, as a `functools.partial`.
+
+    Args:
+        key: where the config stands, for messages.
+        config: the class in `_target_`, and its arguments; where these have a `_target_` of their own, objects of that.
+
+    Raises:
+        InputError: If there is no such class, or an argument of it cannot be created.
+    """
+    try:
+        return hydra.utils.instantiate(config, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f"{key}._target_={config['_target_']}: {reason}") from error

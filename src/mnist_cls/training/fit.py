@@ -55,8 +55,8 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     module = MNISTModule(
         settings.model,
-        instantiate(settings.optimizer, _partial_=True),
-        instantiate(settings.scheduler, _partial_=True) if settings.scheduler else None,
+        instantiate("optimizer", settings.optimizer),
+        instantiate("scheduler", settings.scheduler) if settings.scheduler else None,
         settings.label_smoothing,
         settings.compile,
     )

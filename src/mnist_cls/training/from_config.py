@@ -37,7 +37,7 @@ def create_all(group: str, configs: Mapping[str, Any] | None, **known: object) -
 def _create(kind: type, key: str, config: Any, known: Mapping[str, object]) -> Any:
     if not isinstance(config, dict) or "_target_" not in config:
         raise InputError(f"{key}={config}: expected a class, in {key}._target_, and its arguments")
-    factory = instantiate(config, _partial_=True, _convert_="all")
+    factory = instantiate(key, config)
     given = {name for name, value in config.items() if value is not None}
     takes = inspect.signature(factory.func).parameters
     try:

@@ -38,7 +38,7 @@ def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
         reason = _reason(error, folder)
         if reason is None:
             raise
-        raise InputError(f"{reason}; {_how_to_resume(folder, last.path)}") from error
+        raise InputError(reason + (f"; {_how_to_resume(folder, last.path)}" if last.path.is_file() else "")) from error
 
 
 def _reason(error: Exception, folder: Path) -> str | None:

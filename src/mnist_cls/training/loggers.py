@@ -20,10 +20,12 @@ Loggers = dict[str, Logger]
 # By the names of loggers: the run's id in MLflow's database, and at Weights & Biases.
 _IDS = "loggers.json"
 
-# Unless the user has set them: seconds and attempts after which a server that does not answer is an error.
-_PATIENCE = {
+# Unless the user has set them: seconds and attempts after which a server that does not answer is an error, and no lines
+# about a new database.
+_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "WANDB_INIT_TIMEOUT": "30",
 }
 
@@ -37,9 +39,12 @@ def make_loggers(configs: Mapping[str, Any] | None, folder: Path, step: int) -> 
     Raises:
         InputError: If a config is wrong, or a package is not installed.
     """
-    for name, value in _PATIENCE.items():
+    if "none" in (configs or {}):
+        return {}
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # It warns that an experiment is new.
+    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     ids = _ids(folder) if step else {}
     loggers: Loggers = {}
     for name, config in (configs or {}).items():

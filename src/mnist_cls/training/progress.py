@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.console import Console
 
@@ -78,7 +79,9 @@ class EpochLines(ProgressBar):
 
     def _time(self, trainer: pl.Trainer) -> list[str]:
         elapsed, steps = time.monotonic() - self._started, trainer.global_step - self._first_step
-        left = trainer.estimated_stepping_batches - trainer.global_step
-        if not steps or left <= 0 or not math.isfinite(left) or trainer.should_stop:
-            return [f"{elapsed:,.0f} s"]
-        return [f"{elapsed:,.0f} s, {elapsed / steps * left:,.0f} s left"]
+        try:
+            left = trainer.estimated_stepping_batches - trainer.global_step
+        except MisconfigurationException:  # a callback changes the number of batches per step
+            left = math.inf
+        known = 0 < left < math.inf and steps and not trainer.should_stop
+        return [f"{elapsed:,.0f} s", *[f"{elapsed / steps * left:,.0f} s left"] * bool(known)]

@@ -135,7 +135,10 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save if a checkpoint is due, and stop after a signal."""
         step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        validation_next = (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
+        # With check_val_every_n_epoch=None, validations are counted over the ends of epochs.
+        counts_all = trainer.check_val_every_n_epoch is None
+        done = (trainer.fit_loop.total_batch_idx if counts_all else batch_idx) + 1
+        validation_next = done % (trainer.val_check_batch or 1) == 0
         if step_complete and not validation_next and not trainer.is_last_batch:
             due = self.seconds is not None and time.monotonic() - self._saved >= self.seconds and self._is_cheap()
             due = due or (self.steps is not None and trainer.global_step % self.steps == 0)
