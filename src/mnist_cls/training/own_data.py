@@ -79,8 +79,6 @@ def find_parts(
                     idx[split] = partial(load_dataset, name, split, place)
             if idx:
                 return idx
-        elif not place.exists():
-            raise InputError(f"{key}={place}: no such file or folder")
         preprocess = "none" if name in ("fashion_mnist", "kmnist") else "auto"
         parts = _in_folder(place, preprocess) if place.is_dir() else _in_file(place, preprocess)
     except InputError as error:
@@ -192,19 +190,8 @@ def _joined(sources: Sequence[Source]) -> Source:
 
 
 def _in_file(path: Path, preprocess: str) -> dict[Part, Open]:
-    name = path.name.lower()
-    if name.endswith(".npz"):
-        by_name = {name.lower(): name for name in npz_names(path)}
-        found: dict[Part, Open] = {
-            part: partial(npz_source, path, preprocess, (by_name[images], by_name[labels]))
-            for part, pairs in _ARRAYS.items()
-            for images, labels in reversed(pairs)
-            if images in by_name and labels in by_name
-        }
-        if not found:
-            raise InputError(
-                f"{path}: holds {listed(list(by_name.values()))}; expected images and labels, or x_train and y_train"
-            )
+    name = path.name.lower() if path.is_file() else ""
+    if name.endswith(".npz") and (found := _arrays(path, preprocess)):
         return found
     if name.endswith(".npy"):
         labels_of = dict(pair for pairs in _ARRAYS.values() for pair in pairs)
@@ -222,3 +209,13 @@ def _in_file(path: Path, preprocess: str) -> dict[Part, Open]:
     if not source.labelled:
         raise InputError(f"{path}: has no labels; {_EXPECTED}")
     return {"train": lambda: source}
+
+
+def _arrays(path: Path, preprocess: str) -> dict[Part, Open]:
+    by_name = {name.lower(): name for name in npz_names(path)}
+    return {
+        part: partial(npz_source, path, preprocess, (by_name[images], by_name[labels]))
+        for part, pairs in _ARRAYS.items()
+        for images, labels in reversed(pairs)
+        if images in by_name and labels in by_name
+    }
