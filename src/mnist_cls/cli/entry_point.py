@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
+from .help import register_resolvers
 from .messages import explain, leave, quoted, text_keys
 from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run
 from .settings import SETTINGS
@@ -30,13 +31,7 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[3] / "configs"
 
 
-def _choices(*groups: str) -> str:
-    """Return the choices of each group on a line of its own, for `--help`."""
-    found = {group: sorted(path.stem for path in (config_folder() / group).glob("*.yaml")) for group in groups}
-    return "\n".join(f"{group}: {', '.join(names)}" for group, names in found.items())
-
-
-OmegaConf.register_new_resolver("choices", _choices, replace=True)
+register_resolvers()
 
 
 def to_settings(config: DictConfig, entry: str) -> Any:
