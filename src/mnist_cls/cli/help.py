@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 _PACKAGE = re.compile(r"# @package (\S+)")
@@ -92,7 +93,11 @@ def _width() -> int:
 def _chosen(root: DictConfig) -> dict[str, Any]:
     """Return the name, or the names, of what is chosen of each group of ours."""
     every: Any = OmegaConf.to_container(root.hydra.runtime.choices)
-    return {group: name for group, name in every.items() if not group.startswith("hydra")}
+    # Hydra leaves out lists: `logger=[csv,tensorboard]`.
+    typed = OverridesParser.create().parse_overrides(list(root.hydra.overrides.task))
+    lists = {one.key_or_group: one.value() for one in typed if isinstance(one.value(), list)}
+    groups = {group: names for group, names in lists.items() if any((at / group).is_dir() for at in _folders(root))}
+    return {group: name for group, name in (every | groups).items() if not group.startswith("hydra")}
 
 
 def _comments(root: DictConfig) -> dict[str, str]:
