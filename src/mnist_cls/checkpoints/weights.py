@@ -27,7 +27,7 @@ KEY = "mnist_cls"
 _DIGEST = "digest"
 
 # The LightningModule keeps its network under this name.
-_NETWORK_PREFIX = "model."
+NETWORK_PREFIX = "model."
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,18 @@ def read_weights(checkpoint: str | Path | None = None) -> Weights:
     Raises:
         InputError: If the file does not exist, is damaged, holds anything else, or was not written by this package.
     """
+    return read_checkpoint(checkpoint)[0]
+
+
+def read_checkpoint(checkpoint: str | Path | None = None) -> tuple[Weights, dict[str, Any]]:
+    """Read a checkpoint as `read_weights` does; return also all that a `.ckpt` holds, and nothing of others."""
     path = find_checkpoint(checkpoint)
     content = path.read_bytes()  # once: the bytes that are checked are the bytes that are loaded
     # A .safetensors has JSON behind the header's length. The file's name does not matter.
     if content[8:9] == b"{":
-        return _read_safetensors(content, path)
-    return weights_of(_read_ckpt(content, path), path)
+        return _read_safetensors(content, path), {}
+    loaded = _read_ckpt(content, path)
+    return weights_of(loaded, path), loaded
 
 
 def save_weights(
@@ -126,9 +132,9 @@ def weights_of(content: Mapping[str, Any], path: Path) -> Weights:
     if not isinstance(state, dict):
         raise InputError(f"{path}: holds no state_dict; expected a checkpoint that mnist_cls.train wrote")
     network = {
-        name.removeprefix(_NETWORK_PREFIX): tensor
+        name.removeprefix(NETWORK_PREFIX): tensor
         for name, tensor in state.items()
-        if isinstance(name, str) and name.startswith(_NETWORK_PREFIX)
+        if isinstance(name, str) and name.startswith(NETWORK_PREFIX)
     }
     return _weights(content.get(KEY), network, path, resumable="loops" in content)
 

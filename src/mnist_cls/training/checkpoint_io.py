@@ -1,5 +1,6 @@
 """How Lightning writes and reads checkpoints: whole files, checked before a run resumes from them."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,27 @@ def check_resumable(content: dict[str, Any], path: Path) -> None:
             a callback's path leaves the run's folder.
     """
     weights = weights_of(content, path)
+    check_entries(content, path)
+    network = build_on_meta(weights)
+    check_fit(weights, network.state_dict())
+    check_optimizers(content, network.parameters(), path)
+
+
+def check_entries(content: Mapping[str, Any], path: Path) -> None:
+    """Raise an `InputError` if an entry is missing or has another type, or if a callback's path leaves the folder."""
     for name, kind in _ENTRIES.items():
         found = type((content[KEY] if name == "steps" else content).get(name))
         if found is not kind:
             raise _not_resumable(path, f"its {name} is of type {found.__name__}, expected {kind.__name__}")
-    network = build_on_meta(weights)
-    check_fit(weights, network.state_dict())
-    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
-    for optimizer in content["optimizer_states"]:
-        _check_optimizer(optimizer, shapes, path)
     for state in content["callbacks"].values():
         _check_paths(state, path)
+
+
+def check_optimizers(content: Mapping[str, Any], parameters: Iterable[Tensor], path: Path) -> None:
+    """Raise an `InputError` if the tensors of an optimizer do not fit its parameters, which are in its order."""
+    shapes = [tuple(parameter.shape) for parameter in parameters]
+    for optimizer in content["optimizer_states"]:
+        _check_optimizer(optimizer, shapes, path)
 
 
 def _check_optimizer(optimizer: Any, shapes: list[tuple[int, ...]], path: Path) -> None:

@@ -1,11 +1,13 @@
 """The LightningDataModule: one dataset, split, as batches on the device of the training."""
 
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from ..checkpoints.weights import read_checkpoint
 from ..cli.settings import BATCH_SIZE, DataSettings
 from ..data.augmentation import RandomDistortion
 from ..data.datasets import LabelledImages
@@ -13,6 +15,12 @@ from ..data.loader import BatchLoader
 from ..errors import InputError
 from .dataset import Dataset, checksum
 from .distributed import print_once
+from .hyperparameters import plain, saved_arguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` from Python 3.11 on
+
+Split = Literal["train", "val", "test"]
 
 # Larger batches make evaluation no faster, and where those of the training just fit, memory is short.
 _MAX_EVALUATION_BATCH = 1000
@@ -50,7 +58,9 @@ class MNISTDataModule(pl.LightningDataModule):
         augmentation: dict[str, float] | None = DataSettings.augmentation,
         seed: int = 0,
     ) -> None:
+        arguments = {key: plain(key, value) for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
+        self.save_hyperparameters(arguments)
         self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.augment = RandomDistortion(**augmentation) if augmentation else None
@@ -60,6 +70,30 @@ class MNISTDataModule(pl.LightningDataModule):
         self._train_loader: BatchLoader | None = None
         self._checksum: int | None = None
 
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> "Self":
+        """Create a DataModule with the arguments of the one that a checkpoint's training had; `kwargs` replace them.
+
+        The other arguments are Lightning's, and change nothing: no code in the file is run or imported.
+
+        Raises:
+            InputError: If the file cannot be read, is damaged, could run code, or has no such arguments.
+        """
+        if hparams_file is not None or not isinstance(checkpoint_path, (str, Path)):
+            raise InputError("load_from_checkpoint: expected a checkpoint's path, and hyperparameters as arguments")
+        weights, content = read_checkpoint(checkpoint_path)
+        key = cls.CHECKPOINT_HYPER_PARAMS_KEY
+        if key not in content:
+            raise InputError(f"{weights.path}: holds no {key}; expected a .ckpt of a training with a DataModule")
+        return cls(**(saved_arguments(cls, content, key, weights.path) | kwargs))
+
     @property
     def has_test_images(self) -> bool:
         """Whether there are test images."""
@@ -67,40 +101,48 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Bring a user's own images into MNIST's form, in one process for all; the others find what it has kept."""
-        if self.train_data is None and not (self.trainer and self.trainer.testing):
+        stage = None if self.trainer is None else self.trainer.state.fn
+        if self.train_data is None and stage in ("fit", "validate", None):
             self.source.prepare("train", "val")
-        if self.test_data is None and not (self.trainer and self.trainer.validating):
-            self.source.prepare("test")  # before a training too, or what is wrong with it would come up at the end
+        if self.test_data is None and stage != "validate":
+            self.source.prepare("test")  # before a training, too, or what is wrong with it would come up at the end
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the training images for "fit" and "validate", the test images for "test", each once."""
+        """Load the training images for "fit" and "validate", the test images for "test" and "predict", each once."""
         if stage in ("fit", "validate", None) and self.train_data is None:
             train, val = self.source.train_and_validation()
             self.train_data, self.val_data = self._to_device(train), self._to_device(val)
             self._checksum = None if self.source.dir is None else checksum(train)
-        if stage in ("test", None) and self.test_data is None:
+        if stage in ("test", "predict", None) and self.test_data is None:
             self.test_data = self._to_device(self.source.test())
 
     def train_dataloader(self) -> BatchLoader:
         """Return the loader of the training images, always the same one, which knows its position in the epoch."""
-        if self._train_loader is None:
-            self._train_loader = self._loader(self.train_data, self.shuffle, training=True)
-        return self._train_loader
+        loader = self._loader("train", training=True)
+        known = self._train_loader
+        # Outside of a Trainer, or before its batch size was tuned, it was another one.
+        if known is None or (known.batch_size, known.world_size) != (loader.batch_size, loader.world_size):
+            self._train_loader = known = loader
+        return known
 
     def val_dataloader(self) -> BatchLoader:
         """Return a loader of the validation images, in order."""
-        return self._loader(self.val_data)
+        return self._loader("val")
 
     def test_dataloader(self) -> BatchLoader:
         """Return a loader of the test images, in order."""
-        return self._loader(self.test_data)
+        return self._loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Return a loader of the test images, in order; predictions ignore the labels."""
+        return self._loader("test")
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment the batch in training."""
-        images, labels = batch
         if self.augment is not None and self.trainer is not None and self.trainer.training:
-            images = self.augment(images)
-        return images, labels
+            images, labels = batch
+            return self.augment(images), labels
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the position in the epoch, for a checkpoint."""
@@ -112,13 +154,15 @@ class MNISTDataModule(pl.LightningDataModule):
         return {"batches_done": done, "batch_size": self.batch_size, **images}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Resume within the epoch in which the checkpoint was saved.
+        """Resume within the epoch in which the checkpoint was saved, unless only its weights are evaluated.
 
         Raises:
             InputError: If its batches had another size.
         """
-        size = state_dict.get("batch_size", self.batch_size)
-        if size != self.batch_size:
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return
+        size, done = state_dict.get("batch_size", self.batch_size), int(state_dict.get("batches_done", 0))
+        if size != self.batch_size and done:
             raise InputError(
                 f"the checkpoint's training had batches of {size} images, not {self.batch_size}; data.batch_size={size}"
                 " resumes it"
@@ -126,17 +170,17 @@ class MNISTDataModule(pl.LightningDataModule):
         if self._checksum is not None and state_dict.get("images", self._checksum) != self._checksum:
             print_once(f"the images of {self.source.dir} are no longer those that the training started with")
         # Lightning restores a loader by itself, but not after its length has been asked for, as by every schedule.
-        self.train_dataloader().first_batch = int(state_dict.get("batches_done", 0))
+        self.train_dataloader().first_batch = done
 
     def _to_device(self, data: LabelledImages) -> LabelledImages:
         # MNIST takes 55 MB as uint8; moved once, it needs no transfer in any step.
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return LabelledImages(data.images.to(device), data.labels.to(device))
 
-    def _loader(self, data: LabelledImages | None, shuffle: bool = False, training: bool = False) -> BatchLoader:
-        if data is None:
-            raise RuntimeError("call setup() before asking for batches")
-        rank, processes = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _loader(self, split: Split, training: bool = False) -> BatchLoader:
+        data = self._data(split)
+        trainer = self.trainer
+        rank, processes = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         smallest = min(self.batch_size, len(data.labels) or self.batch_size)
         if smallest < processes:
             raise InputError(
@@ -144,4 +188,15 @@ class MNISTDataModule(pl.LightningDataModule):
                 " raise data.batch_size, or train with fewer processes"
             )
         size = self.batch_size if training else min(self.batch_size, _MAX_EVALUATION_BATCH)
+        # To overfit, each epoch has the same first batches.
+        shuffle = training and self.shuffle and not getattr(trainer, "overfit_batches", 0)
         return BatchLoader(data, size, shuffle, self.seed, rank, processes, same_length=training)
+
+    def _data(self, split: Split) -> LabelledImages:
+        """Return the images of a split; load them if no Trainer has done so."""
+        if getattr(self, f"{split}_data") is None:
+            if self.trainer is None:
+                self.prepare_data()
+            self.setup("test" if split == "test" else "fit")
+        data: LabelledImages = getattr(self, f"{split}_data")
+        return data

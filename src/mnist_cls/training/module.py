@@ -1,33 +1,52 @@
 """The LightningModule: a network's forward pass, its loss, its metrics and its optimizer."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..checkpoints.build import check_fit
-from ..checkpoints.weights import KEY, Weights
+from ..checkpoints.build import build_on_meta, check_fit
+from ..checkpoints.find import DEFAULT_WEIGHTS
+from ..checkpoints.weights import KEY, NETWORK_PREFIX, Weights, read_checkpoint, weights_of
+from ..data.loader import BatchLoader
 from ..data.normalization import normalize
-from ..errors import InputError
+from ..errors import InputError, shortened
 from ..images import SIZE
 from ..models.registry import create_model
+from .batches import as_pixels, check_labels, split_batch, to_pixels, white_level
+from .checkpoint_io import check_entries, check_optimizers
 from .compile import ForwardPass, compile_network
+from .hyperparameters import argument_names, check_number, described, plain, saved_arguments
 from .metrics import EpochMeans
 from .objective import compute_loss, is_classifier
 from .random_state import random_state, restore_random_state
 
-Batch = tuple[Tensor, Tensor]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` from Python 3.11 on
+
+_EXPORT = (
+    "not exported by Lightning: python -m mnist_cls.export checkpoint=FILE output=FILE.onnx writes a file that"
+    " normalizes its inputs; the network itself is module.model"
+)
+
+OptimizerFactory = Callable[..., Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 
 
 class MNISTModule(pl.LightningModule):
     """Trains and evaluates a network by cross-entropy, or by a loss of its own.
+
+    Works with `MNISTDataModule` and with any loader of pairs of images and labels. Images are (B, 28, 28) or
+    (B, 1, 28, 28), with values 0 to 255 or, as of torchvision's `ToTensor`, floats 0 to 1. The first batch of each
+    loader decides which; normalized images are refused.
 
     A network with a method `loss(outputs, x, labels)` is trained by it; `outputs` is what its `forward` returned for
     the normalized images `x`. A network that returns ten logits in evaluation mode is also measured by its accuracy;
@@ -35,17 +54,20 @@ class MNISTModule(pl.LightningModule):
     gets the validation images when the training is over.
 
     Args:
-        model: name and options of the network, as `create_model(**model)` takes them; or, to evaluate it, a network.
-        optimizer: creates the optimizer from the parameters; None: AdamW with its defaults.
+        model: name of a network, one of `list_models()`; its name and options, as `create_model(**model)` takes them;
+            or a network, which checkpoints then do not name.
+        optimizer: creates the optimizer from the parameters, such as `functools.partial(torch.optim.SGD, lr=0.1)`;
+            None: AdamW with its defaults.
         scheduler: creates the learning rate schedule, stepped after each optimizer step, from the optimizer and
             `total_steps=`; None: a constant learning rate.
         label_smoothing: fraction of the target spread over all classes in training, 0 to below 1
             (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
         compile: mode of `torch.compile` for the training; None: not compiled.
+        lr: learning rate, given to `optimizer`; None: the one that `optimizer` has.
 
     Raises:
-        InputError: If there is no such network, it does not take images (B, 1, 28, 28), or it returns anything but
-            logits (B, 10) and has no loss of its own.
+        InputError: If there is no such network, it does not take images (B, 1, 28, 28), it returns anything but
+            logits (B, 10) and has no loss of its own, or an argument is invalid.
 
     Attributes:
         classifies: whether the network returns logits (B, 10) in evaluation mode.
@@ -58,19 +80,17 @@ class MNISTModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: Mapping[str, Any] | nn.Module,
+        model: str | Mapping[str, Any] | nn.Module = DEFAULT_WEIGHTS,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.0,
         compile: str | None = None,
+        lr: float | None = None,
     ) -> None:
         super().__init__()
-        self.model_config = {} if isinstance(model, nn.Module) else dict(model)
-        try:
-            network = model if isinstance(model, nn.Module) else create_model(**model)
-        except ValueError as error:
-            raise InputError(f"model: {error}") from error
+        self.model_config, network = _network(model)
         self.classifies = is_classifier(network, self.model_config or type(network).__name__)
+        _check_options(optimizer, scheduler, label_smoothing, compile, lr)
         if label_smoothing and hasattr(network, "loss"):
             raise InputError(f"label_smoothing={label_smoothing}: {type(network).__name__} has a loss of its own")
         # Convolutions are about 1.5 times as fast with the channels of a pixel side by side in memory.
@@ -79,13 +99,70 @@ class MNISTModule(pl.LightningModule):
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
         self.compile_mode = compile
+        self.lr = lr
         self.compiled: tuple[torch.Size, ForwardPass] | None = None
         self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
         self.train_metrics: dict[str, float] = {}
-        self.accept_complete = False
+        self.accept_complete = True
         self.resumed_random_state: dict[str, Any] | None = None
-        self.means = {stage: EpochMeans() for stage in ("train", "val", "test")}
+        self.means: dict[str, list[EpochMeans]] = {}
+        # The value of white in the batches of each stage and loader, 1 or 255; and the images of the present step,
+        # for which it is known. Containers, because setting an attribute of a module takes microseconds.
+        self.white_levels: dict[tuple[str, int], int] = {}
+        self.known_pixels: list[Tensor] = []
+        self.example_input_array = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)  # Lightning's name; for its summary
+        self._reset()
+        self.save_hyperparameters(self._hyperparameters(optimizer, scheduler))
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> "Self":
+        """Create a module with the hyperparameters and the weights of a checkpoint.
+
+        Args:
+            checkpoint_path: a checkpoint of `mnist_cls.train` or of any Trainer; or what `find_checkpoint` finds.
+            map_location: device of the module; None: the CPU.
+            hparams_file: not supported; give hyperparameters as `kwargs`.
+            strict: whether the names of all weights must be those of the module; None: `strict_loading` decides.
+            weights_only: as if it were True, whatever it is: nothing in the file is executed or imported.
+            kwargs: arguments of the module instead of those in the checkpoint. `optimizer` and `scheduler` are not in
+                it, and neither is a `model` that was given as a network.
+
+        Returns:
+            The module, in training mode as always in Lightning; `eval()` or `freeze()` prepares it for predictions.
+
+        Raises:
+            InputError: If the file cannot be read, is damaged, could run code, or its weights do not fit.
+        """
+        if hparams_file is not None or not isinstance(checkpoint_path, (str, Path)):
+            raise InputError("load_from_checkpoint: expected a checkpoint's path, and hyperparameters as arguments")
+        weights, content = read_checkpoint(checkpoint_path)
+        arguments = saved_arguments(cls, content, cls.CHECKPOINT_HYPER_PARAMS_KEY, weights.path)
+        if "model" in argument_names(cls) and "model" not in kwargs:
+            if cls.__init__ is not MNISTModule.__init__:  # a subclass may give its argument another meaning
+                arguments |= {"model": weights.model} if weights.model and "model" not in arguments else {}
+            elif not weights.model:
+                raise InputError(
+                    f"{weights.path}: its network was given as an object, which is not in the checkpoint; give it"
+                    f" again: load_from_checkpoint(..., model=NETWORK)"
+                )
+            else:
+                check_fit(weights, build_on_meta(weights).state_dict())
+                arguments["model"] = weights.model
+        module = cls(**(arguments | kwargs))
+        if content:
+            module.on_load_checkpoint(content)
+        state = content.get("state_dict") or {NETWORK_PREFIX + name: value for name, value in weights.state.items()}
+        module._load_state(state, weights, module.strict_loading if strict is None else strict)
+        return module.to(map_location) if isinstance(map_location, (str, torch.device)) else module
 
     @property
     def monitor(self) -> tuple[str, Literal["min", "max"]]:
@@ -98,25 +175,37 @@ class MNISTModule(pl.LightningModule):
         self.model.load_state_dict(weights.state)
 
     def forward(self, images: Tensor) -> Any:
-        """Run the network on images with values 0 to 255, uint8 or float (B, 28, 28); most return logits (B, 10)."""
+        """Run the network on images, which it normalizes.
+
+        Args:
+            images: (B, 28, 28) or (B, 1, 28, 28), with values 0 to 255, or 0 to 1. Outside of a Trainer the brightest
+                pixel decides which, so that a GPU is waited for.
+
+        Returns:
+            What the network returns; of most, logits (B, 10).
+
+        Raises:
+            InputError: If the images have another shape or other values.
+        """
+        if not (self.known_pixels and self.known_pixels[0] is images):
+            images = as_pixels(images)
         x = normalize(images)
+        if x.dtype != self.dtype:  # as with Trainer(precision="bf16-true")
+            x = x.to(self.dtype)
         # The last batch of an epoch may be smaller than the batches the network was compiled for.
         if self.compiled is not None and self.training and self.compiled[0] == x.shape:
             return self.compiled[1](x)
         return self.model(x, **self.forward_options)
 
     def setup(self, stage: str) -> None:
-        """Drop the batches of an earlier run that ended within an epoch."""
-        for means in self.means.values():
-            means.reset()
+        """Drop what was found out about the batches of an earlier run, which may have ended within an epoch."""
+        self._reset()
 
     def on_train_start(self) -> None:
         """Compile the network if `compile` is set; restore the random state of the checkpoint, if there is one."""
         if self.compile_mode is not None:
-            loader: Any = self.trainer.train_dataloader
-            # This process's part of a full batch.
-            size = len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
-            sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
+            sample_size = full_batch(self.trainer.train_dataloader)
+            sample = normalize(torch.zeros(sample_size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
             autocast = self.trainer.precision_plugin.forward_context
             self.compiled = sample.shape, compile_network(self.model, self.compile_mode, sample, autocast)
         if self.resumed_random_state is None:
@@ -131,27 +220,39 @@ class MNISTModule(pl.LightningModule):
         """Drop the compiled pass, which is for training only."""
         self.compiled = None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, a scalar."""
-        count = len(batch[1])
+        images, labels = self._pixels(batch, "train")
+        count = len(labels)
         self.images_seen += count
-        loss, correct, _ = self._step(batch, "train")
+        loss, correct, _ = self._step(images, labels, "train")
         trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
         # Lightning's log() takes longer than a small network's forward pass, so only call it where it writes.
-        if (self.global_step + 1) % trainer.log_every_n_steps == 0:
+        if every and (self.global_step + 1) % every == 0:
             self.log("train/loss_step", loss.detach())
             self.log("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
             if correct is not None:
                 self.log("train/accuracy_step", correct.float().mean())
         return loss * self._batch_weight(batch_idx, count)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the network's outputs, for callbacks, and update the metrics."""
-        return self._evaluation_step(batch, "val")
+        return self._evaluation_step(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Return the network's outputs, for callbacks, and update the metrics."""
-        return self._evaluation_step(batch, "test")
+        return self._evaluation_step(batch, "test", dataloader_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Return the probabilities of a batch, float32 (B, 10); of a network that does not classify, its outputs.
+
+        The batch is images, or a pair or more that begins with images.
+        """
+        images, _ = self._pixels(batch, "predict", dataloader_idx)
+        with self._float32():
+            outputs = self._outputs(images)
+        return _logits(outputs).float().softmax(1) if self.classifies else outputs
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy."""
@@ -166,13 +267,24 @@ class MNISTModule(pl.LightningModule):
         """Log the loss and the accuracy on the test images."""
         self._log_means("test")
 
+    def test_dataloader(self) -> Any:
+        """Return the test images of the DataModule in `fit`: `trainer.test()` needs no arguments after it."""
+        return self._last_data("test").test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """Return the images to predict of the DataModule in `fit`."""
+        return self._last_data("predict").predict_dataloader()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create the optimizer and its learning rate schedule."""
         try:
-            optimizer = self.optimizer_factory(self.model.parameters())
+            optimizer = self._optimizer()
             if self.scheduler_factory is None:
                 return optimizer
-            scheduler = self.scheduler_factory(optimizer, total_steps=self._total_steps())
+            total = self._total_steps()
+            if total < 0:
+                raise ValueError("a schedule needs the number of steps; set max_epochs or max_steps of the Trainer")
+            scheduler = self.scheduler_factory(optimizer, total_steps=total)
         except (TypeError, ValueError, ZeroDivisionError) as error:  # the last: OneCycleLR over too few steps
             factories = (self.optimizer_factory, self.scheduler_factory)
             options = [getattr(factory, "keywords", {}) for factory in factories]
@@ -185,75 +297,244 @@ class MNISTModule(pl.LightningModule):
             "model": self.model_config,
             "steps": self._total_steps(),
             "images_seen": self.total_images_seen(),
-            "train_totals": self.means["train"].totals(self.trainer.strategy.reduce, self.device).cpu(),
+            "train_totals": self.means["train"][0].totals(self.trainer.strategy.reduce, self.device).cpu(),
             "train_metrics": self.train_metrics,
             "random_state": random_state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `on_save_checkpoint` added.
+        """Check a checkpoint before it is loaded; restore what `on_save_checkpoint` added if a training resumes.
 
         Raises:
-            InputError: If the checkpoint's training is complete, or its learning rate schedule has another length.
+            InputError: If the weights or the optimizer's state do not fit; if its training is complete and that is not
+                accepted; or if its learning rate schedule has another length.
         """
+        trainer = self._attached_trainer()
+        if trainer is None:
+            return
+        path = Path(str(trainer.ckpt_path or "the checkpoint"))
+        weights = weights_of(checkpoint, path)
+        if self.strict_loading:
+            check_fit(weights, self.model.state_dict())
+        if trainer.state.fn != "fit":
+            return
+        check_entries(checkpoint, path)
+        if type(self).configure_optimizers is MNISTModule.configure_optimizers:
+            parameters = [one for group in self._optimizer().param_groups for one in group["params"]]
+            check_optimizers(checkpoint, parameters, path)
         saved = checkpoint[KEY]
         planned, done, total = saved["steps"], checkpoint["global_step"], self._total_steps()
-        instead = "to start another training from its weights, use checkpoint=RUN/model.safetensors"
-        if done >= total and not (self.accept_complete and planned == total):
+        instead = (
+            "to start another training from its weights, use checkpoint=RUN/model.safetensors, or in Python"
+            " MNISTModule.load_from_checkpoint"
+        )
+        if 0 <= total <= done and not (self.accept_complete and planned == total):
             raise InputError(f"the checkpoint's training is complete, {done} of {total} steps; {instead}")
         if planned != total and self.scheduler_factory is not None:
             raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {total}; {instead}")
         self.train_metrics = saved["train_metrics"]
         self.resumed_random_state = saved["random_state"]
-        if self.trainer.is_global_zero:  # the counts of all processes continue in the first one
+        if trainer.is_global_zero:  # the counts of all processes continue in the first one
             self.images_seen = saved["images_seen"]
             if "train_totals" in saved:  # not in checkpoints of earlier versions
-                self.means["train"].load_totals(saved["train_totals"], self.device)
+                self.means["train"][0].load_totals(saved["train_totals"], self.device)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: `mnist_cls.export` writes files that check and normalize their inputs."""
+        raise InputError(_EXPORT)
+
+    def to_torchscript(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, as `to_onnx` does."""
+        raise InputError(_EXPORT)
 
     def total_images_seen(self) -> int:
         """Return the number of images all processes have trained on; a collective call."""
         return int(self.trainer.strategy.reduce(torch.tensor(self.images_seen, device=self.device), reduce_op="sum"))
 
     def _total_steps(self) -> int:
-        return int(self.trainer.estimated_stepping_batches)
+        """Return the number of optimizer steps of the whole training; -1 if there is no limit, or it is not known."""
+        try:
+            return int(self.trainer.estimated_stepping_batches)
+        except (OverflowError, MisconfigurationException):  # infinite; the batches per step change in the training
+            return -1
 
-    def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor | None, Any]:
+    def _reset(self) -> None:
+        self.means = {name: [EpochMeans()] for name in ("train", "val", "test")}
+        self.white_levels.clear()
+
+    def _hyperparameters(self, optimizer: object, scheduler: object) -> dict[str, Any]:
+        """Return plain values for checkpoints and loggers."""
+        options = {"label_smoothing": plain("label_smoothing", self.label_smoothing), "compile": self.compile_mode}
+        if self.model_config:
+            options["model"] = self.model_config
+        if self.lr is not None:
+            options["lr"] = plain("lr", self.lr)
+        # For loggers only: to read a function back from a checkpoint is to import what the file names.
+        factories = {"optimizer_factory": optimizer, "scheduler_factory": scheduler}
+        return options | {name: described(factory) for name, factory in factories.items() if factory is not None}
+
+    def _attached_trainer(self) -> pl.Trainer | None:
+        try:
+            return self.trainer
+        except RuntimeError:  # not attached to one
+            return None
+
+    def _last_data(self, stage: str) -> pl.LightningDataModule:
+        # Lightning keeps it, but only asks the module when `test` or `predict` get no images.
+        data: pl.LightningDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise InputError(f"no images to {stage}: expected a loader or a DataModule, trainer.{stage}(module, DATA)")
+        return data
+
+    def _optimizer(self) -> Optimizer:
+        options: dict[str, Any] = {} if self.lr is None else {"lr": self.lr}
+        return self.optimizer_factory(self.model.parameters(), **options)
+
+    def _load_state(self, state: Mapping[str, Any], weights: Weights, strict: bool) -> None:
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if strict:
+            check_fit(dataclasses.replace(weights, state=tensors), self.state_dict())
+        try:
+            self.load_state_dict(tensors, strict=strict)
+        except RuntimeError as error:
+            raise InputError(f"{weights.path}: does not fit: {shortened(' '.join(str(error).split()), 300)}") from error
+
+    def _pixels(self, batch: Any, stage: str, index: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the images of a batch, (B, 28, 28) with values 0 to 255, and the labels (B,), or what stands for them.
+
+        The first batch of a loader is checked, which waits for a GPU.
+        """
+        white = self.white_levels.get((stage, index))
+        if white is None:
+            images, labels = split_batch(batch, stage != "predict")
+            if labels is not None and self.classifies:
+                check_labels(labels)
+            white = white_level(images)
+            if white is not None:
+                self.white_levels[stage, index] = white
+        else:
+            several = isinstance(batch, (list, tuple))
+            images, labels = batch[0] if several else batch, None if stage == "predict" else batch[1]
+        if white == 1 or images.dim() == 4:
+            images = to_pixels(images, white or 255)
+        return images, images if labels is None else labels.long()
+
+    def _outputs(self, images: Tensor) -> Any:
+        """Run the network on images (B, 28, 28) with values 0 to 255."""
+        self.known_pixels.append(images)
+        try:
+            return self(images)
+        finally:
+            self.known_pixels.clear()
+
+    def _step(self, images: Tensor, labels: Tensor, stage: str, index: int = 0) -> tuple[Tensor, Tensor | None, Any]:
         """Return loss, correctness (B,) and outputs of a batch, without waiting for a GPU."""
-        images, labels = batch
-        outputs = self(images)
+        outputs = self._outputs(images)
         loss = compute_loss(self.model, outputs, images, labels, self.label_smoothing)
-        correct = None
-        if self.classifies:
-            logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
-            correct = logits.argmax(1) == labels
-        self.means[stage].update(loss, correct, len(labels))
+        correct = _logits(outputs).argmax(1) == labels if self.classifies else None
+        self._means(stage, index).update(loss, correct, len(labels))
         return loss, correct, outputs
 
-    def _evaluation_step(self, batch: Batch, stage: str) -> Any:
-        # In float32 as in prediction, whatever the precision of the training.
-        with torch.autocast(self.device.type, enabled=False):
-            return self._step(batch, stage)[2]
+    def _float32(self) -> torch.autocast:
+        # As in prediction, whatever the precision of the training.
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _evaluation_step(self, batch: Any, stage: str, index: int) -> Any:
+        images, labels = self._pixels(batch, stage, index)
+        with self._float32():
+            return self._step(images, labels, stage, index)[2]
+
+    def _means(self, stage: str, index: int) -> EpochMeans:
+        means = self.means[stage]
+        while len(means) <= index:
+            means.append(EpochMeans())
+        return means[index]
 
     def _log_means(self, stage: str, suffix: str = "", prog_bar: bool = False) -> dict[str, Tensor]:
-        loss, correct, count = self.means[stage].totals(self.trainer.strategy.reduce, self.device)
-        self.means[stage].reset()
+        """Log the means over all images, and those of each loader if there are several, named as Lightning does."""
+        trainer = self.trainer
+        loaders = {"val": trainer.num_val_batches, "test": trainer.num_test_batches}.get(stage, [1])
+        reduce = trainer.strategy.reduce
+        totals = [self._means(stage, index).totals(reduce, self.device) for index in range(len(loaders))]
+        for means in self.means[stage]:
+            means.reset()
+        logged = self._named(torch.stack(totals).sum(0), stage, suffix)
+        if len(totals) > 1:
+            for index, one in enumerate(totals):
+                parts = self._named(one, stage, suffix)
+                named = {f"{name}/dataloader_idx_{index}": value for name, value in parts.items()}
+                self.log_dict(named, add_dataloader_idx=False)
+        self.log_dict(logged, prog_bar=prog_bar)
+        return logged
+
+    def _named(self, totals: Tensor, stage: str, suffix: str) -> dict[str, Tensor]:
+        loss, correct, count = totals
         means = {f"{stage}/loss": (loss / count).float()}
         if self.classifies:
             means[f"{stage}/accuracy{suffix}"] = (correct / count).float()
-        self.log_dict(means, prog_bar=prog_bar)
         return means
 
     def _batch_weight(self, batch_idx: int, count: int) -> float:
         """Return the factor that turns Lightning's mean over the batches of a step into the mean over its images.
 
         The last step of an epoch may have fewer batches and the last batch fewer images than the others, and the
-        processes may have batches of different sizes.
+        processes may have batches of different sizes. Of a user's own loader it is not known which images come.
         """
         batches = self.trainer.accumulate_grad_batches
         if batches == 1 and self.trainer.world_size == 1:
             return 1.0
-        loader: Any = self.trainer.train_dataloader
-        size: int = loader.batch_size
+        loader = self.trainer.train_dataloader
+        if not isinstance(loader, BatchLoader):
+            return 1.0
+        size = loader.batch_size
         total: int = min(loader.sampler.count, int(self.trainer.num_training_batches) * size)
         start = batch_idx // batches * batches * size
         return batches * count * self.trainer.world_size / (min(total, start + batches * size) - start)
+
+
+def full_batch(loader: Any) -> int:
+    """Return the number of images in this process's part of a loader's full batches.
+
+    Raises:
+        InputError: If the loader does not say.
+    """
+    if isinstance(loader, BatchLoader):
+        return len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
+    size = getattr(loader, "batch_size", None)
+    if not isinstance(size, int):
+        raise InputError("compile: expected a loader with a batch_size, for which the network is compiled")
+    return size
+
+
+def _network(model: object) -> tuple[dict[str, Any], nn.Module]:
+    """Return name and options of a network, none of one that was given, and the network."""
+    if isinstance(model, nn.Module):
+        return {}, model
+    if not isinstance(model, (str, Mapping)):
+        found = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(f"model is {found}: expected a network, its name, or a dict of its name and options")
+    config: dict[str, Any] = plain("model", {"name": model} if isinstance(model, str) else model)
+    if "name" not in config:
+        raise InputError(f"model={config}: expected a name, as in {{'name': 'mlp', ...}}")
+    try:
+        return config, create_model(**config)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+
+
+def _check_options(optimizer: object, scheduler: object, label_smoothing: object, compile: object, lr: object) -> None:
+    for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if factory is not None and not callable(factory):
+            example = "functools.partial(torch.optim.AdamW, lr=1e-3)"
+            raise InputError(f"{name} is a {type(factory).__name__}: expected what creates one, such as {example}")
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    if lr is not None:
+        check_number("lr", lr, 0)
+    if not (compile is None or isinstance(compile, str)):
+        raise InputError(f"compile={shortened(compile)}: expected a mode of torch.compile, such as 'default', or None")
+
+
+def _logits(outputs: Any) -> Tensor:
+    """Return the logits of what a classifier returned: they may be the first of several tensors in training."""
+    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
+    return logits

@@ -13,6 +13,7 @@ from ...data.normalization import normalize
 from ...evaluation.pictures import draw_errors, draw_pairs
 from ...images import CLASSES
 from ...tracing.recorder import trace_forward
+from ..batches import as_pixels
 from .pictures import tensorboard_writer
 
 # Enough images for the fractions of zeros; a trace copies the outputs of all operations.
@@ -59,7 +60,8 @@ class TensorBoardInspection(Callback):
     ) -> None:
         """Keep the batch and the network's outputs until the end of the epoch."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and isinstance(outputs, Tensor):
-            self.batches.append((*batch, outputs.float()))
+            images, labels = batch
+            self.batches.append((images, labels, outputs.float()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's histograms, curves and pictures."""
@@ -69,6 +71,7 @@ class TensorBoardInspection(Callback):
             return
         network = _network(pl_module)
         images, labels, outputs = (torch.cat(column) for column in zip(*batches, strict=True))
+        images = as_pixels(images).to(torch.uint8)
         for name, parameter in network.named_parameters():
             writer.add_histogram(f"weights/{name}", parameter, step)
         for record in trace_forward(network, normalize(images[:_TRACED])):

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from ...errors import first_line
 from ...evaluation.plots import plot_confusion_matrix
 from ...images import CLASSES, SIZE
+from ..batches import as_pixels
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -53,7 +54,7 @@ class TensorBoardPictures(Callback):
     ) -> None:
         """Write the first images of the training."""
         if trainer.global_step == 0 and (writer := tensorboard_writer(trainer)):
-            images = batch[0][: self.images].to("cpu", torch.uint8)
+            images = as_pixels(batch[0][: self.images]).to("cpu", torch.uint8)
             writer.add_image("train/images", image_grid(images), 0, dataformats="HW")
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,84 @@
+"""Hyperparameters: plain values, kept in checkpoints under Lightning's keys, and read without importing anything."""
+
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, shortened
+
+
+def plain(name: str, value: object) -> Any:
+    """Convert a value to what a checkpoint may hold: numbers, text, None, and lists, tuples and dicts of these.
+
+    Raises:
+        InputError: If it is, or holds, anything else; it is called `name`.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (str, Path)):
+        return str(value)
+    if isinstance(value, Integral):  # NumPy's, too
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        items = [plain(f"{name}[{index}]", item) for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    raise InputError(
+        f"{name} is a {shortened(type(value).__name__)}: expected numbers, text, and lists or dicts of them,"
+        " which a checkpoint can hold without code"
+    )
+
+
+def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
+    """Raise an `InputError` if a value is no number from `low` to below `high`."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < high:
+        upper = "" if high == float("inf") else f" and below {high:g}"
+        raise InputError(f"{name}={shortened(value)}: expected a number, at least {low:g}{upper}")
+
+
+def described(factory: Any) -> str:
+    """Describe a function with its options, for a logger: `AdamW(lr=0.001)`."""
+    if not isinstance(factory, functools.partial):
+        return str(getattr(factory, "__name__", type(factory).__name__))
+    options = ", ".join([*map(str, factory.args), *(f"{key}={value}" for key, value in factory.keywords.items())])
+    return f"{described(factory.func)}({options})"
+
+
+def saved_arguments(kind: type, content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """Return those of a checkpoint's hyperparameters that a class takes as arguments.
+
+    Nothing else is looked at: Lightning would import what a hyperparameter called `_instantiator` names.
+
+    Args:
+        kind: the LightningModule or LightningDataModule.
+        content: of the checkpoint, as `read_ckpt` returns it.
+        key: the hyperparameters' key, which is Lightning's.
+        path: the file, for messages.
+
+    Raises:
+        InputError: If they are not names with values.
+    """
+    saved = content.get(key) or {}
+    if not isinstance(saved, dict):
+        raise InputError(f"{path}: its {key} is a {type(saved).__name__}; expected names with values")
+    known = argument_names(kind)
+    return {name: value for name, value in saved.items() if name in known}
+
+
+def argument_names(kind: type) -> set[str]:
+    """Return the names of a constructor's arguments, and of those it passes on as `**kwargs`."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return names - {"self"}
