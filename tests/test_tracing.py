@@ -262,7 +262,7 @@ def test_unknown_flops_are_none_rather_than_zero() -> None:
     trace = trace_forward(Recurrent(), torch.randn(4, 6, 32))
     flops = {record.operation: record.flops for record in trace}
     assert flops["lstm"] is None
-    assert flops["std"] == 4 * 6 * 16
+    assert flops["std"] == 3 * 4 * 6 * 16
     assert flops["mv"] == 2 * 6 * 16
 
 
