@@ -32,7 +32,7 @@ def test_shifts_are_averaged(digits: np.ndarray) -> None:
     padded = np.pad(digits, [(0, 0), (1, 1), (1, 1)])  # the edges of MNIST's images are black
     places = [(top, left) for top in range(3) for left in range(3)]
     views = [np.ascontiguousarray(padded[:, top : top + 28, left : left + 28]) for top, left in places]
-    expected = np.mean([Predictor(device="cpu")(view).probabilities for view in views], 0)
+    expected = np.mean([Predictor(device="cpu", preprocess="none")(view).probabilities for view in views], 0)
     np.testing.assert_allclose(Predictor(device="cpu", shifts=1)(digits).probabilities, expected, atol=1e-4)
     np.testing.assert_allclose(Predictor(load_model(), "cpu", shifts=1)(digits).probabilities, expected, atol=1e-4)
 

@@ -25,7 +25,7 @@ from mnist_cls.cli.settings import export_format
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
 from mnist_cls.inference.export import Exported, export_model
-from mnist_cls.inference.predictor import Predictions
+from mnist_cls.inference.predictions import Predictions
 from mnist_cls.training.fit import train
 
 from .conftest import ROOT, Run, one_line

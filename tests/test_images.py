@@ -50,8 +50,42 @@ def test_arrays_of_many_shapes_and_dtypes(digits: np.ndarray, shape: tuple[int, 
     assert errors == [None] * 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
+def test_images_of_0_and_1_do_not_depend_on_the_others(digits: np.ndarray, dtype: type) -> None:
+    mask = digits[:3] > 127
+    array = mask.astype(dtype)
+    np.testing.assert_array_equal(images_from_array(array)[0], mask * 255)
+    if dtype is not bool:
+        array[0], array[1] = digits[0], 0
+        images, errors = images_from_array(array)
+        np.testing.assert_array_equal(images, [digits[0], np.zeros((28, 28)), mask[2] * 255])
+        assert errors == [None] * 3
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 30), (5, 1, 40, 30), (5, 40, 30, 1), (5, 40, 30, 3), (5, 40, 30, 4)])
+def test_arrays_of_other_sizes(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    expected = values.reshape(5, 40, 30, *([shape[3]] if shape[3:] in [(3,), (4,)] else []))
+    for array in (values, values / 255):
+        np.testing.assert_array_equal(images_from_array(array)[0], expected)
+    np.testing.assert_array_equal(images_from_array(values[0], many=False)[0], expected[:1])
+
+
+def test_colours_may_come_first() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 30), np.uint8)
+    np.testing.assert_array_equal(images_from_array(values)[0], np.moveaxis(values, 1, 3))
+
+
+def test_an_array_is_not_modified(digits: np.ndarray) -> None:
+    array = (digits > 127).astype(np.uint8)
+    before = array.copy()
+    images_from_array(array)
+    np.testing.assert_array_equal(array, before)
+
+
 def test_a_single_image_tensors_and_masks(digits: np.ndarray) -> None:
-    np.testing.assert_array_equal(images_from_array(digits[0])[0], digits[:1])
+    for single in (digits[0], digits[:1], digits[0][..., None], digits[0].ravel()):
+        np.testing.assert_array_equal(images_from_array(single)[0], digits[:1])
     np.testing.assert_array_equal(images_from_array(torch.from_numpy(digits))[0], digits)
     mask = digits > 127
     np.testing.assert_array_equal(images_from_array(mask)[0], mask * 255)
@@ -62,9 +96,11 @@ def test_a_single_image_tensors_and_masks(digits: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 27, 28)), r"shape \(3, 27, 28\); expected \(28, 28\)"),
-        (np.zeros((28, 28, 3)), r"shape \(28, 28, 3\)"),
-        (np.zeros(784), r"shape \(784,\)"),
+        (np.zeros(785), r"shape \(785,\); expected \(28, 28\)"),
+        (np.zeros((2, 28, 28, 2)), r"shape \(2, 28, 28, 2\)"),
+        (np.zeros((2, 1, 3, 28, 28)), r"shape \(2, 1, 3, 28, 28\)"),
+        (np.zeros((3, 56, 56)), r"3 grey images or one in colour; pass array\[:, None\] or array\[None\]"),
+        (np.zeros((784, 784)), "one image or 784 of 28x28"),
         (np.zeros((2, 28, 28), complex), "dtype complex128"),
         (np.full((2, 28, 28), "a"), "dtype <U1"),
     ],
@@ -75,17 +111,18 @@ def test_arrays_of_other_shapes_and_dtypes_are_refused(array: np.ndarray, messag
 
 
 def test_an_invalid_image_does_not_affect_the_others(digits: np.ndarray) -> None:
-    array = digits[:5].astype(np.float32) / 255
-    array[1, 3, 3], array[2, 0, 0], array[3] = np.nan, -0.5, digits[3]
+    array = digits[:6].astype(np.float32) / 255
+    array[1, 3, 3], array[2, 0, 0], array[3], array[5] = np.nan, -0.5, digits[3] * 0.9, digits[5]
     images, errors = images_from_array(array)
     assert errors == [
         None,
         "holds NaN or infinite values",
-        "values from -0.5 to 1, expected 0 to 1",
-        "values from 0 to 255, expected 0 to 1; divide by 255",
+        "values from -0.5 to 1, expected 0 to 1; if they are normalized, pass the images as they were before",
+        "values from 0 to 229.5, expected 0 to 1; divide by 255",
         None,
+        None,  # whole numbers
     ]
-    np.testing.assert_array_equal(images[[0, 4]], digits[[0, 4]])
+    np.testing.assert_array_equal(images[[0, 4, 5]], digits[[0, 4, 5]])
     assert images_from_array(np.full((1, 28, 28), 256))[1] == ["values from 256 to 256, expected 0 to 255"]
 
 

@@ -41,7 +41,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, digits: np.ndarray) -> Path:
 
 def test_digits_are_told_from_noise(mnist_test: LabelledImages) -> None:
     noise = torch.randint(0, 256, (500, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    predictor = Predictor(device="cpu", is_digit=True)
+    predictor = Predictor(device="cpu", is_digit=True, preprocess="none")
     digits = predictor(mnist_test.images[:2000]).is_digit
     others = predictor(noise).is_digit
     assert digits is not None

@@ -128,7 +128,7 @@ def test_nan_is_an_error_in_its_own_row_only(run: Run, tmp_path: Path, digits: n
     [
         (lambda path: None, ["no such file or folder"]),
         (lambda path: path.mkdir(), ["no files in it"]),
-        (lambda path: np.save(path.open("wb"), np.zeros((5, 27, 28))), ["shape (5, 27, 28)", "(N, 28, 28)"]),
+        (lambda path: np.save(path.open("wb"), np.zeros((5, 27, 28, 2))), ["shape (5, 27, 28, 2)", "(N, 28, 28)"]),
         (lambda path: np.save(path.open("wb"), np.zeros((5, 28, 28), complex)), ["complex128", "uint8"]),
         (lambda path: np.save(path.open("wb"), np.zeros((0, 28, 28))), ["no images"]),
         (lambda path: np.save(path.open("wb"), np.array([{}], object)), ["an array of Python objects"]),
@@ -295,7 +295,7 @@ MEMORY = """
 import resource, sys
 import numpy as np, torch
 from mnist_cls import Predictor
-predictor = Predictor(device="cpu", batch_size=4096)
+predictor = Predictor(device="cpu", batch_size=4096, preprocess="none")
 predictor(np.zeros((8, 28, 28), np.uint8))
 images = np.random.default_rng(0).integers(0, 255, (4096, 28, 28), np.uint8)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -315,7 +315,7 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 / 1e6
 
-images, predictor = np.zeros((256, 28, 28), np.uint8), Predictor(device="cpu", engine="eager")
+images, predictor = np.zeros((256, 28, 28), np.uint8), Predictor(device="cpu", engine="eager", preprocess="none")
 predictor(images)
 before = resident()
 for count in range(100, 256, 5):

@@ -22,7 +22,7 @@ Predict = Callable[[Sequence[bytes | np.ndarray | Image.Image]], np.ndarray]
 @pytest.fixture(scope="module")
 def predict() -> Predict:
     """Predicts the labels of preprocessed images; -1 for an error."""
-    predictor = Predictor(device="cpu")
+    predictor = Predictor(device="cpu", preprocess="none")
 
     def predict(images: Sequence[bytes | np.ndarray | Image.Image]) -> np.ndarray:
         results = prepare_all(images)
@@ -227,7 +227,7 @@ def test_the_transparent_corners_of_a_rotated_scan_are_not_ink(digits: np.ndarra
 def test_a_row_is_read_digit_by_digit(mnist_test: LabelledImages) -> None:
     images, labels = mnist_test.images[:250].numpy(), mnist_test.labels[:250].numpy()
     rows = [prepare(scan_row(images[i : i + 5], 4, i), split=True) for i in range(0, 250, 5)]
-    predict = Predictor(device="cpu")
+    predict = Predictor(device="cpu", preprocess="none")
     read = [predict(row.images).labels.tolist() for row in rows]
     correct = [found == labels[5 * i : 5 * i + 5].tolist() for i, found in enumerate(read)]
     assert np.mean(correct) >= 0.9
@@ -245,7 +245,7 @@ def test_a_digit_of_broken_strokes_in_a_row_is_one_digit(digits: np.ndarray, lab
     expected = [labels[0], int(train.labels[index]), labels[2]]
     for gap in (2, 4):
         found = prepare(scan_row(row, gap), split=True).images
-        assert Predictor("accurate", device="cpu")(found).labels.tolist() == expected
+        assert Predictor("accurate", device="cpu", preprocess="none")(found).labels.tolist() == expected
 
 
 def test_touching_digits_are_cut_apart(digits: np.ndarray) -> None:
@@ -280,7 +280,7 @@ def ruled_row(digits: np.ndarray, start: int, stop: int) -> np.ndarray:
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (20, -20)])
 def test_an_underline_below_a_row_is_dropped(digits: np.ndarray, labels: list[int], start: int, stop: int) -> None:
     found = prepare(ruled_row(digits, start, stop), split=True).images
-    assert Predictor(device="cpu")(found).labels.tolist() == labels[:5]
+    assert Predictor(device="cpu", preprocess="none")(found).labels.tolist() == labels[:5]
 
 
 def test_cells_around_the_digits_of_a_row_are_refused(digits: np.ndarray) -> None:

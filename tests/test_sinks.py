@@ -18,7 +18,7 @@ from mnist_cls.errors import InputError
 from mnist_cls.files import whole_file
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
-from mnist_cls.inference.predictor import Predictions
+from mnist_cls.inference.predictions import Predictions
 from mnist_cls.inference.progress import Progress
 from mnist_cls.inference.rows import READING_COLUMNS, Rows, prediction_rows, reading_rows
 from mnist_cls.inference.sinks.sink import open_sink

@@ -78,7 +78,8 @@ def latency(arguments: argparse.Namespace) -> list[Row]:
         times = fresh(one_by_one, engine)
         p99 = round(float(np.percentile(times, 99)), 3)
         rows.append({"way": f"engine={engine}", "median, ms": median(times, 3), "p99, ms": p99})
-    program = "import numpy, mnist_cls; print(mnist_cls.Predictor()(numpy.zeros((1, 28, 28), numpy.uint8)).labels)"
+    predict = "mnist_cls.Predictor(preprocess='none')(numpy.zeros((1, 28, 28), numpy.uint8))"
+    program = f"import numpy, mnist_cls; print({predict}.labels)"
     commands = {"a process for it": program, "python -c 'import torch'": "import torch"}
     variants = {name: partial(time_command, ["-c", command]) for name, command in commands.items()}
     for name, found in in_turns(variants, arguments.rounds).items():

@@ -54,7 +54,7 @@ def robustness(arguments: argparse.Namespace) -> list[Row]:
     """Accuracy on the test images, on corrupted ones, and on scikit-learn's digits."""
     data = load_dataset("mnist", "test")
     names = [arguments.checkpoint] if arguments.checkpoint else [name for name in list_weights() if name != DETECTOR]
-    predictors = {name: Predictor(name, engine="eager") for name in names}
+    predictors = {name: Predictor(name, engine="eager", preprocess="none") for name in names}
 
     def row(kind: str, images: torch.Tensor | np.ndarray, labels: np.ndarray) -> Row:
         accuracies = {name: float((predict(images).labels == labels).mean()) for name, predict in predictors.items()}

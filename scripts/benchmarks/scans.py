@@ -25,7 +25,7 @@ def scans(arguments: argparse.Namespace) -> list[Row]:
     """Accuracy on test digits as files of many kinds, and on digits from other sources."""
     data = load_dataset("mnist", "test")
     images, labels = data.images[: arguments.images].numpy(), data.labels[: arguments.images].numpy()
-    predictors = {name: Predictor(arguments.checkpoint or name) for name in WEIGHTS}
+    predictors = {name: Predictor(arguments.checkpoint or name, preprocess="none") for name in WEIGHTS}
 
     def row(name: str, found: list[np.ndarray | None], labels: np.ndarray) -> Row:
         pages = np.stack([np.zeros((28, 28), np.uint8) if one is None else one for one in found])
@@ -57,7 +57,7 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
     data = load_dataset("mnist", "test")
     count = min(arguments.images, 10_000) // 5
     images, labels = data.images.numpy().reshape(-1, 5, 28, 28), data.labels.numpy().reshape(-1, 5)
-    predictors = {name: Predictor(arguments.checkpoint or name) for name in WEIGHTS}
+    predictors = {name: Predictor(arguments.checkpoint or name, preprocess="none") for name in WEIGHTS}
     table: list[Row] = []
     for gap in GAPS:
         pages = [scan_row(images[number], gap, number) for number in range(count)]

@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     __version__: str
     from .checkpoints.build import load_model
     from .checkpoints.find import list_weights
-    from .inference.predictor import Predictions, Predictor
+    from .inference.predictions import Predictions
+    from .inference.predictor import Predictor
     from .models.registry import create_model, list_models, register_model
     from .tracing.recorder import trace_forward
     from .training.datamodule import MNISTDataModule
@@ -29,7 +30,7 @@ __all__ = [
 _HOMES = {
     "MNISTDataModule": "training.datamodule",
     "MNISTModule": "training.module",
-    "Predictions": "inference.predictor",
+    "Predictions": "inference.predictions",
     "Predictor": "inference.predictor",
     "create_model": "models",
     "list_models": "models",

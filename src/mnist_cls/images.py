@@ -15,6 +15,15 @@ CLASSES = 10
 # Mean and standard deviation of the pixels of MNIST's training images, on a scale from 0 to 1.
 MEAN, STD = 0.1307, 0.3081
 
+# Numbers of values of a pixel: grey, colours, and colours with opacity.
+_CHANNELS = (1, 3, 4)
+
+# By this much floats may leave the range from 0 to 1, as after resizing.
+_TOLERANCE = 1e-3
+
+# Floats up to this value may be from 0 to 16, as scikit-learn's digits are, or of another range: not from 0 to 255.
+_LEAST_WHITE = 16
+
 
 def in_mnist_form(images: np.ndarray) -> np.ndarray:
     """Find the images that are in MNIST's form, as all 70,000 of MNIST are.
@@ -41,58 +50,133 @@ def in_mnist_form(images: np.ndarray) -> np.ndarray:
     return good & (longer_side >= 19) & (longer_side <= 20)
 
 
-def images_from_array(array: "np.ndarray | Tensor") -> tuple[np.ndarray, list[str | None]]:
-    """Check an array of images in MNIST's form, and convert it to uint8.
+def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) -> tuple[np.ndarray, list[str | None]]:
+    """Convert images of any size to uint8, 0 to 255.
+
+    How the values of an image are read depends on that image alone, so that an array may be cut anywhere:
+
+    - bool, and numbers none of which is above 1: from 0 to 1, as `ToTensor` and `images / 255` leave them, or 0 and 1
+      of a thresholded image, of whatever dtype;
+    - other whole numbers: from 0 to 255; floats, too, if they are whole and one is above 16.
 
     Args:
-        array: an array or a PyTorch tensor on any device, of shape (28, 28), (N, 28, 28), (N, 1, 28, 28),
-            (N, 28, 28, 1) or (N, 784): integers from 0 to 255, floats from 0 to 1, or bool.
+        array: one image or many, an array or a PyTorch tensor on any device, see `as_stack` for shapes.
+        many: see `as_stack`.
 
     Returns:
-        images: uint8 (N, 28, 28); a view where `array` is uint8. Images with an error are all zeros.
+        images: uint8 (N, H, W), or (N, H, W, 3) or (N, H, W, 4) in colour; a view where `array` is uint8. Images with
+            an error are all zeros.
         errors: for each image None, or one line that says why it cannot be used (NaN, or values out of range).
 
     Raises:
         InputError: If the shape or the dtype is another one.
     """
+    images = as_stack(as_array(array), many)
+    errors: list[str | None] = [None] * len(images)
+    if images.dtype == np.bool_:
+        return images.astype(np.uint8) * 255, errors
+    if images.size == 0:
+        return images.astype(np.uint8), errors
+    axes = tuple(range(1, images.ndim))
+    high = images.max(axes)
+    binary = high <= 1
+    if images.dtype == np.uint8:
+        if binary.any():
+            images = images.copy()
+            images[binary] *= 255
+        return images, errors
+    low = images.min(axes)
+    if np.issubdtype(images.dtype, np.floating):
+        binary = high <= 1 + _TOLERANCE
+        with np.errstate(invalid="ignore"):
+            bright = (high > _LEAST_WHITE) & (high <= 255)
+            whole = np.array([_is_whole(image) if high else False for image, high in zip(images, bright, strict=True)])
+            good = (low >= -_TOLERANCE) & (binary | whole)  # False for NaN
+    else:
+        good = (low >= 0) & (high <= 255)
+    for index in np.flatnonzero(~good):
+        errors[index] = _value_error(images[index])
+    each = (slice(None), *(None for _ in axes))
+    known = np.where(good[each], images, 0)
+    scale = np.where(binary, 255, 1).astype(known.dtype if known.dtype.kind == "f" else np.int64)[each]
+    return np.clip(np.rint(known * scale), 0, 255).astype(np.uint8), errors
+
+
+def _is_whole(image: np.ndarray) -> bool:
+    return bool((image == np.rint(image)).all())
+
+
+def _value_error(image: np.ndarray) -> str:
+    """Say what is wrong with the values of an image, and what to do."""
+    low, high = image.min(), image.max()
+    floating = np.issubdtype(image.dtype, np.floating)
+    if floating and not np.isfinite(image).all():
+        return "holds NaN or infinite values"
+    found = f"values from {low:g} to {high:g}, expected 0 to {1 if floating else 255}"
+    if floating and low < 0:
+        return f"{found}; if they are normalized, pass the images as they were before"
+    if floating and high <= 255:
+        return f"{found}; divide by {255 if high > _LEAST_WHITE else 'the value of white'}"
+    return found
+
+
+def as_array(array: object) -> np.ndarray:
+    """Convert a tensor on any device, an array of another library, or lists of numbers to a NumPy array."""
     if not isinstance(array, np.ndarray) and hasattr(array, "detach"):
         tensor = array.detach().cpu()
         try:
             array = tensor.numpy()
         except TypeError:  # NumPy has no bfloat16
             array = tensor.float().numpy()
-    images = as_stack(np.asarray(array))
-    errors: list[str | None] = [None] * len(images)
-    if images.dtype == np.uint8:
-        return images, errors
-    if images.dtype == np.bool_:
-        return images.astype(np.uint8) * 255, errors
-    floating = np.issubdtype(images.dtype, np.floating)
-    white, scale = (1, 255) if floating else (255, 1)
-    with np.errstate(invalid="ignore"):
-        low, high = images.min((1, 2)), images.max((1, 2))
-        good = (low >= 0) & (high <= white)  # False for NaN
-    for index in np.flatnonzero(~good):
-        if not np.isfinite(images[index]).all():
-            errors[index] = "holds NaN or infinite values"
-            continue
-        advice = "; divide by 255" if floating and low[index] >= 0 and high[index] <= 255 else ""
-        errors[index] = f"values from {low[index]:g} to {high[index]:g}, expected 0 to {white}{advice}"
-    return (np.where(good[:, None, None], images, 0) * scale).round().astype(np.uint8), errors
+    return np.asarray(array)
 
 
-def as_stack(array: np.ndarray) -> np.ndarray:
-    """View an array of images as (N, 28, 28), without reading or copying its values.
+def as_stack(array: np.ndarray, many: bool | None = None) -> np.ndarray:
+    """View an array of images as (N, H, W), or as (N, H, W, 3 or 4) in colour, without reading or copying its values.
+
+    Args:
+        array: of numbers or bool: one image, (H, W), (1, H, W), (3, H, W), (H, W, 1), (H, W, 3), (H, W, 4) or (784,);
+            or N of them.
+        many: whether the first axis counts images. None decides by the shape: (N, 784) are N images of 28x28, and
+            (3, 28, 28) are three, not one in colour.
 
     Raises:
-        InputError: If it has none of the shapes and dtypes that `images_from_array` takes.
+        InputError: If it has another shape or dtype, or if its shape may mean one image or many.
     """
     if not any(np.issubdtype(array.dtype, kind) for kind in (np.bool_, np.integer, np.floating)):
         raise InputError(f"images of dtype {array.dtype}; expected uint8 0 to 255, or floats 0 to 1")
-    shape = array.shape
-    stacks = ((SIZE, SIZE), (1, SIZE, SIZE), (SIZE, SIZE, 1), (SIZE * SIZE,))
-    if shape != (SIZE, SIZE) and shape[1:] not in stacks:
+    if array.shape == (0,):
+        return array.reshape(0, SIZE, SIZE)
+    if many is None:
+        many = _is_many(array.shape)
+    stack = array if many else array[None]
+    shape = stack.shape
+    if shape[1:] == (SIZE * SIZE,):
+        return stack.reshape(len(stack), SIZE, SIZE)
+    if len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS:
+        stack = np.moveaxis(stack, 1, 3)
+    if len(stack.shape) == 4 and stack.shape[3] == 1:
+        stack = stack[..., 0]
+    if not (len(stack.shape) == 3 or (len(stack.shape) == 4 and stack.shape[3] in _CHANNELS)) or 0 in shape[1:]:
         raise InputError(
-            f"an array of shape {shape}; expected (28, 28), (N, 28, 28), (N, 1, 28, 28), (N, 28, 28, 1) or (N, 784)"
+            f"an array of shape {array.shape}; expected (28, 28), (N, 28, 28) or (N, 784), or images of any size:"
+            " (H, W), (N, H, W), (H, W, 3), (N, H, W, 3) or (N, 3, H, W)"
         )
-    return array.reshape(-1, SIZE, SIZE) if array.size else array.reshape(0, SIZE, SIZE)
+    return stack
+
+
+def _is_many(shape: tuple[int, ...]) -> bool:
+    """Return whether the first axis counts images."""
+    if len(shape) == 2 and shape[1] == SIZE * SIZE:
+        if shape[0] == SIZE * SIZE:
+            raise InputError(
+                f"an array of shape {shape} may be one image or {SIZE * SIZE} of 28x28; pass array[None] or"
+                " array.reshape(-1, 28, 28)"
+            )
+        return True
+    if len(shape) == 3 and shape[0] in (3, 4) and shape[2] not in _CHANNELS and shape[1:] != (SIZE, SIZE):
+        raise InputError(
+            f"an array of shape {shape} may be {shape[0]} grey images or one in colour;"
+            " pass array[:, None] or array[None]"
+        )
+    return len(shape) > 3 or (len(shape) == 3 and shape[2] not in _CHANNELS)

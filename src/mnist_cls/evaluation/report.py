@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 
 from ..files import whole_file
 from ..images import CLASSES
-from ..inference.predictor import Predictions
+from ..inference.predictions import Predictions
 from ..inference.progress import Progress
 from ..inference.rows import COLUMNS, prediction_rows
 from ..inference.sinks.sink import open_sink

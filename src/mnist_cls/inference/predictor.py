@@ -1,21 +1,26 @@
-"""A network that classifies arrays of digits in batches, whatever memory the device has left."""
+"""A network that classifies digits in batches, whatever memory the device has left."""
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checkpoints.find import Checkpoint
 from ..errors import InputError
-from ..images import CLASSES, images_from_array
+from ..images import CLASSES, SIZE
 from ..memory import keep_freed_memory
+from .decoding.batches import batches_of
+from .decoding.pool import Decoders
 from .engines.choose import faster_engine, load_engine
 from .options import PredictOptions
+from .predictions import MOST_KEPT, Predictions, joined
+from .sources.objects import object_source
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 # Images in the network at once. On the CPU more are no faster; for a GPU the number was not measured.
 CPU_BATCH, GPU_BATCH = 256, 1024
@@ -25,31 +30,15 @@ CPU_BATCH, GPU_BATCH = 256, 1024
 MANY_IMAGES = 150_000
 
 
-class Predictions(NamedTuple):
-    """What a network predicts for N images. An image with an error has label -1, and NaN everywhere else.
-
-    Attributes:
-        labels: int64 (N,), 0 to 9.
-        confidences: float32 (N,), the probability of the label, 0 to 1.
-        probabilities: float32 (N, 10), each row summing to 1.
-        errors: for each image None, or why it could not be used.
-        is_digit: bool (N,), whether the image looks like a digit at all; None unless the predictor was asked to tell.
-    """
-
-    labels: np.ndarray
-    confidences: np.ndarray
-    probabilities: np.ndarray
-    errors: list[str | None]
-    is_digit: np.ndarray | None = None
-
-
 class Predictor:
     """Classifies digits.
 
     Example::
 
-        predictions = Predictor()(images)  # images: uint8 (N, 28, 28)
-        predictions.labels
+        predictor = Predictor()
+        predictor("scan.jpg")                    # or a folder, a pattern, an archive, a table, ...
+        predictor(Image.open("scan.jpg"))        # or a list of images and paths
+        predictor(x_test / 255).labels           # an array or a tensor
 
     Args:
         model: a network, or a checkpoint as `load_model` takes it; by default the packaged weights. The probabilities
@@ -65,6 +54,8 @@ class Predictor:
             "int8" is PyTorch with 8-bit weights and activations, on the CPU only: the fastest, with probabilities that
             differ by some hundredths. "auto" is PyTorch, and ONNX Runtime for 150,000 images and more if it is
             installed and `model` is a checkpoint. "onnx" and "int8" copy the weights when they are prepared.
+        preprocess: "auto" brings images that are not in MNIST's form into it, see `to_mnist_form`; "none" takes images
+            of 28x28 pixels as they are, and no others.
         shifts: classify each image at several positions, moved by up to this many pixels in each direction, and
             average the probabilities: 1 takes nine times as long.
         model_file: Python file that registers the checkpoint's network, see `load_user_models`.
@@ -86,14 +77,24 @@ class Predictor:
         engine: str = PredictOptions.engine,
         shifts: int = PredictOptions.shifts,
         model_file: str | Path | None = PredictOptions.model_file,
+        preprocess: str = PredictOptions.preprocess,
     ) -> None:
         if model is None or isinstance(model, (str, Path, Sequence)):
             checkpoint, network = model, None
         else:
             checkpoint, network = None, model
         options = PredictOptions(
-            checkpoint, device, batch_size, early_exit, is_digit, engine, shifts, model_file=model_file
+            checkpoint,
+            device,
+            batch_size,
+            early_exit,
+            is_digit,
+            engine,
+            shifts,
+            model_file=model_file,
+            preprocess=preprocess,
         )
+        self.preprocess = preprocess
         self.engine = load_engine(options, network)
         self.detector: Callable[[np.ndarray], np.ndarray] | None = None
         if is_digit is not False:
@@ -111,19 +112,47 @@ class Predictor:
             self._may_export = False
             self.engine = faster_engine(self.engine)
 
-    def __call__(self, images: "np.ndarray | Tensor", errors: Sequence[str | None] | None = None) -> Predictions:
-        """Classify images in MNIST's form.
+    def __call__(self, inputs: Any) -> Predictions:
+        """Classify images.
+
+        An image that cannot be read, or shows no digit, has an error instead of a label; the others do not suffer. What
+        is read from files is decoded in other processes. Only what the network sees is kept in memory.
 
         Args:
-            images: N of them, see `images_from_array` for shapes and dtypes.
-            errors: for each image None, or why it cannot be used; such an image is not classified.
+            inputs: one of
+
+                - a path: whatever `input=` of `predict` names, see `open_source`;
+                - the bytes of an image file, or an open file;
+                - a Pillow image;
+                - an array or a tensor of one image or many, grey or in colour, of any size and on any device, see
+                  `as_stack` for shapes and `images_from_array` for values; a DataFrame with 784 columns;
+                - a list, or another iterable, of one image each: paths of image files, and any of the others.
 
         Raises:
-            InputError: If the shape or the dtype is none of those, or not even one image fits into memory.
+            InputError: If `inputs` is no image and holds none, a path does not exist, not one image of an array has
+                values that can be read, or not even one image fits into memory.
         """
-        images, found = images_from_array(images)
-        all_errors = [before or after for before, after in zip(errors or found, found, strict=True)]
-        self.prepare(len(images))
+        source = object_source(inputs, self.preprocess)
+        self.prepare(source.count or 0)
+        parts, count = [self.classify(np.zeros((0, SIZE, SIZE), np.uint8))], 0
+        with Decoders(self.preprocess, split=False, count=source.count) as decoders:
+            for batch in batches_of(source, decoders, size=max(source.batch_size, self.batch_size)):
+                count += len(batch.names)
+                part = self.classify(batch.decoded.images, batch.decoded.errors, batch.names)
+                parts.append(part if count <= MOST_KEPT else replace(part, images=None))
+        return joined(parts)
+
+    def classify(
+        self, images: np.ndarray, errors: Sequence[str | None] | None = None, names: list[str] | None = None
+    ) -> Predictions:
+        """Classify images that have been prepared.
+
+        Args:
+            images: uint8 (N, 28, 28), in MNIST's form.
+            errors: for each image None, or why it cannot be used; such an image is not classified.
+            names: for each image its path or index.
+        """
+        all_errors: list[str | None] = [None] * len(images) if errors is None else list(errors)
         probabilities = np.full((len(images), CLASSES), np.nan, np.float32)
         labels = np.full(len(images), -1, np.int64)
         is_digit = None if self.detector is None else np.zeros(len(images), bool)
@@ -134,7 +163,8 @@ class Predictor:
             labels[usable] = computed.argmax(1)
             if is_digit is not None:
                 is_digit[usable] = digits
-        return Predictions(labels, probabilities.max(1, initial=-np.inf), probabilities, all_errors, is_digit)
+        confidences = probabilities.max(1, initial=-np.inf)
+        return Predictions(labels, confidences, probabilities, all_errors, is_digit, names or [], images)
 
     def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Uint8 (N, 28, 28) -> probabilities (N, 10), and is_digit, bool (N,): all False without a detector."""
@@ -164,5 +194,5 @@ class Predictor:
 
 def load_predictor(options: PredictOptions) -> Predictor:
     """Load the network, or the networks, that `options` name."""
-    names = ("device", "batch_size", "early_exit", "is_digit", "engine", "shifts", "model_file")
+    names = ("device", "batch_size", "early_exit", "is_digit", "engine", "shifts", "model_file", "preprocess")
     return Predictor(options.checkpoint, **{name: getattr(options, name) for name in names})

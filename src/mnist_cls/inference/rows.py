@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .options import PredictOptions
-from .predictor import Predictions
 
 if TYPE_CHECKING:
     from .decoding.batches import Batch
+    from .predictions import Predictions
 
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
 COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
@@ -48,7 +48,7 @@ def output_columns(options: PredictOptions, labelled: bool) -> list[str]:
     return [*(READING_COLUMNS if options.split else COLUMNS), *(name for name, present in extra.items() if present)]
 
 
-def batch_rows(batch: "Batch", predictions: Predictions, options: PredictOptions, labelled: bool) -> Rows:
+def batch_rows(batch: "Batch", predictions: "Predictions", options: PredictOptions, labelled: bool) -> Rows:
     """Return a row for each input of a batch, with the columns of `output_columns`."""
     if options.split:
         decoded = batch.decoded
@@ -67,7 +67,9 @@ def batch_rows(batch: "Batch", predictions: Predictions, options: PredictOptions
     return rows
 
 
-def prediction_rows(names: Sequence[str], predictions: Predictions, extra_columns: Mapping[str, Sequence[Any]]) -> Rows:
+def prediction_rows(
+    names: Sequence[str], predictions: "Predictions", extra_columns: Mapping[str, Sequence[Any]]
+) -> Rows:
     """Return a row for each of N images; `extra_columns` of N values each follow the others."""
     probabilities = predictions.probabilities.astype(float).round(_DECIMALS).T.tolist()
     columns: dict[str, list[Any]] = {
@@ -86,7 +88,7 @@ def prediction_rows(names: Sequence[str], predictions: Predictions, extra_column
 
 def reading_rows(
     names: Sequence[str],
-    predictions: Predictions,
+    predictions: "Predictions",
     counts: Sequence[int],
     boxes: np.ndarray,
     errors: Sequence[str | None],

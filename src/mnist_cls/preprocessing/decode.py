@@ -1,8 +1,10 @@
 """From the contents of an image file to a grey page, upright, whatever the file's pixel format."""
 
+import contextlib
 import io
 import math
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -40,14 +42,33 @@ def decode(content: bytes, side: int) -> Page:
     Raises:
         InputError: If the content is no such file, is broken, holds several images, or more than `MOST_PIXELS`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large and of slightly broken files; both are handled here
+    with _decoder_errors():
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 return _read(image, side)
         except UnidentifiedImageError as error:
             found = "not an image" if content else "an empty file"
             raise InputError(f"{found}: expected one of {', '.join(FORMATS)}") from error
+
+
+def read_image(image: Image.Image) -> np.ndarray:
+    """Convert a Pillow image to grey, uint8 (H, W), upright.
+
+    Raises:
+        InputError: If it is broken, or has more than `MOST_PIXELS`.
+    """
+    with _decoder_errors():
+        _check_size(image)
+        return to_grey(_upright(image))
+
+
+@contextlib.contextmanager
+def _decoder_errors() -> Iterator[None]:
+    """Turn whatever Pillow raises on an image into an InputError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large and of slightly broken files; both are handled here
+        try:
+            yield
         except Image.DecompressionBombError as error:
             raise InputError(_too_large(str(error))) from error
         except InputError:
@@ -57,20 +78,29 @@ def decode(content: bytes, side: int) -> Page:
 
 
 def _read(image: Image.Image, side: int) -> Page:
+    _check_size(image)
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise InputError(_too_large(f"{width} x {height} pixels"))
     # The second image of an MPO is the camera's preview.
     if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
         raise InputError(f"holds {count} images; expected one per file")
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size and without its colours, in a fraction of the time.
     image.draft("L", (min(width, side), min(height, side)))
     image.load()
-    # exif_transpose takes longer than decoding a small image.
-    may_be_turned = image.format == "TIFF" or _ORIENTATION_KEYS & image.info.keys()
-    upright = ImageOps.exif_transpose(image) if may_be_turned else image
+    upright = _upright(image)
     scale = max(width, height) / max(upright.size)
     return reduce(to_grey(upright), side, scale)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # exif_transpose takes longer than decoding a small image.
+    may_be_turned = image.format == "TIFF" or _ORIENTATION_KEYS & image.info.keys()
+    return ImageOps.exif_transpose(image) if may_be_turned else image
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise InputError(_too_large(f"{width} x {height} pixels"))
 
 
 def _too_large(found: str) -> str:

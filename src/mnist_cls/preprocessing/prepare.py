@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..images import SIZE, in_mnist_form
-from .decode import Page, decode, reduce, to_grey
+from .decode import Page, decode, read_image, reduce, to_grey
 from .digit import ROW_SIDE, SIDE, Digits, find_digit, find_row
 
 
@@ -96,7 +96,7 @@ def _reader(image: bytes | np.ndarray | Image.Image) -> Callable[[int], Page]:
     """Return a function that reads the page with a longer side of at least N pixels, if the image has as many."""
     if isinstance(image, bytes):
         return partial(decode, image)
-    return partial(reduce, to_grey(image if isinstance(image, Image.Image) else Image.fromarray(image)))
+    return partial(reduce, read_image(image) if isinstance(image, Image.Image) else to_grey(Image.fromarray(image)))
 
 
 def _find(page: Page, read: Callable[[int], Page], split: bool) -> Digits | InputError:

@@ -29,20 +29,22 @@ class Batch:
     names_digest: str
 
 
-def batches_of(source: Source, decoders: Decoders, earlier: Progress = Progress()) -> Iterator[Batch]:
-    """Decode a source in batches of `source.batch_size` inputs, without those of an `earlier` run.
+def batches_of(
+    source: Source, decoders: Decoders, earlier: Progress = Progress(), size: int | None = None
+) -> Iterator[Batch]:
+    """Decode a source in batches of `size` inputs, by default `source.batch_size`, without those of an `earlier` run.
 
     Raises:
         InputError: If the first inputs are not those of the earlier run, or the source cannot be read.
     """
-    digest = NamesDigest()
+    digest, size = NamesDigest(), size or source.batch_size
     blocks: Iterable[InputBlock] = source.blocks(earlier.inputs)
     if earlier.inputs:
         blocks = _skip(iter(blocks), earlier, digest)
     parts: list[tuple[InputBlock, Decoded]] = []
-    for part in decoders.map(cut(blocks, source.batch_size)):
+    for part in decoders.map(cut(blocks, size)):
         parts.append(part)
-        if sum(len(block) for block, _ in parts) == source.batch_size:
+        if sum(len(block) for block, _ in parts) == size:
             yield _join(parts, digest)
             parts = []
     if parts:

@@ -28,7 +28,7 @@ class Decoded(NamedTuple):
     """The M images of N inputs, in order.
 
     Attributes:
-        images: uint8 (M, 28, 28), contiguous and writable.
+        images: uint8 (M, 28, 28).
         counts: N numbers of images; 1 each without splitting, where the image of an input with an error is all zeros.
         boxes: int32 (M, 4), the position of each image in its input: left, top, right, bottom.
         errors: N reasons why there is no image, None for readable inputs.
@@ -84,11 +84,9 @@ def undecoded(block: InputBlock, preprocess: str, split: bool) -> tuple[list[Con
         raise TypeError("a block that has not been read")
     if isinstance(contents, list):
         return contents, _unchanged
-    try:
-        as_stack(contents)
-    except InputError:  # images of another size
+    if as_stack(contents, many=True).shape[1:] != (SIZE, SIZE):
         return list(contents), _unchanged
-    images, errors = images_from_array(contents)
+    images, errors = images_from_array(contents, many=True)
     if split:
         found = zip(images, errors, strict=True)
         return [image if error is None else InputError(error) for image, error in found], _unchanged
@@ -97,11 +95,13 @@ def undecoded(block: InputBlock, preprocess: str, split: bool) -> tuple[list[Con
     boxes = np.tile(np.array([0, 0, SIZE, SIZE], np.int32), (len(images), 1))
 
     def complete(decoded: Decoded) -> Decoded:
-        if len(others):  # else the array may be read-only
-            images[others], boxes[others] = decoded.images, decoded.boxes
+        found = images
+        if len(others):
+            found = images.copy()  # the array is the user's
+            found[others], boxes[others] = decoded.images, decoded.boxes
         for index, error in zip(others.tolist(), decoded.errors, strict=True):
             errors[index] = error
-        return Decoded(images, [1] * len(images), boxes, errors)
+        return Decoded(found, [1] * len(images), boxes, errors)
 
     return list(images[others]), complete
 
@@ -113,8 +113,8 @@ def _unchanged(decoded: Decoded) -> Decoded:
 def _load(content: Content) -> bytes | np.ndarray | InputError:
     """Return what `prepare` takes, or why there is none."""
     try:
-        if isinstance(content, np.ndarray) and content.shape == (SIZE, SIZE):
-            images, [reason] = images_from_array(content)
+        if isinstance(content, np.ndarray):
+            images, [reason] = images_from_array(content, many=False)
             return images[0] if reason is None else InputError(reason)
         image = read_file(content) if isinstance(content, str) else content
     except InputError as error:

@@ -22,6 +22,8 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 from ...errors import InputError
 from ...memory import keep_freed_memory
 from ..sources.blocks import Content, InputBlock
@@ -35,6 +37,10 @@ _BLOCKS_AHEAD, _BYTES_AHEAD = 16, 128_000_000
 
 # Inputs that are worth another process.
 _INPUTS_EACH = 64
+
+# Images in memory that are analysed sooner than a process has started: their number, and the pixels of all. Files are
+# never decoded here, whatever it costs: a broken one may take the process with it.
+_FEW_IMAGES, _FEW_PIXELS = 8, 200_000
 
 # Where processes cannot be forked, starting one takes as long as decoding some thousand images.
 _WORTH_SPAWNING = 2000
@@ -54,10 +60,11 @@ class Decoders:
         preprocess: see `prepare`, as for `split`.
         split: whether images are rows of digits.
         most: largest number of processes; None for one for each core.
+        count: number of inputs that will follow; None if it is unknown.
     """
 
-    def __init__(self, preprocess: str, split: bool, most: int | None = None) -> None:
-        self.preprocess, self.split, self.most = preprocess, split, most
+    def __init__(self, preprocess: str, split: bool, most: int | None = None, count: int | None = None) -> None:
+        self.preprocess, self.split, self.most, self.count = preprocess, split, most, count
         self._workers: list[_Worker] = []
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
@@ -120,7 +127,8 @@ class Decoders:
         contents, complete = undecoded(block, self.preprocess, self.split)
         if not contents:
             return partial(complete, NOTHING)
-        self.start(None)
+        if not self._workers and not _is_quick(contents):
+            self.start(self.count)
         if self._threads is None:
             return partial(complete, decode(contents, self.preprocess, self.split))
         future = self._threads.submit(self._decode, contents)
@@ -186,6 +194,11 @@ class _Worker:
             self._stopped = True
             self._process.kill()
             self._process.join()
+
+
+def _is_quick(contents: list[Content]) -> bool:
+    sizes = [content.size for content in contents if isinstance(content, np.ndarray)]
+    return len(sizes) == len(contents) <= _FEW_IMAGES and sum(sizes) <= _FEW_PIXELS
 
 
 def _work(connection: Connection, other_end: Connection, parent: int, preprocess: str, split: bool) -> None:
