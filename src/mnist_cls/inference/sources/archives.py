@@ -1,7 +1,6 @@
 """Images in archives, read one by one without unpacking anything onto the disk."""
 
-import bz2
-import gzip
+import contextlib
 import io
 import lzma
 import tarfile
@@ -14,7 +13,24 @@ from typing import Any, BinaryIO, cast
 
 from ...errors import InputError
 from .blocks import Content, Sample, Source, blocks_of, file_source
-from .reading import LARGEST_FILE, printable, reader_errors, too_large
+from .dialect import looks_like_table
+from .reading import LARGEST_FILE, decompressed, printable, reader_errors, too_large
+
+# What zipfile raises on a broken member: RuntimeError also if it is encrypted, and as NotImplementedError for unknown
+# methods of compression.
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+
+
+def zip_tables(path: Path) -> list[str]:
+    """Return the names of the tables in a zip archive that holds nothing else; else none."""
+    with reader_errors(path, "zip"), zipfile.ZipFile(path) as archive:
+        names = [member.filename for member in archive.infolist() if _wanted(member.filename, member.is_dir())]
+        if names and all(name.lower().endswith((".csv", ".tsv")) for name in names):
+            return names
+        if len(names) == 1:  # pandas gives it the name of the archive, without an ending
+            with contextlib.suppress(*_BROKEN), archive.open(names[0]) as file:
+                return names if looks_like_table(file.read(512)) else []
+    return []
 
 
 def zip_source(path: Path) -> Source:
@@ -39,8 +55,7 @@ def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Content:
     try:
         with archive.open(member) as file:
             return file.read(LARGEST_FILE)
-    # zipfile raises RuntimeError for encryption and NotImplementedError for unknown methods of compression.
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+    except _BROKEN as error:
         return InputError(f"cannot be read from the archive: {error}")
 
 
@@ -49,7 +64,7 @@ def tar_source(path: Path) -> Source:
 
     def samples() -> Iterator[Sample]:
         # Not tarfile's own mode for streams: it reads headers of any size that they declare.
-        with path.open("rb") as raw, _decompressed(raw) as stream:
+        with path.open("rb") as raw, decompressed(raw) as stream:
             file = _Bounded(stream)
             archive = tarfile.open(fileobj=cast(BinaryIO, file), mode="r:")  # noqa: SIM115 (the stream is closed)
             while (member := archive.next()) is not None:
@@ -71,16 +86,6 @@ def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Content:
         return too_large(member.size)
     file = archive.extractfile(member)
     return file.read() if file is not None else InputError("not a file")
-
-
-def _decompressed(file: io.BufferedReader) -> io.BufferedIOBase:
-    start = file.read(6)
-    file.seek(0)
-    if start.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
-    if start.startswith(b"BZh"):
-        return bz2.BZ2File(file)
-    return lzma.LZMAFile(file) if start == b"\xfd7zXZ\0" else file
 
 
 class _Bounded:

@@ -103,15 +103,25 @@ def blocks_of(samples: Callable[[], Iterable[Sample]], labelled: bool = False) -
 
 
 def file_source(
-    path: Path, kind: str, blocks: Blocks, count: int | None = None, labelled: bool = False, arrays: bool = False
+    path: Path,
+    kind: str,
+    blocks: Blocks,
+    count: int | None = None,
+    labelled: bool = False,
+    arrays: bool = False,
+    member: str | None = None,
 ) -> Source:
-    """Return the inputs in a file of that kind; whatever reading it raises becomes an error that names the file."""
+    """Return the inputs in a file of that kind, or in a member of an archive.
+
+    Whatever reading it raises becomes an error that names the file.
+    """
 
     def guarded(start: int) -> Iterator[InputBlock]:
-        with reader_errors(path, kind):
+        with reader_errors(path / (member or ""), kind):
             yield from blocks(start)
 
-    return Source(count, guarded, file_identity(path), labelled, arrays)
+    identity = file_identity(path) if member is None else f"{member} in {file_identity(path)}"
+    return Source(count, guarded, identity, labelled, arrays)
 
 
 def cut(blocks: Iterable[InputBlock], size: int) -> Iterator[InputBlock]:
@@ -132,8 +142,14 @@ def index_names(first: int, count: int) -> list[str]:
 
 def target_of(value: object) -> int | None:
     """Return a label as a digit 0 to 9, or None if it is not one."""
-    text = str(value).strip().removesuffix(".0")
-    return int(text) if len(text) == 1 and text in "0123456789" else None
+    text = str(value).strip()
+    if len(text) == 1:
+        return int(text) if text in "0123456789" else None
+    try:
+        number = float(text.replace(",", "."))  # 7.000e+00 and 7,0, too
+    except ValueError:
+        return None
+    return int(number) if number in range(10) else None
 
 
 def _read(samples: Iterator[Sample], labelled: bool) -> InputBlock | None:

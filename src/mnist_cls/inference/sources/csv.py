@@ -1,54 +1,89 @@
-"""Images in CSV files: in base64, by their paths, or as 784 numbers a row."""
+"""Images in text tables, such as CSV: in base64, by their paths, as lists, or as 784 numbers a row."""
 
 import base64
+import contextlib
 import csv
+import io
 import itertools
+import re
 import warnings
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from ...errors import InputError
 from ...images import SIZE
 from .blocks import IMAGE_BATCH, Content, InputBlock, Sample, Source, blocks_of, file_source, index_names, target_of
-from .reading import LARGEST_FILE, reader_errors
-from .tables import EXPECTED, PIXELS, listed, path_beside, row_name
+from .dialect import Dialect, counts_up, encoding_of, is_number, read_dialect
+from .reading import LARGEST_FILE, decompressed, open_regular, reader_errors
+from .tables import EXPECTED, PIXELS, Columns, find_columns, images_of, path_beside, pixels_of, row_name, unusable
 
 # The longest line: an image of the largest size in base64, and some other cells.
 _LONGEST_LINE = LARGEST_FILE * 4 // 3 + 100_000
 
+# Rows that are looked at, at least, to find the labels in a table that does not name its columns.
+_LOOK_AT = 100
 
-def csv_source(path: Path) -> Source:
-    """Return the images in a CSV file, see `open_source` for its columns. Their number is unknown.
+Lines = Callable[[], AbstractContextManager[Iterator[str]]]
 
-    Without a header it must have 784 or 785 columns, and of 785 the first is the label.
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of 784 columns of pixels, and others: the label, and one to skip that numbers the rows."""
+
+    lines: Lines
+    dialect: Dialect
+    columns: Columns
+
+    def rows(self) -> Generator[str, None, None]:
+        with self.lines() as lines:
+            yield from self.dialect.rows(lines)
+
+
+def csv_source(path: Path, member: str | None = None) -> Source:
+    """Return the images in a text table, see `open_source` for its columns. Their number is unknown.
+
+    Cells are separated by commas, semicolons (with decimal commas), tabs or spaces. A table is read line by line, also
+    if it is compressed.
+
+    Args:
+        path: the table, plain or compressed by gzip, bzip2 or xz; or a zip archive.
+        member: the name of the table in the archive.
     """
     # The csv module refuses longer cells than this, in the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
-    with reader_errors(path, "CSV"), _open(path) as file:
-        first = next(csv.reader(_lines(file)), [])
-        if not first:
-            raise InputError("an empty table")
-    header = not all(map(_is_whole, first))
-    if header:
-        columns = [name.strip() for name in first]
-    else:
-        columns = ["label", *first[1:]] if len(first) == PIXELS + 1 else first
-    labelled = "label" in columns
-    if header and ("image" in columns or "path" in columns):
-        return file_source(path, "CSV", blocks_of(partial(_samples, path, columns), labelled), labelled=labelled)
-    if len(columns) != PIXELS + labelled or columns.count("label") > 1:
-        found = f"the columns {listed(columns)}" if header else f"no header and {len(first)} columns"
-        raise InputError(f"input={path}: has {found}; {EXPECTED}")
-    label = columns.index("label") if labelled else None
-    return file_source(path, "CSV", lambda start: _blocks(path, header, label), labelled=labelled, arrays=True)
+    lines = partial(_open, path, member)
+    name = path if member is None else path / member
+    with reader_errors(name, "CSV"):
+        with lines() as beginning:
+            dialect = read_dialect(beginning)
+        table = _Table(lines, dialect, _columns(dialect, lines))
+    columns = table.columns
+    labelled = columns.label is not None
+    found = partial(_blocks, table) if not columns.kind else blocks_of(partial(_samples, table, path), labelled)
+    return file_source(path, "CSV", found, labelled=labelled, arrays=not columns.kind, member=member)
 
 
-def _open(path: Path) -> TextIO:
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+@contextmanager
+def _open(path: Path, member: str | None) -> Iterator[Iterator[str]]:
+    """Open a table, and yield its lines."""
+    with contextlib.ExitStack() as stack:
+        binary: Any
+        if member is None:
+            binary = decompressed(stack.enter_context(open_regular(path)))
+        else:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            binary = stack.enter_context(archive.open(member))
+        start = binary.read(4)
+        binary.seek(0)
+        text = io.TextIOWrapper(binary, encoding_of(start), "surrogateescape", newline="")
+        yield _lines(text)
 
 
 def _lines(file: TextIO) -> Iterator[str]:
@@ -58,17 +93,90 @@ def _lines(file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _samples(path: Path, columns: list[str]) -> Iterator[Sample]:
-    encoded = "image" in columns
-    read: Callable[[str], Content] = _decode_base64 if encoded else partial(path_beside, path)
-    column = columns.index("image" if encoded else "path")
-    with _open(path) as file:
-        rows = filter(None, csv.reader(_lines(file)))  # empty lines are not rows
-        for index, row in enumerate(itertools.islice(rows, 1, None)):
-            cells = dict(zip(columns, row, strict=False))
-            name, target = row_name(cells.get("path") or None, index), target_of(cells.get("label"))
-            complete = len(row) == len(columns)
-            content = partial(read, row[column]) if complete else partial(_wrong_length, row, len(columns))
+def _columns(dialect: Dialect, lines: Lines) -> Columns:
+    """Find the images and labels of a table, by its header or else by its first rows."""
+    names = dialect.header
+    if names is not None and not (len(names) > PIXELS and counts_up(names)):
+        try:
+            return find_columns(names)
+        except InputError:
+            # pandas' own names, 0, 1, ..., behind its index.
+            if not (len(names) == PIXELS + 2 and names[0] in ("", "Unnamed: 0") and counts_up(names[1:])):
+                raise
+            first = 1
+    else:
+        first = 0
+    width = dialect.width - first
+    columns = list(range(first, dialect.width))
+    if width == PIXELS:
+        return Columns("", columns)
+    if width == PIXELS + 1:
+        rows = _Table(lines, dialect, Columns("", columns)).rows()
+        with contextlib.closing(rows):
+            position, is_label = _other_column(dialect.cells(line)[first:] for line in rows)
+        columns.pop(position)
+        return Columns("", columns, first + position % (PIXELS + 1) if is_label else None)
+    if width > PIXELS:
+        raise InputError(f"has no header and {width:,} columns; expected 784 of pixels, and perhaps one with labels")
+    message = unusable([str(column) for column in columns], [str(column) for column in columns])
+    found = message if message.startswith(f"has {width} columns") else f"has {width} columns of numbers; {EXPECTED}"
+    raise InputError(found.replace("has ", "has no header and ", 1))
+
+
+def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
+    """Find the column that is no pixel, of 785 without names: the first or the last, with labels; or pandas' index.
+
+    Returns:
+        Its position, 0 or -1, and whether it has labels.
+
+    Raises:
+        InputError: If both could be labels.
+    """
+    numbers = list[str]()
+    # Of the first column and the last: whether all its cells are 0 to 9, and whether one is not 0.
+    digits, varied = {0: True, -1: True}, {0: False, -1: False}
+    for row in rows:
+        if len(row) != PIXELS + 1:
+            continue
+        if len(numbers) < _LOOK_AT:
+            numbers.append(row[0])
+        for position in digits:
+            if is_number(row[position]):  # else it says nothing
+                target = target_of(row[position])
+                digits[position] &= target is not None
+                varied[position] |= target != 0
+        if len(numbers) == _LOOK_AT and varied[0] != varied[-1]:
+            break
+    if len(numbers) > len("0123456789") and counts_up(numbers):
+        return 0, False
+    # A corner that is black in all images may be taken for a label that is 0 in all.
+    likely = [position for position in digits if digits[position] and varied[position]]
+    if len(likely) == 1:
+        return likely[0], True
+    if not likely and not any(varied.values()):
+        return 0, True
+    which = "both its first and its last" if likely else "neither its first nor its last"
+    raise InputError(f"has no header and 785 columns, and {which} may be labels, 0 to 9; add a header")
+
+
+def _samples(table: _Table, path: Path) -> Iterator[Sample]:
+    columns, dialect = table.columns, table.dialect
+    readers: dict[str, Callable[[str], Content]] = {
+        "image": _decode_base64,
+        "path": partial(path_beside, path),
+        "pixels": _listed_pixels,
+    }
+    read = readers[columns.kind]
+    with table.lines() as lines:
+        # Cells may have line ends in them.
+        rows = csv.reader(itertools.islice(lines, dialect.start, None), delimiter=dialect.separator or ",")
+        filled = (dialect.trimmed(row) for row in rows if row)  # empty lines are not rows
+        for index, row in enumerate(row for row in filled if [cell.strip() for cell in row] != dialect.header):
+            cells = dict(enumerate(row))
+            name = row_name((None if columns.path is None else cells.get(columns.path)) or None, index)
+            target = None if columns.label is None else target_of(cells.get(columns.label))
+            complete = len(row) == dialect.width
+            content = partial(read, row[columns.images[0]]) if complete else partial(_wrong_length, row, dialect.width)
             yield Sample(name, content, target)
 
 
@@ -79,53 +187,61 @@ def _decode_base64(cell: str) -> Content:
         return InputError(f"not base64: {error}")
 
 
+def _listed_pixels(cell: str) -> Content:
+    """Return the image in a cell such as `[0, 12, 255, ...]` or `0 12 255 ...`."""
+    return pixels_of(re.sub(r"[\[\](),;]", " ", cell).split()) if cell else InputError("no image: the cell is empty")
+
+
 def _wrong_length(row: list[str], expected: int) -> InputError:
     return InputError(f"a row of {len(row)} columns; expected {expected}")
 
 
-def _blocks(path: Path, header: bool, label: int | None) -> Iterator[InputBlock]:
-    width, first = PIXELS + (label is not None), 0
-    with _open(path) as file:
-        lines = (line for line in _lines(file) if line.strip())
-        if header:
-            next(lines, None)
-        while block := list(itertools.islice(lines, IMAGE_BATCH)):
-            names = index_names(first, len(block))
-            first += len(block)
-            numbers = _numbers(block, width)
-            if numbers is None:
-                contents, targets = zip(*(_row(line, width, label) for line in block), strict=True)
-                yield InputBlock(names, list(contents), [] if label is None else list(targets))
-            elif label is None:
-                yield InputBlock(names, numbers)
-            else:
-                yield InputBlock(names, np.delete(numbers, label, 1), list(map(target_of, numbers[:, label].tolist())))
+def _blocks(table: _Table, start: int) -> Iterator[InputBlock]:
+    columns, first = table.columns, 0
+    rows = table.rows()
+    while block := list(itertools.islice(rows, IMAGE_BATCH)):
+        names = index_names(first, len(block))
+        first += len(block)
+        numbers = _numbers(block, table.dialect)
+        if numbers is None:
+            found = [_row(line, table) for line in block]
+            contents: np.ndarray | list[Content] = [content for content, _ in found]
+            targets = [target for _, target in found]
+        else:
+            contents = images_of(numbers[:, columns.images])
+            targets = [] if columns.label is None else list(map(target_of, numbers[:, columns.label].tolist()))
+        yield InputBlock(names, contents, [] if columns.label is None else targets)
 
 
-def _numbers(lines: list[str], width: int) -> np.ndarray | None:
-    """Return lines of whole numbers as int64 (N, width), or None if anything else is in them."""
+def _numbers(lines: list[str], dialect: Dialect) -> np.ndarray | None:
+    """Return lines of numbers as (N, width), or None if anything else is in them."""
+    separator = dialect.separator
+    if separator is not None:
+        lines = [_without_last(line, separator) for line in lines]
+    if separator != ",":
+        lines = [line.replace(",", ".") for line in lines]  # decimal commas
     # NumPy reads them several times as fast as the csv module and int().
-    try:
-        with warnings.catch_warnings():
+    for dtype in (np.int64, np.float64):
+        with contextlib.suppress(ValueError, OverflowError, Warning), warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = np.loadtxt(lines, np.int64, comments=None, delimiter=",", quotechar='"', ndmin=2)
-    except (ValueError, OverflowError, Warning):
-        return None
-    return found if found.shape == (len(lines), width) else None
+            found = np.loadtxt(lines, dtype, comments=None, delimiter=separator, quotechar='"', ndmin=2)
+            return found if found.shape == (len(lines), dialect.width) else None
+    return None
 
 
-def _row(line: str, width: int, label: int | None) -> tuple[Content, int | None]:
+def _without_last(line: str, separator: str) -> str:
+    return line.rstrip("\r\n").removesuffix(separator)
+
+
+def _row(line: str, table: _Table) -> tuple[Content, int | None]:
     """Return the image in a line, or why there is none, and its label."""
-    cells = next(csv.reader([line]))
-    if len(cells) != width:
-        return _wrong_length(cells, width), None
-    target = None if label is None else target_of(cells.pop(label))
-    wrong = next((cell for cell in cells if not _is_whole(cell)), None)
+    cells, columns = table.dialect.cells(line), table.columns
+    if len(cells) != table.dialect.width:
+        return _wrong_length(cells, table.dialect.width), None
+    target = None if columns.label is None else target_of(cells[columns.label])
+    pixels = [cells[position].strip() for position in columns.images]
+    wrong = next((cell for cell in pixels if not is_number(cell)), None)
     if wrong is not None:
-        return InputError(f"a pixel {wrong[:20]!r}; expected whole numbers 0 to 255"), target
-    return np.array([int(float(cell)) for cell in cells]).reshape(SIZE, SIZE), target
-
-
-def _is_whole(cell: str) -> bool:
-    digits = cell.strip().removesuffix(".0").removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 16
+        return InputError(f"a pixel {wrong[:20]!r}; expected whole numbers 0 to 255, or 0 to 1"), target
+    numbers = np.array([float(cell.replace(",", ".")) for cell in pixels])
+    return images_of(numbers).reshape(SIZE, SIZE), target

@@ -1,6 +1,7 @@
 """Recognize the input, by its contents first and by its name second."""
 
-import gzip
+import lzma
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -8,13 +9,14 @@ from ...data.embedded import embedded_file
 from ...data.idx import DTYPES
 from ...errors import InputError
 from ...files import expand
-from .archives import tar_source, zip_source
+from .archives import tar_source, zip_source, zip_tables
 from .arrays import holds_arrays, idx_source, npy_source, npz_source
 from .blocks import Source
 from .csv import csv_source
+from .dialect import is_text, looks_like_table
 from .files import folder_source, image_source, is_pattern, list_source, pattern_source
 from .parquet import parquet_source
-from .reading import open_regular
+from .reading import decompressed, open_regular
 
 # MNIST's test images, which the package carries: an input that exists right after the install.
 EXAMPLE = "mnist:test"
@@ -23,6 +25,9 @@ EXAMPLE = "mnist:test"
 _BEGINNING = 512
 
 _XZ, _BZ2, _GZIP, _ZIP, _EMPTY_ZIP = b"\xfd7zXZ\0", b"BZh", b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06"
+
+_TABLES = (".csv", ".tsv")
+_COMPRESSED_TABLES = tuple(table + kind for table in _TABLES for kind in (".gz", ".bz2", ".xz"))
 
 
 def open_source(input: str | Path, preprocess: str = "auto") -> Source:
@@ -34,12 +39,18 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
             - a folder: its files and those of the folders below it, without hidden ones, in the order of their names;
             - a pattern such as `scans/*.png`, `**` for folders at any depth;
             - a `.txt` file with a path a line, or `-` for paths from standard input, a line each or separated by NUL as
-              `find -print0` writes them; relative to the working directory;
-            - a `.npy`, a `.npz` (one array or one called "images", and labels in one called "labels"), or an IDX file,
-              plain or `.gz`: see `images_from_array`; with `preprocess="auto"` also uint8 (N, H, W) and (N, H, W, 3);
+              `find -print0` writes them; relative to the working directory; UTF-8, or UTF-16 as PowerShell writes;
+            - a `.npy`, a `.npz` or an IDX file, plain or `.gz`: see `images_from_array`. Of a `.npz` the array "images"
+              or the only one, or the one that is named: `mnist.npz/x_test`; and labels that belong to it by their name:
+              "labels" or "y", y_test to x_test;
             - a `.zip`, or a `.tar`, plain or compressed by gzip, bzip2 or xz, of images;
             - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV base64), `path` (relative to
-              the file's own folder) or `pixels`, or with 784 columns of numbers; and labels in a column `label`;
+              the file's own folder) or `pixels` (lists), or with 784 columns of numbers, 0 to 255 or 0 to 1; and labels
+              in a column `label`, `target`, `class`, `digit` or `y`. Columns called `id` or `index`, and pandas' index,
+              are skipped. CSV may have commas, semicolons, tabs or spaces between cells, as np.savetxt writes it, and
+              may be compressed by gzip, bzip2 or xz, or lie in a zip archive: `digit-recognizer.zip/test.csv`, or the
+              archive if it holds one table only. Without a header it has 784 columns, or one more: of labels, the first
+              or the last;
             - "mnist:test": MNIST's test images, which the package carries.
         preprocess: "none" for arrays that must be in MNIST's form.
 
@@ -56,6 +67,8 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
     path = expand(input)
     if path.is_dir():
         return folder_source(path)
+    if not path.exists() and (archive := _archive_above(path)) is not None:
+        return _member(archive, path.relative_to(archive).as_posix(), preprocess)
     if not path.exists() and is_pattern(text):
         return pattern_source(text)
     if not path.exists() and not path.is_symlink():
@@ -73,22 +86,62 @@ def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
     if start.startswith(b"\x93NUMPY"):
         return npy_source(path, preprocess)
     if start.startswith((_ZIP, _EMPTY_ZIP)):
-        return npz_source(path, preprocess) if name.endswith(".npz") or holds_arrays(path) else zip_source(path)
-    if start.startswith(_GZIP) and not _is_tar(_decompressed(path)) and not name.endswith((".tar.gz", ".tgz")):
-        return idx_source(path, preprocess)
-    if start.startswith((_GZIP, _BZ2, _XZ)) or _is_tar(start) or name.endswith(".tar"):
+        return _zip_source(path, preprocess)
+    if start.startswith((_GZIP, _BZ2, _XZ)):
+        return _compressed_source(path, start, preprocess)
+    if _is_tar(start) or name.endswith(".tar"):
         return tar_source(path)
     if start.startswith(b"PAR1"):
         return parquet_source(path)
     # Some pictures (TGA) begin with two zeros, too, but the type and the rank of an array do not follow.
     if start[:2] == b"\0\0" and start[2:3] in {bytes([code]) for code in DTYPES} and start[3:4] in b"\1\2\3\4":
         return idx_source(path, preprocess)
-    if name.endswith((".csv", ".txt")) and _is_text(start):
-        return csv_source(path) if name.endswith(".csv") else list_source(path)
+    if (name.endswith(_TABLES) and is_text(start)) or looks_like_table(start):
+        return csv_source(path)
+    if name.endswith(".txt") and is_text(start):
+        return list_source(path)
     for suffix, kind in {".npy": "NumPy", ".npz": "NumPy", ".zip": "zip", ".parquet": "Parquet"}.items():
         if name.endswith(suffix):
             raise InputError(f"input={path}: not a whole {kind} file: it begins with {start[:8]!r}; copy it again")
     return image_source(path)
+
+
+def _zip_source(path: Path, preprocess: str) -> Source:
+    if path.name.lower().endswith(".npz") or holds_arrays(path):
+        return npz_source(path, preprocess)
+    tables = zip_tables(path)
+    if len(tables) == 1:
+        return csv_source(path, tables[0])
+    if tables:
+        example = next((name for name in tables if "test" in name), tables[0])
+        raise InputError(f"input={path}: holds {', '.join(tables)[:200]}; name one of them, such as {path}/{example}")
+    return zip_source(path)
+
+
+def _archive_above(path: Path) -> Path | None:
+    """Return the zip archive that a path leads into, if it does."""
+    above = next((parent for parent in path.parents if parent.exists()), path)
+    return above if above.is_file() and zipfile.is_zipfile(above) else None
+
+
+def _member(archive: Path, name: str, preprocess: str) -> Source:
+    if archive.name.lower().endswith(".npz") or holds_arrays(archive):
+        return npz_source(archive, preprocess, (name, None))
+    tables = zip_tables(archive)
+    if name not in tables:
+        found = ", ".join(tables)[:200] or "no tables, or not only tables"
+        raise InputError(f"input={archive}/{name}: {archive.name} holds {found}")
+    return csv_source(archive, name)
+
+
+def _compressed_source(path: Path, start: bytes, preprocess: str) -> Source:
+    name, content = path.name.lower(), _decompressed(path)
+    if not _is_tar(content) and not name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
+        if (name.endswith(_COMPRESSED_TABLES) and is_text(content)) or looks_like_table(content):
+            return csv_source(path)
+        if start.startswith(_GZIP):
+            return idx_source(path, preprocess)
+    return tar_source(path)
 
 
 def _is_tar(start: bytes) -> bool:
@@ -97,12 +150,7 @@ def _is_tar(start: bytes) -> bool:
 
 def _decompressed(path: Path) -> bytes:
     try:
-        with gzip.open(path) as file:
-            return file.read(_BEGINNING)
-    except (OSError, EOFError, zlib.error):  # reported when the file is read
+        with path.open("rb") as file:
+            return decompressed(file).read(_BEGINNING)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError):  # reported when the file is read
         return b""
-
-
-def _is_text(start: bytes) -> bool:
-    # Names on Linux are any bytes, so text need not be UTF-8; but every picture has other control characters.
-    return not any(byte < 32 and byte not in b"\0\t\r\n" for byte in start)

@@ -1,7 +1,9 @@
 """Inputs that are files of one image each: one, a folder of them, what a pattern matches, or a list of paths."""
 
+import codecs
 import fnmatch
 import io
+import itertools
 import os
 import re
 import sys
@@ -168,7 +170,7 @@ def _names(folder: str) -> list[str]:
 def _paths(file: BinaryIO) -> Iterator[str]:
     """Yield the paths in a list; NUL separates them if it occurs where the first one must have ended."""
     rest, separator = b"", b""
-    while chunk := cast(io.BufferedReader, file).read1(_CHUNK):
+    for chunk in _chunks(cast(io.BufferedReader, file)):
         rest += chunk
         if not separator and b"\0" not in rest and len(rest) <= _LONGEST_PATH:
             continue  # names may contain line ends
@@ -180,5 +182,24 @@ def _paths(file: BinaryIO) -> Iterator[str]:
     yield from _decoded(rest.split(separator or b"\n"))
 
 
+def _chunks(file: io.BufferedReader) -> Iterator[bytes]:
+    """Yield what is in a list, chunk by chunk, in UTF-8 and without a byte order mark."""
+    start = b""
+    while len(start) < len(codecs.BOM_UTF8) and (more := file.read1(_CHUNK)):
+        start += more
+    is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    decode = codecs.getincrementaldecoder("utf-16")("replace").decode
+    chunks = itertools.chain([start.removeprefix(codecs.BOM_UTF8)], iter(partial(file.read1, _CHUNK), b""))
+    for chunk in chunks:
+        if content := decode(chunk).encode("utf-8", "replace") if is_utf16 else chunk:
+            yield content
+
+
 def _decoded(lines: list[bytes]) -> Iterator[str]:
-    return (os.fsdecode(path) for line in lines if (path := line.removesuffix(b"\r")))
+    return (_unquoted(os.fsdecode(path)) for line in lines if (path := line.removesuffix(b"\r")))
+
+
+def _unquoted(path: str) -> str:
+    """Remove the quotes that Windows' "copy as path" puts around a path."""
+    quoted = len(path) > 2 and path[0] == path[-1] == '"' and not os.path.lexists(path)
+    return path[1:-1] if quoted else path

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import InputError
 from .blocks import ARRAY_BATCH, Content, InputBlock, Sample, Source, blocks_of, file_source, target_of
 from .reading import reader_errors
-from .tables import EXPECTED, PIXELS, listed, path_beside, pixels_of, row_name
+from .tables import EXPECTED, LABELS, PIXELS, Columns, find_columns, images_of, path_beside, pixels_of, row_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,53 +28,69 @@ def parquet_source(path: Path) -> Source:
             schema, count = file.schema_arrow, file.metadata.num_rows
         if count == 0:
             raise InputError("a table without rows")
-        columns = _content_columns(schema)
-    pixels = len(columns) > 1 or _is_list(schema.field(columns[0]).type)
-    labelled = "label" in schema.names
-    others = [name for name in ("path", "label") if name in schema.names and name not in columns]
+        names, columns = _find_columns(schema)
+    images = [names[position] for position in columns.images]
+    label, path_column = (None if position is None else names[position] for position in (columns.label, columns.path))
+    wanted = list(dict.fromkeys([*images, *filter(None, (label, path_column))]))
+    pixels = not columns.kind or _is_list(schema.field(images[0]).type)
 
     def batches() -> "Iterator[tuple[pa.RecordBatch, list[str], list[int | None]]]":
         first = 0
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ARRAY_BATCH if pixels else _IMAGE_ROWS, columns=columns + others):
-                yield batch, *_names_and_targets(batch, first)
+            for batch in file.iter_batches(ARRAY_BATCH if pixels else _IMAGE_ROWS, columns=wanted):
+                paths, labels = (_cells(batch, column) for column in (path_column, label))
+                row_names = [row_name(path, index) for index, path in enumerate(paths, first)]
+                yield batch, row_names, list(map(target_of, labels))
                 first += len(batch)
 
     def samples() -> Iterator[Sample]:
-        for batch, names, targets in batches():
-            for cell, name, target in zip(batch.column(columns[0]), names, targets, strict=True):
+        for batch, row_names, targets in batches():
+            for cell, name, target in zip(batch.column(images[0]), row_names, targets, strict=True):
                 yield Sample(name, partial(_content, cell, path), target)
 
     def blocks(start: int) -> Iterator[InputBlock]:
-        for batch, names, targets in batches():
-            contents = _pixels([batch.column(name) for name in columns])
-            yield InputBlock(names, contents, targets if labelled else [])
+        for batch, row_names, targets in batches():
+            contents = _pixels([batch.column(name) for name in images])
+            yield InputBlock(row_names, contents, targets if label is not None else [])
 
+    labelled = label is not None
     found = blocks if pixels else blocks_of(samples, labelled)
     return file_source(path, "Parquet", found, count, labelled, arrays=pixels)
 
 
-def _content_columns(schema: "pa.Schema") -> list[str]:
-    """Return the column with images, paths or lists of pixels, or the 784 columns of pixels."""
+def _find_columns(schema: "pa.Schema") -> tuple[list[str], Columns]:
+    """Return the names of the columns that are looked at, and which of them are what.
+
+    Raises:
+        InputError: If there are no images.
+    """
     from pyarrow import types
 
-    for name in ("image", "pixels", "path"):
-        if name in schema.names:
-            kind = schema.field(name).type
-            encoded = (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string, types.is_struct)
-            if name == "path" or _is_list(kind) or any(test(kind) for test in encoded):
-                return [name]
+    names = _candidates(schema)
+    columns = find_columns(names)
+    if columns.kind in ("image", "pixels"):
+        name = names[columns.images[0]]
+        kind = schema.field(name).type
+        encoded = (types.is_binary, types.is_large_binary, types.is_string, types.is_large_string, types.is_struct)
+        if not _is_list(kind) and not any(test(kind) for test in encoded):
             raise InputError(f"the column {name} is of type {kind}; {EXPECTED}")
-    numbers = [field.name for field in schema if field.name != "label" and _is_number(field.type)]
-    if len(numbers) != PIXELS:
-        raise InputError(f"has the columns {listed(schema.names)}; {EXPECTED}")
-    return numbers
+    return names, columns
 
 
-def _names_and_targets(batch: "pa.RecordBatch", first: int) -> tuple[list[str], list[int | None]]:
-    paths = batch.column("path").to_pylist() if "path" in batch.schema.names else [None] * len(batch)
-    labels = batch.column("label").to_pylist() if "label" in batch.schema.names else [None] * len(batch)
-    return [row_name(path, index) for index, path in enumerate(paths, first)], list(map(target_of, labels))
+def _candidates(schema: "pa.Schema") -> list[str]:
+    """Return the names of all columns, or of those with numbers if the others cannot be pixels."""
+    names = list(schema.names)
+    if {name.strip().lower() for name in names} & {"image", "pixels", "path"}:
+        return names
+    texts = [name for name in names if not _is_number(schema.field(name).type)]
+    if len(names) - len(texts) < PIXELS:
+        return names  # perhaps numbers as text
+    return [name for name in names if name not in texts or name.strip().lower() in LABELS]
+
+
+def _cells(batch: "pa.RecordBatch", column: str | None) -> list[Any]:
+    cells: list[Any] = [None] * len(batch) if column is None else batch.column(column).to_pylist()
+    return cells
 
 
 def _content(cell: "pa.Scalar[Any]", table: Path) -> Content:
@@ -86,17 +102,28 @@ def _content(cell: "pa.Scalar[Any]", table: Path) -> Content:
 
 def _pixels(columns: "Sequence[pa.Array[Any]]") -> np.ndarray | list[Content]:
     """Return rows of 784 numbers, from columns of numbers or one column of lists, as one array if they are complete."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     if len(columns) > 1 and not any(column.null_count for column in columns):
-        return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
+        try:
+            return images_of(np.stack([_numbers(column) for column in columns], axis=1))
+        except pa.ArrowInvalid:  # text that is no number
+            pass
     if len(columns) == 1 and not columns[0].null_count:
         values, lengths = columns[0].flatten(), pc.min_max(pc.list_value_length(columns[0])).as_py()
         if _is_number(values.type) and not values.null_count and lengths == {"min": PIXELS, "max": PIXELS}:
-            # A copy: pyarrow's own memory is read-only, but images that are not in MNIST's form are replaced.
-            return np.array(values.to_numpy(zero_copy_only=False)).reshape(-1, PIXELS)
+            return images_of(_numbers(values).reshape(-1, PIXELS))
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
     return [pixels_of(row[0] if len(columns) == 1 else row) for row in rows]
+
+
+def _numbers(column: "pa.Array[Any]") -> np.ndarray:
+    import pyarrow as pa
+
+    numbers = column if _is_number(column.type) else column.cast(pa.float64())
+    array: np.ndarray = numbers.to_numpy(zero_copy_only=False)
+    return array
 
 
 def _is_number(kind: "pa.DataType") -> bool:

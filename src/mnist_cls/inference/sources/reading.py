@@ -1,12 +1,16 @@
 """Files of strangers: opened with care, read whole, their errors turned into one line."""
 
+import bz2
 import contextlib
 import errno
+import gzip
+import io
+import lzma
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ...errors import InputError, first_line
 
@@ -40,6 +44,17 @@ def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         raise InputError(f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}; expected a file")
+
+
+def decompressed(file: BinaryIO) -> io.BufferedIOBase:
+    """Return a stream of what a file holds: packed by gzip, bzip2 or xz, or as it is."""
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(file)
+    return lzma.LZMAFile(file) if start == b"\xfd7zXZ\0" else cast(io.BufferedIOBase, file)
 
 
 def read_file(path: str) -> bytes:

@@ -1,7 +1,10 @@
-"""What Parquet and CSV have in common: their columns, and the values of their cells."""
+"""What Parquet, CSV and other tables have in common: their columns, and the values of their cells."""
 
+import math
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,91 @@ from .reading import printable
 PIXELS = SIZE * SIZE
 
 EXPECTED = "expected a column image, path or pixels, or 784 columns of pixels and perhaps one called label"
+
+# Names of the column of labels, and of a column that only numbers the rows, in any case. pandas writes its index under
+# no name, or under one of those with underscores; Kaggle's tables have an id.
+LABELS = ("label", "labels", "target", "class", "digit", "y")
+INDEX = ("", "unnamed: 0", "__index_level_0__", "index", "id", "imageid")
+
+# The name of a column of pixels: pixel12, 12, 3x4, p_3_4.
+PIXEL_NAME = re.compile(r"\D*\d+(\D+\d+)?")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Positions of a table's columns.
+
+    Attributes:
+        kind: what the images are: "image" (encoded), "path", "pixels" (one column of lists), or "" for 784 columns.
+        images: positions of the columns with the images.
+        label: position of the labels, None if there are none.
+        path: position of the column path, None if there is none.
+    """
+
+    kind: str
+    images: list[int]
+    label: int | None = None
+    path: int | None = None
+
+
+def find_columns(names: Sequence[str]) -> Columns:
+    """Find images and labels by the names of a table's columns.
+
+    Raises:
+        InputError: If there are no images, or columns beside them that are no pixels.
+    """
+    plain = [name.strip().lower() for name in names]
+    label = next((plain.index(name) for name in LABELS if name in plain), None)
+    path = plain.index("path") if "path" in plain else None
+    for kind in ("image", "pixels", "path"):
+        if kind in plain:
+            return Columns(kind, [plain.index(kind)], label, path)
+    pixels = [position for position in range(len(plain)) if position != label]
+    if len(pixels) > PIXELS:
+        pixels = [position for position in pixels if plain[position] not in INDEX]
+    if len(pixels) != PIXELS:
+        raise InputError(unusable([names[position] for position in pixels], names))
+    return Columns("", pixels, label)
+
+
+def unusable(pixels: Sequence[str], names: Sequence[str]) -> str:
+    """Return what is wrong with a table that has the columns `names`, of which `pixels` should be 784."""
+    others = [name for name in pixels if not PIXEL_NAME.fullmatch(name.strip())]
+    if others and len(pixels) - len(others) == PIXELS:
+        return f"has {listed(others)} beside 784 columns of pixels; remove it, or call the labels 'label'"
+    side = math.isqrt(len(pixels))
+    if len(pixels) - side * side in (0, 1) and side > 3 and not others:
+        return (
+            f"has {len(pixels)} columns of numbers, perhaps images of {side}x{side}; expected 784, 28x28:"
+            f" save them as an array, uint8 (N, {side}, {side}), in a .npy"
+        )
+    return f"has the columns {listed(names)}; {EXPECTED}"
+
+
+def images_of(numbers: np.ndarray) -> np.ndarray:
+    """Return N rows of 784 numbers, (N, 784), as integers if they are all whole, so that errors say 0 to 255.
+
+    `images_from_array` reads each row by itself: 0 to 255, or 0 to 1, whatever the rows beside it are.
+    """
+    if not np.issubdtype(numbers.dtype, np.floating):
+        return numbers
+    with np.errstate(invalid="ignore"):
+        whole = numbers.astype(np.int64)
+    return whole if (whole == numbers).all() else numbers
+
+
+def pixels_of(values: object) -> Content:
+    """Return a row of 784 numbers, perhaps written as text, as an image."""
+    try:
+        array = np.asarray(values)
+        array = array.astype(float) if array.dtype.kind in "US" else array
+    except ValueError:
+        return InputError("no image: a pixel is no number, or its rows are of different lengths")
+    if array.dtype.kind not in "buif":
+        return InputError("no image: there are pixels missing")
+    if array.size != PIXELS:
+        return InputError(f"{array.size} pixels; expected {PIXELS}")
+    return images_of(array).reshape(SIZE, SIZE)
 
 
 def path_beside(table: Path, name: object) -> Content:
@@ -28,19 +116,6 @@ def row_name(path: object, index: int) -> str:
     if path is None:
         return str(index)
     return printable(os.fsdecode(path)) if isinstance(path, (str, bytes)) else str(path)
-
-
-def pixels_of(values: object) -> Content:
-    """Return a row of 784 numbers as an image."""
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        return InputError("no image: its rows are of different lengths")
-    if array.dtype.kind not in "buif":
-        return InputError("no image: there are pixels missing")
-    if array.size != PIXELS:
-        return InputError(f"{array.size} pixels; expected {PIXELS}")
-    return array.reshape(SIZE, SIZE)
 
 
 def listed(columns: Sequence[str]) -> str:
