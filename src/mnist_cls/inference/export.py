@@ -40,9 +40,9 @@ import torch
 network = torch.export.load({path!r}).module()
 logits, probabilities, label = network(torch.zeros(1, 28, 28, dtype=torch.uint8))""",
     "safetensors": """\
-import mnist_cls, numpy
+import mnist_cls
 predictor = mnist_cls.Predictor({path!r})
-predictions = predictor(numpy.zeros((1, 28, 28), numpy.uint8))""",
+predictions = predictor("mnist:test")""",
 }
 
 
