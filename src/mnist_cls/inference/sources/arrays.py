@@ -2,8 +2,9 @@
 
 import gzip
 import math
+import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,14 +88,14 @@ def npz_names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def npz_source(path: Path, preprocess: str, arrays: tuple[str, str] | None = None) -> Source:
+def npz_source(path: Path, preprocess: str, arrays: tuple[str, str | None] | None = None) -> Source:
     """Return the images in a `.npz`, with their labels.
 
     Args:
         path: the file.
         preprocess: see `open_source`.
-        arrays: names of the arrays with images and with labels; None: the only array or "images", and "labels" if it
-            is there.
+        arrays: names of the arrays with images and with labels; the second may be None for those that belong to it by
+            their name, such as y_test to x_test. None: "images", or the only array that has no labels.
     """
 
     @contextmanager
@@ -103,6 +104,8 @@ def npz_source(path: Path, preprocess: str, arrays: tuple[str, str] | None = Non
             yield stream
 
     def stored(name: str) -> _StoredArray:
+        if name not in members:
+            raise InputError(f"holds {found}, and no {name}")
         array = _stored_npy(partial(open_member, members[name]), members[name].file_size)
         if array.fortran:
             raise InputError(f"the array {name} is in Fortran's order; save it with np.ascontiguousarray")
@@ -111,14 +114,31 @@ def npz_source(path: Path, preprocess: str, arrays: tuple[str, str] | None = Non
     with reader_errors(path, "NumPy"):
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        if arrays is not None:
-            return _source(path, preprocess, *map(stored, arrays))
-        names = [name for name in members if name != "labels"]
-        if len(names) != 1 and "images" not in names:
-            found = ", ".join(members)[:200] or "nothing"
-            raise InputError(f"holds {found}; expected one array, or 'images'")
-        images = stored("images" if "images" in names else names[0])
-        return _source(path, preprocess, images, stored("labels") if "labels" in members else None)
+        found = ", ".join(members)[:200] or "nothing"
+        images, labels = arrays or (_images_name(path, members, found), None)
+        labels = labels or next((name for name in _labels_names(images) if name in members), None)
+        return _source(path, preprocess, stored(images), None if labels is None else stored(labels))
+
+
+def _images_name(path: Path, names: Collection[str], found: str) -> str:
+    """Return the name of the array of images: "images", or the only one that is no label."""
+    if "images" in names:
+        return "images"
+    labels = {label for name in names for label in _labels_names(name)}
+    several = [name for name in names if name not in labels]
+    if len(several) == 1:
+        return several[0]
+    example = next((name for name in several if "test" in name), next(iter(several), "images"))
+    advice = f"name one of them, such as {path}/{example}" if several else "expected one array, or 'images'"
+    raise InputError(f"input={path}: holds {found}; {advice}")
+
+
+def _labels_names(images: str) -> list[str]:
+    """Return the names that the labels of an array of images may have, such as y_test for x_test."""
+    if images == "arr_0":  # np.savez(file, images, labels)
+        return ["arr_1"]
+    names = [re.sub("^[xX]", "y", images), re.sub("^[xX]", "Y", images), images.replace("images", "labels")]
+    return [name for name in (*names, "labels", "label", "y", "targets", "target") if name != images]
 
 
 def holds_arrays(path: Path) -> bool:
@@ -165,12 +185,15 @@ def _stored_npy(open_file: Callable[[], AbstractContextManager[Any]], size: int)
 
 
 def _source(path: Path, preprocess: str, images: _StoredArray, labels: _StoredArray | None = None) -> Source:
-    if images.shape == (SIZE, SIZE):
-        images = replace(images, shape=(1, SIZE, SIZE))  # in Fortran's order, too, the values keep their positions
-    shape = images.shape
-    digits = _holds_digits(images, preprocess)
-    if 0 in shape:
+    if 0 in images.shape:
         raise InputError("an array of no images")
+    # An array that takes no memory, whatever the header declares.
+    stack = as_stack(np.broadcast_to(np.zeros((), images.dtype), images.shape))
+    if len(stack) != images.shape[0]:  # a single image
+        images = replace(images, shape=(1, *images.shape))  # in Fortran's order, too, the values keep their positions
+    shape, digits = images.shape, stack.shape[1:] == (SIZE, SIZE)
+    if preprocess == "none" and not digits:
+        raise InputError(f"images of {stack.shape[2]} x {stack.shape[1]} pixels; preprocess=none expects 28 x 28")
     if images.row_bytes > LARGEST_FILE:
         raise InputError(f"images of {images.row_bytes:,} bytes; expected {LARGEST_FILE:,} at most")
     if labels is not None and labels.shape != shape[:1]:
@@ -186,23 +209,3 @@ def _source(path: Path, preprocess: str, images: _StoredArray, labels: _StoredAr
             yield InputBlock(index_names(start + number * size, len(array)), array, targets)
 
     return file_source(path, "array", blocks, shape[0], labels is not None, arrays=digits)
-
-
-def _holds_digits(images: _StoredArray, preprocess: str) -> bool:
-    """Return whether the images are 28x28; others must be uint8, and preprocessed."""
-    shape, dtype = images.shape, images.dtype
-    if len(shape) == 3 and shape[2] in (1, 3, 4):
-        raise InputError(
-            f"an array of shape {shape}, which looks like one coloured image; expected a stack of images,"
-            " (N, H, W) or (N, H, W, 3): save it as image[None]"
-        )
-    try:
-        # An array that takes no memory, whatever the header declares.
-        as_stack(np.broadcast_to(np.zeros((), dtype), shape))
-    except InputError as error:
-        pages = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3))
-        if preprocess != "auto" or not pages:
-            also = "; or uint8 (N, H, W) or (N, H, W, 3)" if preprocess == "auto" else ""
-            raise InputError(f"{error}{also}") from error
-        return False
-    return True
