@@ -9,8 +9,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.console import Console
 
-from .distributed import print_once
-
 
 def make_progress() -> ProgressBar:
     """Return a bar if standard output is a terminal; in a file, a pipe or a notebook a bar would be unreadable."""
@@ -46,6 +44,15 @@ class EpochLines(ProgressBar):
         super().__init__()
         self._started, self._first_step = 0.0, 0
         self._epoch: int | None = None  # the epoch that has ended, until its line is printed
+        self._enabled = True
+
+    def enable(self) -> None:
+        """Print lines."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print none; Lightning calls this in all but the first process."""
+        self._enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -64,7 +71,7 @@ class EpochLines(ProgressBar):
         self._print(trainer)
 
     def _print(self, trainer: pl.Trainer) -> None:
-        if self._epoch is None:
+        if self._epoch is None or not self._enabled:
             return
         metrics = trainer.callback_metrics
         facts = [f"loss {metrics['train/loss'].item():.4f}"]
@@ -74,7 +81,7 @@ class EpochLines(ProgressBar):
             facts.append(f"validation loss {metrics['val/loss'].item():.4f}")
         facts += self._time(trainer)
         of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        print_once(f"epoch {self._epoch}{of_all}: {', '.join(facts)}")
+        print(f"epoch {self._epoch}{of_all}: {', '.join(facts)}", flush=True)
         self._epoch = None
 
     def _time(self, trainer: pl.Trainer) -> list[str]:
