@@ -116,7 +116,7 @@ def _value_error(image: np.ndarray) -> str:
     if floating and low < 0:
         return f"{found}; if they are normalized, pass the images as they were before"
     if floating and high <= 255:
-        return f"{found}; divide by {255 if high > _LEAST_WHITE else 'the value of white'}"
+        return f"{found}; {'divide by 255' if high > _LEAST_WHITE else 'scale them, or clip what is above 1'}"
     return found
 
 
