@@ -31,14 +31,19 @@ def named_or_new_folder(settings: Any, named: bool) -> Path | None:
             f"output_dir={wanted}: the name of this folder is not in UTF-8, or the locale is not; name another folder,"
             " or set PYTHONUTF8=1"
         ) from error
-    if named:
-        return wanted
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):  # two runs may start in the same second
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            break
+    try:
+        if named:
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):  # two runs may start in the same second
+            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        reason = f"output_dir={wanted}: the run's folder cannot be made ({error.strerror})"
+        raise InputError(f"{reason}; name another place with output_dir=DIR") from error
     return folder
 
 
