@@ -46,9 +46,10 @@ class Dialect:
     def rows(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the lines that are rows: those after the header that are not empty, a comment or the header again."""
         for number, line in enumerate(lines):
-            if number < self.start or not line.strip() or _is_comment(line):
+            if number < self.start or line.isspace() or _is_comment(line):
                 continue
-            if not self.header_line or line.rstrip("\r\n") != self.header_line:
+            again = self.header_line and line.startswith(self.header_line)
+            if not again or line.rstrip("\r\n") != self.header_line:
                 yield line
 
 
