@@ -5,7 +5,8 @@
 INPUT is an image, a folder of images, a pattern ('scans/*.png'), a .txt list of paths, - (paths from standard input),
 a .npy, .npz or IDX file, a .zip or .tar of images, or a Parquet or CSV file (also .csv.gz, or a.zip/test.csv). OUTPUT
 ends in .csv, .jsonl, .parquet or .npy and appears when it is complete; - is standard output as CSV, -.jsonl as JSON
-lines. --resume continues an interrupted run. Exit status: 0 done; 1 done, but some rows have an error; 2 it could not run.
+lines. --resume continues an interrupted run. Exit status: 0 done; 1 done, but some rows have an error; 2 it could not
+run.
 
     python -m mnist_cls.predict_batch digits.parquet rows/ --engine ray --address auto
 

@@ -155,8 +155,10 @@ def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
         return likely[0], True
     if not likely and not any(varied.values()):
         return 0, True
-    which = "both its first and its last" if likely else "neither its first nor its last"
-    raise InputError(f"has no header and 785 columns, and {which} may be labels, 0 to 9; add a header")
+    raise InputError(
+        "has no header and 785 columns, and it cannot be told whether the first or the last has the labels, 0 to 9;"
+        " add a header"
+    )
 
 
 def _samples(table: _Table, path: Path) -> Iterator[Sample]:
