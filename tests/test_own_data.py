@@ -311,6 +311,24 @@ def test_a_killed_preparation_leaves_nothing_half_written(
     assert not list(home.rglob("*.npz"))
 
 
+def test_a_resumed_training_says_that_its_images_have_changed(
+    run: Run, tmp_path: Path, here: Mapping[str, str], train_digits: LabelledImages
+) -> None:
+    def train(folder: str, epochs: int, *arguments: str) -> str:
+        settings = [*EPOCH, "scheduler=constant", f"trainer.max_epochs={epochs}", f"output_dir={folder}"]
+        done = run("train", "data.dir=digits.npz", *settings, *arguments, besides=here)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    make("npz", tmp_path, train_digits, train_digits)
+    train("first", 1)
+    resume = "checkpoint=first/checkpoints/last.ckpt"
+    line = "the images of digits.npz are no longer those that the training started with"
+    assert line not in train("same", 2, resume)
+    np.savez(tmp_path / "digits.npz", images=train_digits.images[:-1].numpy(), labels=train_digits.labels[:-1].numpy())
+    assert line in train("other", 2, resume)
+
+
 @pytest.mark.slow
 def test_processes_that_train_together_share_what_one_has_prepared(
     tmp_path: Path, home: Path, train_digits: LabelledImages
