@@ -296,7 +296,6 @@ def test_a_finished_training_is_not_resumed(run: Run, trained: Path) -> None:
         ("model=[3]", ["neither a name nor a list of names"]),
         ("seed=1,2", ["Ambiguous value for argument 'seed=1,2'", "--multirun"]),
         ("-m seed=1,2 model=[3]", ["neither a name nor a list of names"]),
-        ("-m seed=1,2 trainer.max_epochs=abc", ["trainer.max_epochs", "'abc'", "Integer"]),
     ],
 )
 def test_bad_settings_are_reported_in_one_line(run: Run, override: str, words: list[str]) -> None:

@@ -139,7 +139,8 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment the batch in training."""
-        if self.augment is not None and self.trainer is not None and self.trainer.training:
+        summarized = isinstance(batch, Tensor)  # Lightning's model summary passes images alone
+        if self.augment is not None and self.trainer is not None and self.trainer.training and not summarized:
             images, labels = batch
             return self.augment(images), labels
         return batch

@@ -9,11 +9,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.console import Console
 
+# A bar in a narrower terminal is wrapped and cut off.
+_COLUMNS_OF_BAR = 80
+
 
 def make_progress() -> ProgressBar:
     """Return a bar if standard output is a terminal; in a file, a pipe or a notebook a bar would be unreadable."""
     console = Console()
-    return TerminalBar() if console.is_terminal and not console.is_jupyter else EpochLines()
+    wide = console.width >= _COLUMNS_OF_BAR
+    return TerminalBar() if console.is_terminal and wide and not console.is_jupyter else EpochLines()
 
 
 class TerminalBar(RichProgressBar):
