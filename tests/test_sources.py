@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -180,18 +180,38 @@ def test_arrays_of_other_sizes_are_brought_into_mnists_form(tmp_path: Path, digi
         summary = predict_files(tmp_path / name, tmp_path / "rows.npy", CPU)
         assert summary.errors == 0
         assert np.load(tmp_path / "rows.npy").argmax(1).tolist() == [7, 2, 1, 0, 4]
-        with pytest.raises(InputError, match=r"expected \(28, 28\)"):
+        with pytest.raises(InputError, match="images of 84 x 84 pixels; preprocess=none expects 28 x 28"):
             open_source(tmp_path / name, "none")
 
 
-@pytest.mark.parametrize("shape", [(40, 30, 3), (28, 28, 3), (40, 30, 4), (40, 30, 1)])
-@pytest.mark.parametrize("preprocess", ["auto", "none"])
-def test_an_array_that_is_one_coloured_image_is_refused(
-    tmp_path: Path, shape: tuple[int, ...], preprocess: str
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_an_array_may_be_a_single_image(
+    tmp_path: Path, digits: np.ndarray, channels: int, order: Literal["C", "F"]
 ) -> None:
-    np.save(tmp_path / "photo.npy", np.zeros(shape, np.uint8))
-    with pytest.raises(InputError, match=r"photo\.npy: .* looks like one coloured image; .* save it as image\[None\]"):
-        open_source(tmp_path / "photo.npy", preprocess)
+    page = np.kron(255 - digits[0], np.ones((3, 2), np.uint8))
+    image = page if channels == 0 else np.stack([page] * channels, axis=-1)
+    if channels == 4:
+        image[..., 3] = 255
+    np.save(tmp_path / "photo.npy", np.array(image, order=order))
+    assert predict_files(tmp_path / "photo.npy", tmp_path / "rows.npy", CPU).errors == 0
+    assert np.load(tmp_path / "rows.npy").argmax(1).tolist() == [7]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool, np.float32])
+def test_thresholded_images_of_0_and_1(tmp_path: Path, digits: np.ndarray, labels: list[int], dtype: type) -> None:
+    images = (digits > 127).astype(dtype)
+    np.save(tmp_path / "small.npy", images)
+    np.save(tmp_path / "large.npy", images.repeat(2, 1).repeat(2, 2))
+    names = ["small.npy", "large.npy"]
+    if dtype is np.uint8:
+        columns = ",".join(map(str, range(784)))
+        np.savetxt(tmp_path / "a.csv", images.reshape(-1, 784), "%d", ",", header=columns, comments="")
+        pq.write_table(pa.table({"pixels": images.reshape(-1, 784).tolist()}), tmp_path / "a.parquet")
+        names += ["a.csv", "a.parquet"]
+    for name in names:
+        assert predict_files(tmp_path / name, tmp_path / "rows.npy", CPU).errors == 0
+        assert (np.load(tmp_path / "rows.npy").argmax(1) == labels).mean() >= 0.98
 
 
 def _zip(path: Path, members: dict[str, bytes]) -> None:
@@ -335,7 +355,7 @@ def test_csv_with_bad_rows(tmp_path: Path, digits: np.ndarray) -> None:
     assert everything(tmp_path / "digits.csv").errors == [
         None,
         "a row of 783 columns; expected 784",
-        "a pixel 'x'; expected whole numbers 0 to 255",
+        "a pixel 'x'; expected whole numbers 0 to 255, or 0 to 1",
         "values from 0 to 256, expected 0 to 255",
         None,
         None,
