@@ -53,7 +53,7 @@ def test_arrays_of_many_shapes_and_dtypes(digits: np.ndarray, shape: tuple[int, 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
 def test_images_of_0_and_1_do_not_depend_on_the_others(digits: np.ndarray, dtype: type) -> None:
     mask = digits[:3] > 127
-    array = mask.astype(dtype)
+    array: np.ndarray = mask.astype(dtype)
     np.testing.assert_array_equal(images_from_array(array)[0], mask * 255)
     if dtype is not bool:
         array[0], array[1] = digits[0], 0

@@ -200,7 +200,7 @@ def test_an_array_may_be_a_single_image(
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool, np.float32])
 def test_thresholded_images_of_0_and_1(tmp_path: Path, digits: np.ndarray, labels: list[int], dtype: type) -> None:
-    images = (digits > 127).astype(dtype)
+    images: np.ndarray = (digits > 127).astype(dtype)
     np.save(tmp_path / "small.npy", images)
     np.save(tmp_path / "large.npy", images.repeat(2, 1).repeat(2, 2))
     names = ["small.npy", "large.npy"]
