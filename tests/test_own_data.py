@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -98,15 +99,21 @@ def make(form: str, root: Path, train: LabelledImages, test: LabelledImages) -> 
         photos(root / "digits" / "Train", train)
         return photos(root / "digits" / "testing", test).parent
     if form == "Keras":
-        arrays = {"x_train": x, "y_train": y, "x_test": test.images.numpy(), "y_test": test.labels.numpy()}
-        np.savez_compressed(root / "mnist.npz", **arrays)
+        np.savez_compressed(
+            root / "mnist.npz", x_train=x, y_train=y, x_test=test.images.numpy(), y_test=test.labels.numpy()
+        )
         return root / "mnist.npz"
     if form == "npz":
         np.savez(root / "digits.npz", images=x, labels=y)
         return root / "digits.npz"
     if form.startswith("npy"):
         (root / "arrays").mkdir()
-        for name, array in {"X_train": x, "y_train": y, "X_test": test.images, "y_test": test.labels}.items():
+        for name, array in {
+            "X_train": x,
+            "y_train": y,
+            "X_test": test.images.numpy(),
+            "y_test": test.labels.numpy(),
+        }.items():
             np.save(root / "arrays" / f"{name}.npy", array)
         return root / "arrays" / ("X_train.npy" if form == "npy file" else "")
     if form == "Parquet":
@@ -132,11 +139,17 @@ def make(form: str, root: Path, train: LabelledImages, test: LabelledImages) -> 
         with gzip.open(path.with_suffix(".csv.gz"), "wb") as file:
             file.write(path.read_bytes())
         return path.with_suffix(".csv.gz")
+    if form == "Kaggle's archive":
+        table(root / "kaggle" / "test.csv", test, labels=False)
+        with zipfile.ZipFile(root / "digit-recognizer.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("test.csv", "train.csv"):
+                archive.write(root / "kaggle" / name, name)
+        return root / "digit-recognizer.zip"
     return path
 
 
 WITH_TEST = ["train and test folders", "Keras", "npy folder", "Parquet"]
-WITHOUT_TEST = ["folders", "npz", "npy file", "csv", "csv.gz", "Kaggle's folder", "IDX"]
+WITHOUT_TEST = ["folders", "npz", "npy file", "csv", "csv.gz", "Kaggle's folder", "Kaggle's archive", "IDX"]
 
 
 @pytest.mark.parametrize("form", WITH_TEST + WITHOUT_TEST)
@@ -215,9 +228,11 @@ def test_a_folder_val_is_the_validation_set(
     assert sum(len(labels) for _, labels in data.train_dataloader()) == 240
     assert sum(len(labels) for _, labels in data.val_dataloader()) == 60
     assert not data.has_test_images
-    for option in ({"validation_size": 10}, {"folds": 5, "fold": 0}):
+    for size, folds in ((10, None), (None, 5)):
+        fold = None if folds is None else 0
+        other = MNISTDataModule(dir=tmp_path / "digits", validation_size=size, folds=folds, fold=fold)
         with pytest.raises(InputError, match="has validation images of its own; leave data"):
-            MNISTDataModule(dir=tmp_path / "digits", **option).setup("fit")
+            other.setup("fit")
 
 
 def test_the_first_images_of_sorted_data_are_of_all_classes(tmp_path: Path, train_digits: LabelledImages) -> None:
@@ -277,7 +292,7 @@ def test_what_is_kept_is_made_again_if_it_is_damaged(
             np.savez(file, **{**arrays, "labels": 9 - arrays["labels"], "identity": np.array("other")})
     else:
         content[len(content) // 2] ^= 1
-        file.write_bytes({"flipped bit": content, "truncated": content[:-1000], "empty": b""}[damage])
+        file.write_bytes({"flipped bit": bytes(content), "truncated": bytes(content[:-1000]), "empty": b""}[damage])
     assert torch.equal(labels_of(digits), before)
     assert len(kept(home)) == 1
 
@@ -379,11 +394,22 @@ def test_what_is_not_labelled_digits_is_refused(tmp_path: Path, test_digits: Lab
     refused("test.csv", "has no labels", "a table with a column label")
     np.save(tmp_path / "images.npy", test_digits.images)
     refused("images.npy", "has no labels beside it", "labels.npy")
+    (tmp_path / "nothing" / "3").mkdir(parents=True)
+    refused("nothing", "none of its 0 images can be used; there are none")
     (tmp_path / "broken" / "3").mkdir(parents=True)
     (tmp_path / "broken" / "3" / "a.png").write_bytes(b"x")
     refused("broken", "none of its 1 images can be used", "broken/3/a.png")
     (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
     refused("cut.npz", "copy it again")
+
+
+def test_few_classes_an_empty_folder_and_other_files_are_fine(tmp_path: Path, test_digits: LabelledImages) -> None:
+    few = test_digits.subset((test_digits.labels > 6).nonzero().flatten())
+    digits = photos(tmp_path / "digits", few)
+    (digits / "readme.txt").write_text("my digits")
+    (digits / "0").mkdir()
+    (digits / "0" / ".DS_Store").write_bytes(b"x")
+    assert torch.equal(labels_of(digits), few.labels.bincount(minlength=10))
 
 
 def test_a_file_without_labels_is_refused_in_one_line(
@@ -439,11 +465,11 @@ def test_a_sweep_over_folds_validates_on_each(run: Run, tmp_path: Path, here: Ma
 
 def test_folds_out_of_range_are_refused(run: Run) -> None:
     one_line(run("train", "data.fold=1"), "data.fold=1", "data.folds=N")
-    for arguments, words in (
-        ({"folds": 5}, "data.fold=null: expected 0 to 4"),
-        ({"folds": 5, "fold": 5}, "data.fold=5: expected 0 to 4"),
-        ({"folds": 1, "fold": 0}, "data.folds=1: expected at least 2"),
-        ({"folds": 5, "fold": 0, "validation_size": 9}, "data.validation_size=9: expected null"),
+    for folds, fold, size, words in (
+        (5, None, None, "data.fold=null: expected 0 to 4"),
+        (5, 5, None, "data.fold=5: expected 0 to 4"),
+        (1, 0, None, "data.folds=1: expected at least 2"),
+        (5, 0, 9, "data.validation_size=9: expected null"),
     ):
         with pytest.raises(InputError, match=words):
-            MNISTDataModule(**arguments)
+            MNISTDataModule(folds=folds, fold=fold, validation_size=size)

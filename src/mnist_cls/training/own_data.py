@@ -3,6 +3,7 @@
 The readers are those of prediction, see `open_source`.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Literal
 from ..data.datasets import LabelledImages, find_idx, load_dataset
 from ..errors import InputError
 from ..files import expand
+from ..inference.sources.archives import zip_tables
 from ..inference.sources.arrays import idx_source, npy_source, npz_names, npz_source
 from ..inference.sources.blocks import InputBlock, Source
 from ..inference.sources.detect import open_source
@@ -38,7 +40,7 @@ _ARRAYS: dict[Part, tuple[tuple[str, str], ...]] = {
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
 
-_TABLES = (".csv", ".csv.gz", ".zip", ".parquet", ".npz")
+_TABLES = re.compile(r".*\.((csv|tsv)(\.(gz|bz2|xz))?|zip|parquet|npz)", re.IGNORECASE)
 
 _EXPECTED = (
     "expected a folder for each label, 0 to 9 (also below train and test), a table with a column label"
@@ -133,7 +135,10 @@ def _in_folder(folder: Path, preprocess: str) -> dict[Part, Open]:
 
 def _label_folders(folders: Sequence[Path]) -> Source:
     """Return the files below each folder, labelled by its name."""
-    sources = [(int(path.name), folder_source(path)) for path in folders if any(path.iterdir())]
+    sources: list[tuple[int, Source]] = []
+    for path in folders:
+        with contextlib.suppress(InputError):  # it is empty
+            sources.append((int(path.name), folder_source(path)))
 
     def blocks(start: int) -> Iterator[InputBlock]:
         for label, source in sources:
@@ -160,7 +165,7 @@ def _with_labels(open_pair: Callable[[Path, str, Path], Source], path: Path, pre
 
 
 def _tables(files: Sequence[Path], preprocess: str) -> dict[Part, Open]:
-    tables = [path for path in files if path.name.lower().endswith(_TABLES)]
+    tables = [path for path in files if _TABLES.fullmatch(path.name)]
     found: dict[Part, Open] = {}
     for part, names in _NAMES.items():
         named = re.compile(rf"(^|[^a-z])({'|'.join(names)})([^a-z]|$)")
@@ -202,6 +207,8 @@ def _in_file(path: Path, preprocess: str) -> dict[Part, Open]:
                 f"{path}: has no labels beside it; expected images.npy and labels.npy, or x_train.npy and y_train.npy"
             )
         return {"train": partial(_with_labels, npy_source, path, preprocess, labels)}
+    if name.endswith(".zip") and len(tables := zip_tables(path)) > 1:
+        return _tables([path / table for table in tables], preprocess)
     labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     if labels != path and labels.is_file():
         return {"train": partial(_with_labels, idx_source, path, "none", labels)}
