@@ -153,7 +153,7 @@ def test_no_input_and_bad_options(run: Run, png: Path) -> None:
     one_line(run("predict", f"input={png}", "device=abacus"), "device=abacus")
     one_line(run("predict", f"input={png}", "batch_size=0"), "batch_size=0")
     one_line(run("predict", f"input={png}", "checkpoint=nothing"), "checkpoint=nothing", "image_classifier")
-    one_line(run("predict", "input=my scan (1).png"), "quotes")
+    one_line(run("predict", "input=my scan (1).png"), "input=my scan (1).png: no such file or folder")
 
 
 @pytest.mark.parametrize("inside", ["output=scans/rows.csv", "output=scans/deeper/rows.csv"])

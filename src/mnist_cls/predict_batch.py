@@ -1,4 +1,6 @@
-"""Predict every digit in INPUT and write a row for each to OUTPUT, for pipelines: no run folders, no config.
+"""Read digits in pipelines: plain arguments, no config.
+
+Predicts every digit in INPUT and writes a row for each to OUTPUT:
 
     python -m mnist_cls.predict_batch scans/ rows.parquet --checkpoint outputs/train/2026-11-22_20-00-00
 
