@@ -399,6 +399,16 @@ def test_a_scripted_network_is_refused_in_a_line(make: Callable[[nn.Module], nn.
         trace_forward(nn.Sequential(nn.Linear(4, 4), scripted), torch.ones(3, 4))
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_network_without_values_is_refused_in_a_line() -> None:
+    with pytest.raises(InputError, match=r"^layer '0' of the network has no parameters yet"):
+        trace_forward(nn.Sequential(nn.LazyLinear(3)), torch.ones(2, 4))
+    with pytest.raises(InputError, match="is on the meta device"):
+        trace_forward(nn.Linear(4, 3).to("meta"), torch.ones(2, 4, device="meta"))
+    with pytest.raises(InputError, match="is on the meta device"):
+        trace_forward(nn.Linear(4, 3), torch.ones(2, 4, device="meta"))
+
+
 def test_what_is_no_network_is_refused_in_a_line() -> None:
     function: Any = torch.relu
     with pytest.raises(InputError, match=r"needs an nn\.Module"):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..errors import InputError
@@ -48,9 +49,10 @@ def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
         without gradients: PyTorch does not use its fused kernel, which rounds differently, while a pass is traced.
 
     Raises:
-        InputError: If `model` is no `nn.Module`, or is scripted (`torch.jit`), or contains a scripted layer.
+        InputError: If `model` is no `nn.Module`, has a scripted layer (`torch.jit`) or a lazy one that has not run yet,
+            or is on the meta device.
     """
-    _check(model)
+    _check(model, tensors_in((inputs, options)))
     with unchanged(model), recording(model, (inputs, options)) as trace:
         trace.output = model(*inputs, **options)
     return trace
@@ -93,13 +95,20 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             setattr(module, name, buffer)
 
 
-def _check(model: nn.Module) -> None:
+def _check(model: nn.Module, inputs: list[Tensor]) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"trace_forward needs an nn.Module, not {type(model).__name__}")
     for name, module in model.named_modules():
+        found = f"layer {name!r} of the network" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
-            found = f"layer {name!r} of the network" if name else "the network"
             raise InputError(f"{found} is scripted (torch.jit), which hides its operations; trace it before scripting")
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if any(is_lazy(tensor) for tensor in own):
+            raise InputError(
+                f"{found} has no parameters yet, because it is lazy; run the network once before tracing it"
+            )
+        if any(tensor.is_meta for tensor in own + inputs):
+            raise InputError(f"{found}, or its input, is on the meta device, which has no values; use the CPU or a GPU")
 
 
 class _Recorder(TorchFunctionMode):
