@@ -1,4 +1,4 @@
-"""The canonical image: 28x28 uint8, a bright digit on black, as in MNIST; and arrays of such images."""
+"""The canonical image: 28x28 uint8, a bright digit on black, as in MNIST; and arrays of images of any size."""
 
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) ->
             images[binary] *= 255
         return images, errors
     low = images.min(axes)
-    if np.issubdtype(images.dtype, np.floating):
+    if images.dtype.kind == "f":
         binary = high <= 1 + _TOLERANCE
         with np.errstate(invalid="ignore"):
             bright = (high > _LEAST_WHITE) & (high <= 255)
@@ -109,7 +109,7 @@ def _is_whole(image: np.ndarray) -> bool:
 def _value_error(image: np.ndarray) -> str:
     """Say what is wrong with the values of an image, and what to do."""
     low, high = image.min(), image.max()
-    floating = np.issubdtype(image.dtype, np.floating)
+    floating = image.dtype.kind == "f"
     if floating and not np.isfinite(image).all():
         return "holds NaN or infinite values"
     found = f"values from {low:g} to {high:g}, expected 0 to {1 if floating else 255}"
@@ -143,7 +143,7 @@ def as_stack(array: np.ndarray, many: bool | None = None) -> np.ndarray:
     Raises:
         InputError: If it has another shape or dtype, or if its shape may mean one image or many.
     """
-    if not any(np.issubdtype(array.dtype, kind) for kind in (np.bool_, np.integer, np.floating)):
+    if array.dtype.kind not in "buif":
         raise InputError(f"images of dtype {array.dtype}; expected uint8 0 to 255, or floats 0 to 1")
     if array.shape == (0,):
         return array.reshape(0, SIZE, SIZE)

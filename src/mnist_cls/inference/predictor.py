@@ -134,13 +134,13 @@ class Predictor:
         """
         source = object_source(inputs, self.preprocess)
         self.prepare(source.count or 0)
-        parts, count = [self.classify(np.zeros((0, SIZE, SIZE), np.uint8))], 0
+        parts, count = list[Predictions](), 0
         with Decoders(self.preprocess, split=False, count=source.count) as decoders:
             for batch in batches_of(source, decoders, size=max(source.batch_size, self.batch_size)):
                 count += len(batch.names)
                 part = self.classify(batch.decoded.images, batch.decoded.errors, batch.names)
                 parts.append(part if count <= MOST_KEPT else replace(part, images=None))
-        return joined(parts)
+        return joined(parts or [self.classify(np.zeros((0, SIZE, SIZE), np.uint8))])
 
     def classify(
         self, images: np.ndarray, errors: Sequence[str | None] | None = None, names: list[str] | None = None
