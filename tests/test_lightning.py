@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
 from mnist_cls.training.callbacks import TensorBoardInspection, TensorBoardPictures
 
+from .conftest import ROOT
 from .forged import archive_of, training, write
 
 MLP = {"name": "mlp", "widths": [784, 16, 10]}
@@ -253,7 +255,9 @@ def test_predictions_are_probabilities(make: MakeTrainer, mnist_test: LabelledIm
 
 
 def test_a_few_batches_are_learned_by_heart(make: MakeTrainer, mnist_test: LabelledImages) -> None:
-    for data in (MNISTDataModule(batch_size=32), loader(mnist_test, to_tensor, shuffle=True)):
+    shuffled = MNISTDataModule(batch_size=32)
+    make().fit(MNISTModule(MLP), shuffled)
+    for data in (shuffled, loader(mnist_test, to_tensor, shuffle=True)):
         trainer = make(overfit_batches=1, limit_train_batches=1.0, max_epochs=40)
         trainer.fit(MNISTModule(MLP, lr=0.01), data)
         assert trainer.callback_metrics["train/accuracy_epoch"] == 1
@@ -351,6 +355,12 @@ def test_checkpoints_of_this_package(trained: Path, make: MakeTrainer) -> None:
     [again] = make().test(MNISTModule(), MNISTDataModule(), ckpt_path=path, verbose=False)
     assert metrics == again
     assert metrics["test/accuracy"] > 0.5
+
+
+def test_loading_into_an_instance_is_refused(trained: Path) -> None:
+    for instance in (MNISTModule(MLP), copy.deepcopy(MNISTModule(MLP)), MNISTDataModule()):
+        with pytest.raises(InputError, match="returns a new object: call it on the class"):
+            instance.load_from_checkpoint(trained / "checkpoints" / "best.ckpt")
 
 
 def test_the_loggers_get_the_hyperparameters(fitted: tuple[MNISTModule, ModelCheckpoint, Path]) -> None:
@@ -496,3 +506,13 @@ def test_a_class_in_the_hyperparameters_is_refused(tmp_path: Path) -> None:
     for kind in (MNISTModule, MNISTDataModule):
         with pytest.raises(InputError, match=r"evil.ckpt: not loaded"):
             kind.load_from_checkpoint(path)
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "lightning.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)  # noqa: S102 (of this repository)
+    assert sum(map(len, names["probabilities"])) == 10_000

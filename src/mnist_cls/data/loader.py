@@ -63,6 +63,12 @@ class BatchLoader:
         # First batch of the next epoch; set to resume within it, and 0 for the epochs after that.
         self.first_batch = 0
 
+    @property
+    def options(self) -> tuple[object, ...]:
+        """What decides which images are in which batch, beside the epoch."""
+        sampler = self.sampler
+        return sampler.count, sampler.shuffle, sampler.seed, self.batch_size, self.rank, self.world_size
+
     def __len__(self) -> int:
         """Number of batches in an epoch of this process."""
         full, rest = divmod(self.sampler.count, self.batch_size)

@@ -15,7 +15,7 @@ from ..data.loader import BatchLoader
 from ..errors import InputError
 from .dataset import Dataset, checksum
 from .distributed import print_once
-from .hyperparameters import plain, saved_arguments
+from .hyperparameters import plain, refuse_on_instances, saved_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in `typing` from Python 3.11 on
@@ -60,6 +60,7 @@ class MNISTDataModule(pl.LightningDataModule):
     ) -> None:
         arguments = {key: plain(key, value) for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
+        refuse_on_instances(self)
         self.save_hyperparameters(arguments)
         self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -119,11 +120,10 @@ class MNISTDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Return the loader of the training images, always the same one, which knows its position in the epoch."""
         loader = self._loader("train", training=True)
-        known = self._train_loader
         # Outside of a Trainer, or before its batch size was tuned, it was another one.
-        if known is None or (known.batch_size, known.world_size) != (loader.batch_size, loader.world_size):
-            self._train_loader = known = loader
-        return known
+        if self._train_loader is None or self._train_loader.options != loader.options:
+            self._train_loader = loader
+        return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
         """Return a loader of the validation images, in order."""

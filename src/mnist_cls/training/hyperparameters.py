@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError, shortened
 
@@ -48,6 +48,15 @@ def described(factory: Any) -> str:
         return str(getattr(factory, "__name__", type(factory).__name__))
     options = ", ".join([*map(str, factory.args), *(f"{key}={value}" for key, value in factory.keywords.items())])
     return f"{described(factory.func)}({options})"
+
+
+def refuse_on_instances(loaded: object) -> None:
+    """Let `loaded.load_from_checkpoint()` fail, as Lightning does: it would return another object, and change none."""
+    vars(loaded)["load_from_checkpoint"] = _refuse
+
+
+def _refuse(*args: object, **kwargs: object) -> NoReturn:
+    raise InputError("load_from_checkpoint returns a new object: call it on the class, and keep what it returns")
 
 
 def saved_arguments(kind: type, content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..models.registry import create_model
 from .batches import as_pixels, check_labels, split_batch, to_pixels, white_level
 from .checkpoint_io import check_entries, check_optimizers
 from .compile import ForwardPass, compile_network
-from .hyperparameters import argument_names, check_number, described, plain, saved_arguments
+from .hyperparameters import argument_names, check_number, described, plain, refuse_on_instances, saved_arguments
 from .metrics import EpochMeans
 from .objective import compute_loss, is_classifier
 from .random_state import random_state, restore_random_state
@@ -88,6 +88,7 @@ class MNISTModule(pl.LightningModule):
         lr: float | None = None,
     ) -> None:
         super().__init__()
+        refuse_on_instances(self)
         self.model_config, network = _network(model)
         self.classifies = is_classifier(network, self.model_config or type(network).__name__)
         _check_options(optimizer, scheduler, label_smoothing, compile, lr)
