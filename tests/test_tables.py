@@ -326,6 +326,11 @@ def test_lists_of_paths_as_windows_writes_them(
         assert found.names == names
 
 
+def test_a_picture_in_numbers_is_no_table(tmp_path: Path, digits: np.ndarray, rows: np.ndarray) -> None:
+    (tmp_path / "seven.pgm").write_text(" ".join(["P2 28 28 255", *map(str, rows[0].tolist())]))
+    same(everything(tmp_path / "seven.pgm"), digits[:1])
+
+
 def test_keras_npz(run: Run, tmp_path: Path, digits: np.ndarray, labels: list[int]) -> None:
     arrays: dict[str, Any] = {
         "x_train": digits[50:],

@@ -13,6 +13,9 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _NUMBER = re.compile(r"\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?\s*|\s*[+-]?(nan|inf(inity)?)\s*", re.ASCII | re.I)
 
+# Pictures that are text.
+_PNM = re.compile(rb"P[1-7]\s")
+
 # With fewer cells a line is no image, and words between spaces are no cells.
 _MANY = 8
 
@@ -76,7 +79,7 @@ def is_text(start: bytes) -> bool:
 
 def looks_like_table(start: bytes) -> bool:
     """Return whether these are the first bytes of a text whose first line is a row of numbers, or a header for it."""
-    if (b"\0" in start[4:] and start[:2] not in _UTF16) or not is_text(start):
+    if (b"\0" in start[4:] and start[:2] not in _UTF16) or _PNM.match(start) or not is_text(start):
         return False
     lines = [line for line in decoded(start).splitlines() if line.strip()]
     if not lines:
