@@ -87,6 +87,7 @@ def print_modes(evaluation: Trace, training: Trace) -> None:
 def print_predictions(outputs: object, labels: Tensor | None) -> None:
     """Print a network's logits and probabilities for a single image, and the predicted label of each of several."""
     screen = _console()
+    block = "#" if screen.options.ascii_only else "█"  # the stream's encoding may not have it
     for name, logits in heads(outputs).items():
         probabilities = logits.softmax(1)
         confidences, predictions = probabilities.max(1)
@@ -95,7 +96,7 @@ def print_predictions(outputs: object, labels: Tensor | None) -> None:
             table = Table(name, "logit", "probability", "", box=None, pad_edge=False)
             rows = zip(logits[0].tolist(), probabilities[0].tolist(), strict=True)
             for digit, (logit, probability) in enumerate(rows):
-                bar = "" if math.isnan(probability) else "█" * round(20 * probability)
+                bar = "" if math.isnan(probability) else block * round(20 * probability)
                 table.add_row(str(digit), f"{logit:.2f}", f"{probability:.4f}", bar)
             screen.print(table)
             if labels is not None:
