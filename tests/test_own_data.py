@@ -187,10 +187,10 @@ def test_train_and_eval_on_photos_in_folders(
     run: Run, tmp_path: Path, here: Mapping[str, str], train_digits: LabelledImages, test_digits: LabelledImages
 ) -> None:
     digits = photos(tmp_path / "digits", train_digits)
-    (digits / "0" / "note.png").write_text("no image")
+    (digits / "0" / "note\x1b[31m\n.png").write_text("no image")
     done = run("train", "data.dir=digits", *EPOCH, "output_dir=run", besides=here)
     assert done.returncode == 0, done.stderr
-    assert "240 images of digits, 1 left out: digits/0/note.png: not an image" in done.stdout
+    assert "240 images of digits, 1 left out: digits/0/note\\x1b[31m\\n.png: not an image" in done.stdout
     assert "no test images: data.test_dir=PATH names some" in done.stdout
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "test/accuracy" not in metrics

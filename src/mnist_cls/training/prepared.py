@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.datasets import CACHE, LabelledImages
-from ..errors import InputError
+from ..errors import InputError, shortened
 from ..files import expand, remove_unfinished, whole_file
 from ..images import SIZE
 from ..inference.decoding.batches import batches_of
@@ -90,7 +90,7 @@ def _prepare(source: Source, preprocess: str) -> Prepared:
                 usable[index] = False
                 left_out += 1
                 if left_out == 1:
-                    reason = f"{batch.names[index]}: {error or 'its label is not a digit 0 to 9'}"
+                    reason = shortened(f"{batch.names[index]}: {error or 'its label is not a digit 0 to 9'}", 300)
             images.append(batch.decoded.images[usable])
             advance(len(batch.names))
     return Prepared(np.concatenate(images), np.array(labels, np.uint8), left_out, reason)
