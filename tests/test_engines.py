@@ -59,6 +59,9 @@ def test_int8_does_not_change_the_network_that_is_passed(name: str, digits: np.n
 
 def test_int8_is_calibrated_on_the_dataset_of_the_training(tmp_path: Path) -> None:
     path, weights = tmp_path / "model.safetensors", read_weights()
+    (tmp_path / "my digits").mkdir()
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (tmp_path / "my digits" / name).write_bytes(b"\0\0\x08")  # cut off
     config = {"data": {"name": "mnist", "dir": str(tmp_path / "my digits")}}
     save_weights(path, load_model(), weights.model, {"config": config})
     with pytest.raises(InputError, match="my digits"):
