@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor, nn
@@ -254,13 +254,24 @@ def test_predictions_are_probabilities(make: MakeTrainer, mnist_test: LabelledIm
     assert outputs[0].shape == (32, 1, 28, 28)
 
 
-def test_a_few_batches_are_learned_by_heart(make: MakeTrainer, mnist_test: LabelledImages) -> None:
+class Labels(Callback):
+    """Keeps the labels of each training batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(batch[1].tolist())
+
+
+def test_overfit_batches_are_the_same_ones_in_each_epoch(make: MakeTrainer, mnist_test: LabelledImages) -> None:
     shuffled = MNISTDataModule(batch_size=32)
     make().fit(MNISTModule(MLP), shuffled)
     for data in (shuffled, loader(mnist_test, to_tensor, shuffle=True)):
-        trainer = make(overfit_batches=1, limit_train_batches=1.0, max_epochs=40)
-        trainer.fit(MNISTModule(MLP, lr=0.01), data)
-        assert trainer.callback_metrics["train/accuracy_epoch"] == 1
+        labels = Labels()
+        make(overfit_batches=2, limit_train_batches=1.0, max_epochs=3, callbacks=[labels]).fit(MNISTModule(MLP), data)
+        first, second, *later = labels.seen
+        assert later == [first, second] * 2
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])

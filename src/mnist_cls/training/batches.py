@@ -17,6 +17,44 @@ _TOLERANCE = 0.1
 _DARKEST_WHITE = 10
 
 
+class BatchReader:
+    """Checks the first batch of each loader, which waits for a GPU, and reads the others as that one."""
+
+    def __init__(self) -> None:
+        self.white_levels: dict[tuple[str, int], int] = {}
+
+    def read(self, batch: Any, stage: str, classifies: bool, index: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the images and the labels of a batch.
+
+        Args:
+            batch: a pair of images and labels; of the stage "predict", images alone or with anything beside them.
+            stage: name of the stage.
+            classifies: whether labels must be 0 to 9.
+            index: of the loader in the stage.
+
+        Returns:
+            Images (B, 28, 28) with values 0 to 255, and labels int64 (B,); the images again instead of labels in the
+            stage "predict".
+
+        Raises:
+            InputError: If the first batch is anything else.
+        """
+        white = self.white_levels.get((stage, index))
+        if white is None:
+            images, labels = split_batch(batch, stage != "predict")
+            if labels is not None and classifies:
+                check_labels(labels)
+            white = white_level(images)
+            if white is not None:
+                self.white_levels[stage, index] = white
+        else:
+            several = isinstance(batch, (list, tuple))
+            images, labels = batch[0] if several else batch, None if stage == "predict" else batch[1]
+        if white == 1 or images.dim() == 4:
+            images = to_pixels(images, white or 255)
+        return images, images if labels is None else labels.long()
+
+
 def split_batch(batch: Any, needs_labels: bool = True) -> tuple[Tensor, Tensor | None]:
     """Return the images and the labels of a batch, None if it has no labels and needs none.
 

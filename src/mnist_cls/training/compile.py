@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.loader import BatchLoader
 from ..errors import InputError, first_line
 
 ForwardPass = Callable[[Tensor], Any]
@@ -45,3 +46,17 @@ def _buffers_restored(network: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for name, buffer in network.named_buffers():
             buffer.copy_(before[name])
+
+
+def full_batch(loader: Any) -> int:
+    """Return the number of images in this process's part of a loader's full batches.
+
+    Raises:
+        InputError: If the loader does not say.
+    """
+    if isinstance(loader, BatchLoader):
+        return len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
+    size = getattr(loader, "batch_size", None)
+    if not isinstance(size, int):
+        raise InputError("compile: expected a loader with a batch_size, for which the network is compiled")
+    return size

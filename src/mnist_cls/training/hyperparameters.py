@@ -1,4 +1,4 @@
-"""Hyperparameters: plain values, kept in checkpoints under Lightning's keys, and read without importing anything."""
+"""Hyperparameters: checked, kept in checkpoints as plain values under Lightning's keys, and read without imports."""
 
 import functools
 import inspect
@@ -7,7 +7,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torch import nn
+
 from ..errors import InputError, shortened
+from ..models.registry import create_model
 
 
 def plain(name: str, value: object) -> Any:
@@ -33,6 +36,39 @@ def plain(name: str, value: object) -> Any:
         f"{name} is a {shortened(type(value).__name__)}: expected numbers, text, and lists or dicts of them,"
         " which a checkpoint can hold without code"
     )
+
+
+def network_of(model: object) -> tuple[dict[str, Any], nn.Module]:
+    """Return a network's name and options, and the network; a network that was given has neither.
+
+    Raises:
+        InputError: If there is no such network, or its options are no plain values.
+    """
+    if isinstance(model, nn.Module):
+        return {}, model
+    if not isinstance(model, (str, Mapping)):
+        found = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        raise InputError(f"model is {found}: expected a network, its name, or a dict of its name and options")
+    config: dict[str, Any] = plain("model", {"name": model} if isinstance(model, str) else model)
+    if "name" not in config:
+        raise InputError(f"model={config}: expected a name, as in {{'name': 'mlp', ...}}")
+    try:
+        return config, create_model(**config)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from error
+
+
+def check_options(optimizer: object, scheduler: object, label_smoothing: object, compile: object, lr: object) -> None:
+    """Raise an `InputError` if an argument of the module is of a wrong type, or out of range."""
+    for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if factory is not None and not callable(factory):
+            example = "functools.partial(torch.optim.AdamW, lr=1e-3)"
+            raise InputError(f"{name} is a {type(factory).__name__}: expected what creates one, such as {example}")
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    if lr is not None:
+        check_number("lr", lr, 0)
+    if not (compile is None or isinstance(compile, str)):
+        raise InputError(f"compile={shortened(compile)}: expected a mode of torch.compile, such as 'default', or None")
 
 
 def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:

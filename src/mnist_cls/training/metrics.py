@@ -44,5 +44,36 @@ class EpochMeans:
         self.sums, self.count = totals[:2].to(device, _dtype(device)), int(totals[2])
 
 
+class StageMeans:
+    """The means of all loaders of a stage; all but validation and test have one."""
+
+    def __init__(self) -> None:
+        self.loaders = [EpochMeans()]
+
+    def loader(self, index: int) -> EpochMeans:
+        """Return the means over the images of one loader."""
+        while len(self.loaders) <= index:
+            self.loaders.append(EpochMeans())
+        return self.loaders[index]
+
+    def compute(
+        self, stage: str, count: int, suffix: str, reduce: Callable[..., Any], device: torch.device
+    ) -> dict[str, Tensor]:
+        """Compute loss and accuracy, float32 scalars, over the images of `count` loaders, and start the next epoch.
+
+        Those of each loader are added if there are several, named as Lightning names them. `suffix` ends the name of
+        the accuracy. All processes call this together.
+        """
+        totals = [self.loader(index).totals(reduce, device) for index in range(count)]
+        for loader in self.loaders:
+            loader.reset()
+        ends = [f"/dataloader_idx_{index}" for index in range(count)] if count > 1 else []
+        means = {}
+        for end, (loss, correct, images) in zip(["", *ends], [torch.stack(totals).sum(0), *totals], strict=False):
+            means[f"{stage}/loss{end}"] = (loss / images).float()
+            means[f"{stage}/accuracy{suffix}{end}"] = (correct / images).float()
+        return means
+
+
 def _dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

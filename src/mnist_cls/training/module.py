@@ -20,13 +20,20 @@ from ..data.loader import BatchLoader
 from ..data.normalization import normalize
 from ..errors import InputError, shortened
 from ..images import SIZE
-from ..models.registry import create_model
-from .batches import as_pixels, check_labels, split_batch, to_pixels, white_level
+from .batches import BatchReader, as_pixels
 from .checkpoint_io import check_entries, check_optimizers
-from .compile import ForwardPass, compile_network
-from .hyperparameters import argument_names, check_number, described, plain, refuse_on_instances, saved_arguments
-from .metrics import EpochMeans
-from .objective import compute_loss, is_classifier
+from .compile import ForwardPass, compile_network, full_batch
+from .hyperparameters import (
+    argument_names,
+    check_options,
+    described,
+    network_of,
+    plain,
+    refuse_on_instances,
+    saved_arguments,
+)
+from .metrics import StageMeans
+from .objective import compute_loss, is_classifier, logits_of
 from .random_state import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -89,9 +96,9 @@ class MNISTModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         refuse_on_instances(self)
-        self.model_config, network = _network(model)
+        self.model_config, network = network_of(model)
         self.classifies = is_classifier(network, self.model_config or type(network).__name__)
-        _check_options(optimizer, scheduler, label_smoothing, compile, lr)
+        check_options(optimizer, scheduler, label_smoothing, compile, lr)
         if label_smoothing and hasattr(network, "loss"):
             raise InputError(f"label_smoothing={label_smoothing}: {type(network).__name__} has a loss of its own")
         # Convolutions are about 1.5 times as fast with the channels of a pixel side by side in memory.
@@ -107,10 +114,9 @@ class MNISTModule(pl.LightningModule):
         self.train_metrics: dict[str, float] = {}
         self.accept_complete = True
         self.resumed_random_state: dict[str, Any] | None = None
-        self.means: dict[str, list[EpochMeans]] = {}
-        # The value of white in the batches of each stage and loader, 1 or 255; and the images of the present step,
-        # for which it is known. Containers, because setting an attribute of a module takes microseconds.
-        self.white_levels: dict[tuple[str, int], int] = {}
+        self.means: dict[str, StageMeans] = {}
+        self.batches = BatchReader()
+        # The images of the present step, which need no check. A list, because setting an attribute takes microseconds.
         self.known_pixels: list[Tensor] = []
         self.example_input_array = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)  # Lightning's name; for its summary
         self._reset()
@@ -206,7 +212,8 @@ class MNISTModule(pl.LightningModule):
         """Compile the network if `compile` is set; restore the random state of the checkpoint, if there is one."""
         if self.compile_mode is not None:
             sample_size = full_batch(self.trainer.train_dataloader)
-            sample = normalize(torch.zeros(sample_size, SIZE, SIZE, dtype=torch.uint8, device=self.device))
+            pixels = torch.zeros(sample_size, SIZE, SIZE, dtype=torch.uint8, device=self.device)
+            sample = normalize(pixels).to(self.dtype)
             autocast = self.trainer.precision_plugin.forward_context
             self.compiled = sample.shape, compile_network(self.model, self.compile_mode, sample, autocast)
         if self.resumed_random_state is None:
@@ -223,7 +230,7 @@ class MNISTModule(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the loss of a batch, a scalar."""
-        images, labels = self._pixels(batch, "train")
+        images, labels = self.batches.read(batch, "train", self.classifies)
         count = len(labels)
         self.images_seen += count
         loss, correct, _ = self._step(images, labels, "train")
@@ -250,23 +257,23 @@ class MNISTModule(pl.LightningModule):
 
         The batch is images, or a pair or more that begins with images.
         """
-        images, _ = self._pixels(batch, "predict", dataloader_idx)
+        images, _ = self.batches.read(batch, "predict", False, dataloader_idx)
         with self._float32():
             outputs = self._outputs(images)
-        return _logits(outputs).float().softmax(1) if self.classifies else outputs
+        return logits_of(outputs).float().softmax(1) if self.classifies else outputs
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy."""
-        means = self._log_means("train", "_epoch")
+        means = self._log_means("train", suffix="_epoch")
         self.train_metrics = {name.removesuffix("_epoch"): value.item() for name, value in means.items()}
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and the accuracy on the validation images."""
-        self._log_means("val", prog_bar=True)
+        self._log_means("val", len(self.trainer.num_val_batches), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         """Log the loss and the accuracy on the test images."""
-        self._log_means("test")
+        self._log_means("test", len(self.trainer.num_test_batches))
 
     def test_dataloader(self) -> Any:
         """Return the test images of the DataModule in `fit`: `trainer.test()` needs no arguments after it."""
@@ -298,7 +305,7 @@ class MNISTModule(pl.LightningModule):
             "model": self.model_config,
             "steps": self._total_steps(),
             "images_seen": self.total_images_seen(),
-            "train_totals": self.means["train"][0].totals(self.trainer.strategy.reduce, self.device).cpu(),
+            "train_totals": self.means["train"].loader(0).totals(self.trainer.strategy.reduce, self.device).cpu(),
             "train_metrics": self.train_metrics,
             "random_state": random_state(),
         }
@@ -338,7 +345,7 @@ class MNISTModule(pl.LightningModule):
         if trainer.is_global_zero:  # the counts of all processes continue in the first one
             self.images_seen = saved["images_seen"]
             if "train_totals" in saved:  # not in checkpoints of earlier versions
-                self.means["train"][0].load_totals(saved["train_totals"], self.device)
+                self.means["train"].loader(0).load_totals(saved["train_totals"], self.device)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: `mnist_cls.export` writes files that check and normalize their inputs."""
@@ -360,8 +367,8 @@ class MNISTModule(pl.LightningModule):
             return -1
 
     def _reset(self) -> None:
-        self.means = {name: [EpochMeans()] for name in ("train", "val", "test")}
-        self.white_levels.clear()
+        self.means = {name: StageMeans() for name in ("train", "val", "test")}
+        self.batches = BatchReader()
 
     def _hyperparameters(self, optimizer: object, scheduler: object) -> dict[str, Any]:
         """Return plain values for checkpoints and loggers."""
@@ -400,26 +407,6 @@ class MNISTModule(pl.LightningModule):
         except RuntimeError as error:
             raise InputError(f"{weights.path}: does not fit: {shortened(' '.join(str(error).split()), 300)}") from error
 
-    def _pixels(self, batch: Any, stage: str, index: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the images of a batch, (B, 28, 28) with values 0 to 255, and the labels (B,), or what stands for them.
-
-        The first batch of a loader is checked, which waits for a GPU.
-        """
-        white = self.white_levels.get((stage, index))
-        if white is None:
-            images, labels = split_batch(batch, stage != "predict")
-            if labels is not None and self.classifies:
-                check_labels(labels)
-            white = white_level(images)
-            if white is not None:
-                self.white_levels[stage, index] = white
-        else:
-            several = isinstance(batch, (list, tuple))
-            images, labels = batch[0] if several else batch, None if stage == "predict" else batch[1]
-        if white == 1 or images.dim() == 4:
-            images = to_pixels(images, white or 255)
-        return images, images if labels is None else labels.long()
-
     def _outputs(self, images: Tensor) -> Any:
         """Run the network on images (B, 28, 28) with values 0 to 255."""
         self.known_pixels.append(images)
@@ -432,8 +419,8 @@ class MNISTModule(pl.LightningModule):
         """Return loss, correctness (B,) and outputs of a batch, without waiting for a GPU."""
         outputs = self._outputs(images)
         loss = compute_loss(self.model, outputs, images, labels, self.label_smoothing)
-        correct = _logits(outputs).argmax(1) == labels if self.classifies else None
-        self._means(stage, index).update(loss, correct, len(labels))
+        correct = logits_of(outputs).argmax(1) == labels if self.classifies else None
+        self.means[stage].loader(index).update(loss, correct, len(labels))
         return loss, correct, outputs
 
     def _float32(self) -> torch.autocast:
@@ -441,38 +428,15 @@ class MNISTModule(pl.LightningModule):
         return torch.autocast(self.device.type, enabled=False)
 
     def _evaluation_step(self, batch: Any, stage: str, index: int) -> Any:
-        images, labels = self._pixels(batch, stage, index)
+        images, labels = self.batches.read(batch, stage, self.classifies, index)
         with self._float32():
             return self._step(images, labels, stage, index)[2]
 
-    def _means(self, stage: str, index: int) -> EpochMeans:
-        means = self.means[stage]
-        while len(means) <= index:
-            means.append(EpochMeans())
-        return means[index]
-
-    def _log_means(self, stage: str, suffix: str = "", prog_bar: bool = False) -> dict[str, Tensor]:
-        """Log the means over all images, and those of each loader if there are several, named as Lightning does."""
-        trainer = self.trainer
-        loaders = {"val": trainer.num_val_batches, "test": trainer.num_test_batches}.get(stage, [1])
-        reduce = trainer.strategy.reduce
-        totals = [self._means(stage, index).totals(reduce, self.device) for index in range(len(loaders))]
-        for means in self.means[stage]:
-            means.reset()
-        logged = self._named(torch.stack(totals).sum(0), stage, suffix)
-        if len(totals) > 1:
-            for index, one in enumerate(totals):
-                parts = self._named(one, stage, suffix)
-                named = {f"{name}/dataloader_idx_{index}": value for name, value in parts.items()}
-                self.log_dict(named, add_dataloader_idx=False)
-        self.log_dict(logged, prog_bar=prog_bar)
-        return logged
-
-    def _named(self, totals: Tensor, stage: str, suffix: str) -> dict[str, Tensor]:
-        loss, correct, count = totals
-        means = {f"{stage}/loss": (loss / count).float()}
-        if self.classifies:
-            means[f"{stage}/accuracy{suffix}"] = (correct / count).float()
+    def _log_means(self, stage: str, loaders: int = 1, suffix: str = "", prog_bar: bool = False) -> dict[str, Tensor]:
+        means = self.means[stage].compute(stage, loaders, suffix, self.trainer.strategy.reduce, self.device)
+        if not self.classifies:
+            means = {name: value for name, value in means.items() if "/loss" in name}
+        self.log_dict(means, prog_bar=prog_bar, add_dataloader_idx=False)
         return means
 
     def _batch_weight(self, batch_idx: int, count: int) -> float:
@@ -491,51 +455,3 @@ class MNISTModule(pl.LightningModule):
         total: int = min(loader.sampler.count, int(self.trainer.num_training_batches) * size)
         start = batch_idx // batches * batches * size
         return batches * count * self.trainer.world_size / (min(total, start + batches * size) - start)
-
-
-def full_batch(loader: Any) -> int:
-    """Return the number of images in this process's part of a loader's full batches.
-
-    Raises:
-        InputError: If the loader does not say.
-    """
-    if isinstance(loader, BatchLoader):
-        return len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
-    size = getattr(loader, "batch_size", None)
-    if not isinstance(size, int):
-        raise InputError("compile: expected a loader with a batch_size, for which the network is compiled")
-    return size
-
-
-def _network(model: object) -> tuple[dict[str, Any], nn.Module]:
-    """Return name and options of a network, none of one that was given, and the network."""
-    if isinstance(model, nn.Module):
-        return {}, model
-    if not isinstance(model, (str, Mapping)):
-        found = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
-        raise InputError(f"model is {found}: expected a network, its name, or a dict of its name and options")
-    config: dict[str, Any] = plain("model", {"name": model} if isinstance(model, str) else model)
-    if "name" not in config:
-        raise InputError(f"model={config}: expected a name, as in {{'name': 'mlp', ...}}")
-    try:
-        return config, create_model(**config)
-    except ValueError as error:
-        raise InputError(f"model: {error}") from error
-
-
-def _check_options(optimizer: object, scheduler: object, label_smoothing: object, compile: object, lr: object) -> None:
-    for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
-        if factory is not None and not callable(factory):
-            example = "functools.partial(torch.optim.AdamW, lr=1e-3)"
-            raise InputError(f"{name} is a {type(factory).__name__}: expected what creates one, such as {example}")
-    check_number("label_smoothing", label_smoothing, 0, 1)
-    if lr is not None:
-        check_number("lr", lr, 0)
-    if not (compile is None or isinstance(compile, str)):
-        raise InputError(f"compile={shortened(compile)}: expected a mode of torch.compile, such as 'default', or None")
-
-
-def _logits(outputs: Any) -> Tensor:
-    """Return the logits of what a classifier returned: they may be the first of several tensors in training."""
-    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
-    return logits

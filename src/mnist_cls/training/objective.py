@@ -57,3 +57,9 @@ def is_classifier(network: nn.Module, name: object) -> bool:
             " or a network with a loss of its own, loss(outputs, x, labels)"
         )
     return shape == (2, CLASSES)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits of what a classifier returned: they may be the first of several tensors in training."""
+    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
+    return logits
