@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ def test_a_csv_file_has_all_curves_and_results(logged: Path) -> None:
     assert [step for step, _ in column(rows, "train/loss")] == [9, 19]
     metrics = metrics_of(logged)
     [(step, accuracy)] = column(rows, "test/accuracy")
-    assert (step, accuracy) == (20, pytest.approx(metrics["test/accuracy"]))
+    assert step == 20
+    assert accuracy == pytest.approx(metrics["test/accuracy"])
     assert column(rows, "final/train/seconds") == [(20, metrics["train/seconds"])]
-    hyperparameters = OmegaConf.load(logged / "csv" / "hparams.yaml")
+    hyperparameters: Any = OmegaConf.load(logged / "csv" / "hparams.yaml")
     assert hyperparameters["seed"] == 0
     assert hyperparameters["optimizer"]["lr"] == 0.003
 
@@ -140,6 +142,23 @@ def test_mlflow_keeps_the_runs_in_a_database_without_a_server(run: Run, tmp_path
     steps = [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")]
     assert steps == [9, 19]
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "run"}
+
+
+class LoseTheDatabase(Callback):
+    """MLflow's database is damaged in the 13th step."""
+
+    def on_before_backward(self, trainer: pl.Trainer, *args: object) -> None:
+        if trainer.global_step == 12:
+            with sqlite3.connect("outputs/mlflow.db") as database:
+                database.execute("ALTER TABLE metrics RENAME TO lost")
+
+
+@pytest.mark.slow
+def test_a_logger_that_fails_in_the_training_ends_it_in_one_line(run: Run, tmp_path: Path) -> None:
+    lose = "+callbacks.lose._target_=tests.test_loggers.LoseTheDatabase"
+    done = run("train", *SHORT, "logger=mlflow", "output_dir=run", lose)
+    one_line(done, "logger (mlflow)", "metrics", "resume with: ", "checkpoint=last")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
 
 
 @pytest.mark.slow

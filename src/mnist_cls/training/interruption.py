@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..cli.messages import display_path, overrides, program
 from ..cli.torchrun import hosts, world_size
-from ..errors import InputError, first_line
+from ..errors import InputError, shortened
 from .callbacks.saving import LastCheckpoint
 from .distributed import lost, print_once
 from .loggers import of_a_logger
@@ -48,7 +48,7 @@ def _reason(error: Exception, folder: Path) -> str | None:
     if of_a_logger(error):
         package = type(error).__module__.partition(".")[0]
         hint = "; logger.wandb.offline=true needs no account and no network" if package == "wandb" else ""
-        return f"logger ({package}): {first_line(error).rstrip('.')}{hint}"
+        return f"logger ({package}): {shortened(' '.join(str(error).split()), 500).rstrip('.')}{hint}"
     if isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error):  # early stopping's
         hint = ", such as logger=csv" if "no logger" in str(error) else ""
         return f"Lightning refuses a setting: {' '.join(str(error).split()).rstrip('.')}{hint}"

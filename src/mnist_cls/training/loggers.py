@@ -20,12 +20,12 @@ Loggers = dict[str, Logger]
 # By the names of loggers: the run's id in MLflow's database, and at Weights & Biases.
 _IDS = "loggers.json"
 
-# Unless the user has set them: seconds and attempts after which a server that does not answer is an error, and no lines
-# about a new database.
+# Unless the user has set them: seconds and attempts after which a server that does not answer is an error; and MLflow
+# prints nothing, such as the traceback of an exception that it raises.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "WANDB_INIT_TIMEOUT": "30",
 }
 
