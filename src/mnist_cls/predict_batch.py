@@ -18,6 +18,7 @@ doubles no row. All machines must see INPUT, OUTPUT and the checkpoint under the
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -47,6 +48,8 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (InputError, OSError) as error:
+        with contextlib.suppress(OSError):  # most likely, the same one: what is left for standard output is dropped
+            flush_output()
         print_error(f"error: {error}")
         return 2
     except KeyboardInterrupt:

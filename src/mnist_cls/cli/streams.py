@@ -1,9 +1,9 @@
 """Standard output and standard error: nothing that is printed there ends a run."""
 
-import contextlib
 import io
 import os
 import sys
+from typing import TextIO
 
 _REPLACEMENTS = {"stdout": "replace", "stderr": "backslashreplace"}
 
@@ -35,7 +35,7 @@ def flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise
         raise OSError(error.errno, f"cannot be written ({error.strerror})", "standard output") from error
@@ -43,5 +43,12 @@ def flush_output() -> None:
 
 def print_error(text: str) -> None:
     """Print a line on standard error, if that can be written."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr)
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Drop what a stream still holds, and whatever else is printed there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
