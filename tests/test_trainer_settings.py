@@ -215,9 +215,16 @@ def test_an_entry_that_is_null_is_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "tensorboard" / "projector_config.pbtxt").exists()
 
 
-def test_what_lightning_refuses_in_the_training_is_one_line(run: Run) -> None:
+def test_what_lightning_refuses_in_the_training_is_one_line_and_leaves_no_folder(run: Run, tmp_path: Path) -> None:
     monitor = "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"
-    one_line(run("train", *PLAIN, monitor), "LearningRateMonitor", "no logger, such as logger=csv")
+    for folder in ("output_dir=runs/mine", "output_dir=runs/${now:%Y}"):
+        one_line(run("train", *PLAIN, monitor, folder), "LearningRateMonitor", "no logger, such as logger=csv")
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "runs" / "mine").mkdir()
+    (tmp_path / "runs" / "mine" / "notes.txt").touch()
+    one_line(run("train", *PLAIN, monitor, "output_dir=runs/mine"))
+    one_line(run("train", *PLAIN, monitor, "output_dir=."))
+    assert (tmp_path / "runs" / "mine" / "notes.txt").is_file()
 
 
 def test_without_a_terminal_each_epoch_is_a_line(run: Run) -> None:

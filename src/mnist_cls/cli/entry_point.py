@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import InputError
 from .help import register_resolvers
 from .messages import explain, leave, quoted, text_keys
-from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run
+from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run, removed_if_useless
 from .settings import SETTINGS
 from .streams import flush_output, prepare_streams, print_error
 from .sweep import Sweep
@@ -165,8 +165,9 @@ def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose
         return task(settings, None)
     config.output_dir = str(folder)
     record_run(folder, config)
-    # Read again, because a value may refer to the folder: ${hydra:runtime.output_dir}.
-    return task(to_settings(config, entry), folder.absolute())
+    with removed_if_useless(folder.absolute()):
+        # Read again, because a value may refer to the folder: ${hydra:runtime.output_dir}.
+        return task(to_settings(config, entry), folder.absolute())
 
 
 def _readable(entry: str, overrides: Sequence[str]) -> list[str]:

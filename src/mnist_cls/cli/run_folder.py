@@ -2,7 +2,8 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,16 @@ def record_run(folder: Path, config: DictConfig) -> None:
         OmegaConf.save(config, record / "config.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": runtime}), record / "hydra.yaml")
         OmegaConf.save(runtime.overrides.task, record / "overrides.yaml")
+
+
+@contextlib.contextmanager
+def removed_if_useless(folder: Path) -> Iterator[None]:
+    """Remove a run's folder if bad input ends the block before anything but the record is in it."""
+    try:
+        yield
+    except InputError:
+        alone = HydraConfig.get().mode != RunMode.MULTIRUN and world_size() == 1 and is_first()
+        content = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        if alone and content == [".hydra"] and folder.resolve() != Path.cwd().resolve():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
