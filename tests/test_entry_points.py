@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mnist_cls.data.embedded import FOLDER
 
@@ -111,9 +113,11 @@ def python_of(page: str) -> list[str]:
     return [part.split("```")[0] for part in text.split("```python\n")[1:]]
 
 
-def test_the_readmes_python_runs(run: Run, tmp_path: Path) -> None:
+def test_the_readmes_python_runs(run: Run, tmp_path: Path, digits: np.ndarray) -> None:
+    Image.fromarray(digits[0]).save(tmp_path / "scan.jpg")
+    np.save(tmp_path / "digits.npy", digits)
     predict, own = python_of("README.md")
-    code = "import numpy\nimages = numpy.zeros((3, 28, 28), numpy.uint8)\n" + predict
+    code = "import numpy\nx_test = numpy.load('digits.npy')\n" + predict
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
