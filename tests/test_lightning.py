@@ -76,7 +76,7 @@ class TorchvisionDigits(Dataset[tuple[Tensor, int]]):
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[MNISTModule, ModelCheckpoint, Path]:
     """A training with a user's own Trainer, callbacks and logger."""
     folder = tmp_path_factory.mktemp("own")
-    best = ModelCheckpoint(folder, monitor="val/accuracy", mode="max", save_last=True)
+    best = ModelCheckpoint(folder, monitor="val/accuracy", mode="max", save_top_k=-1, save_last=True)
     callbacks = [best, EarlyStopping("val/accuracy", mode="max"), LearningRateMonitor()]
     module = MNISTModule(MLP, functools.partial(torch.optim.SGD, momentum=0.9), label_smoothing=0.1, lr=0.05)
     trainer = Trainer(

@@ -108,4 +108,6 @@ def _check_paths(state: Any, path: Path) -> None:
 
 
 def _not_resumable(path: Path, reason: str) -> InputError:
-    return InputError(f"{path}: cannot resume from it: {reason}; expected a file written by mnist_cls.train")
+    return InputError(
+        f"{path}: cannot resume from it: {reason}; expected a checkpoint of a training, not of weights alone"
+    )
