@@ -122,14 +122,14 @@ def test_the_readmes_python_runs(run: Run, tmp_path: Path, digits: np.ndarray) -
     assert done.returncode == 0, done.stderr
 
     (tmp_path / "my_network.py").write_text(own)
-    mine, digits = "model_file=my_network.py", f"input={ROOT / 'docs' / 'digits'}"
+    mine, folder = "model_file=my_network.py", f"input={ROOT / 'docs' / 'digits'}"
     done = run("train", "model=own", mine, "+model.hidden=128", "mode=fast_dev", "output_dir=run")
     assert done.returncode == 0, done.stderr
-    done = run("predict", "checkpoint=run", mine, digits)
+    done = run("predict", "checkpoint=run", mine, folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(".png") == 3
     # The checkpoint names the network, not the file: loading it runs no code.
-    one_line(run("predict", "checkpoint=run", digits), "no model is called 'linear'", "model_file=FILE.py")
+    one_line(run("predict", "checkpoint=run", folder), "no model is called 'linear'", "model_file=FILE.py")
 
 
 def test_the_python_of_the_page_on_the_forward_pass_runs(tmp_path: Path) -> None:
