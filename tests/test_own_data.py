@@ -389,18 +389,24 @@ def test_what_is_not_labelled_digits_is_refused(tmp_path: Path, test_digits: Lab
     refused("letters", "has the folders 'a', 'b'", "0 to 9")
     photos(tmp_path / "mixed", test_digits)
     (tmp_path / "mixed" / "x").mkdir()
-    refused("mixed", "has the folders 'x' beside 0", "expected digits, 0 to 9")
+    refused("mixed", "has the folders 'x'; expected one for each label, called 0 to 9")
     table(tmp_path / "test.csv", test_digits, labels=False)
     refused("test.csv", "has no labels", "a table with a column label")
     np.save(tmp_path / "images.npy", test_digits.images)
     refused("images.npy", "has no labels beside it", "labels.npy")
     (tmp_path / "nothing" / "3").mkdir(parents=True)
-    refused("nothing", "none of its 0 images can be used; there are none")
+    refused("nothing", "the folder has no files in it")
     (tmp_path / "broken" / "3").mkdir(parents=True)
     (tmp_path / "broken" / "3" / "a.png").write_bytes(b"x")
     refused("broken", "none of its 1 images can be used", "broken/3/a.png")
     (tmp_path / "cut.npz").write_bytes(b"PK\3\4")
     refused("cut.npz", "copy it again")
+    for name in ("train", "Training"):
+        photos(tmp_path / "twice" / name, test_digits)
+    refused("twice", "has 'Training', 'train', which may hold the same images; name one of them")
+    header = (tmp_path / "test.csv").read_text().splitlines()[0]
+    (tmp_path / "rows.csv").write_text(f"label,{header}\n")
+    refused("rows.csv", "none of its 0 images can be used: it has no rows")
 
 
 def test_few_classes_an_empty_folder_and_other_files_are_fine(tmp_path: Path, test_digits: LabelledImages) -> None:

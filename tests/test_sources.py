@@ -95,8 +95,14 @@ def test_a_folder_of_folders_named_by_their_digit(tmp_path: Path, digits: np.nda
         file.write_bytes(as_png(digits[number]))
     found = everything(tmp_path / "all")
     assert found.targets == sorted(labels[:20])
-    (tmp_path / "all" / "notes.txt").write_text("not only digits")
+    (tmp_path / "all" / "notes.txt").write_text("no image")
+    assert everything(tmp_path / "all").targets == [*sorted(labels[:20]), None]
+    (tmp_path / "all" / "letters").mkdir()
     assert everything(tmp_path / "all").targets == []
+    (tmp_path / "some" / "3").mkdir(parents=True)
+    for name in ("3/a.png", "7"):
+        (tmp_path / "some" / name).write_bytes(as_png(digits[0]))
+    assert everything(tmp_path / "some").targets == [3, None]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,11 @@ def find_idx(name: str, split: Split, folder: Path) -> tuple[Path, Path] | None:
     return None
 
 
+def is_downloaded(name: str, folder: Path) -> bool:
+    """Return whether torchvision has downloaded a dataset to a folder."""
+    return name in _TORCHVISION and (folder / _TORCHVISION[name] / "raw").is_dir()
+
+
 def _read_pair(images_file: Path, labels_file: Path) -> LabelledImages:
     return _checked(read_idx(images_file), read_idx(labels_file), images_file, labels_file)
 

@@ -3,54 +3,34 @@
 The readers are those of prediction, see `open_source`.
 """
 
-import contextlib
-import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..data.datasets import LabelledImages, find_idx, load_dataset
+from ..data.datasets import LabelledImages, find_idx, is_downloaded, load_dataset
 from ..errors import InputError
 from ..files import expand
 from ..inference.sources.archives import zip_tables
-from ..inference.sources.arrays import idx_source, npy_source, npz_names, npz_source
+from ..inference.sources.arrays import labels_of, npy_source, npz_names, npz_source
 from ..inference.sources.blocks import InputBlock, Source
 from ..inference.sources.detect import open_source
-from ..inference.sources.files import folder_source
-from ..inference.sources.reading import file_identity
+from ..inference.sources.files import folder_source, has_label_folders
 from ..inference.sources.tables import listed
 from .prepared import labelled_images
 
 Part = Literal["train", "val", "test"]
-Open = Callable[[], Source]
+Parts = dict[Part, Callable[[], LabelledImages]]
+Sources = dict[Part, Callable[[], Source]]
 
-# Names of the folders and files of each part, in lower case.
-_NAMES: dict[Part, tuple[str, ...]] = {
-    "train": ("train", "training", "trainingset"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing", "testset"),
-}
-
-# Names of arrays with images and with their labels, in a `.npz` or as `.npy` files in one folder.
-_ARRAYS: dict[Part, tuple[tuple[str, str], ...]] = {
-    "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("images", "labels"), ("x", "y")),
-    "val": (("x_val", "y_val"), ("val_images", "val_labels")),
-    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
-}
+# How folders, files and arrays of each part are called, in lower case: train, mnist_train.csv, x_train.
+_NAMES: dict[Part, str] = {"train": "train(ing)?(set)?", "val": "val(id|idation)?", "test": "test(ing)?(set)?"}
 
 _TABLES = re.compile(r".*\.((csv|tsv)(\.(gz|bz2|xz))?|zip|parquet|npz)", re.IGNORECASE)
 
-_EXPECTED = (
-    "expected a folder for each label, 0 to 9 (also below train and test), a table with a column label"
-    " (.csv, .parquet), .npz or .npy with images and labels (x_train, y_train), or MNIST's IDX files"
-)
 
-
-def find_parts(
-    path: str | Path, name: str = "mnist", key: str = "data.dir"
-) -> dict[Part, Callable[[], LabelledImages]]:
+def find_parts(path: str | Path, name: str = "mnist", key: str = "data.dir") -> Parts:
     """Find labelled images for training, validation and test; images are not read yet.
 
     Args:
@@ -59,7 +39,7 @@ def find_parts(
             - a folder with IDX files, see `load_dataset`;
             - a `.npz` with the arrays x_train, y_train, x_test and y_test as Keras has them, or images and labels;
             - `.npy` files with these names: one of the images, or their folder;
-            - a table with labels, or whatever else with labels `open_source` reads;
+            - whatever else with labels `open_source` reads, such as a table;
             - a folder with such files called train and test: train.csv, train-00000-of-00001.parquet.
         name: name of the dataset. Images that are no digits (Fashion-MNIST, KMNIST) must be 28x28, and are taken as
             they are; digits are brought into MNIST's form. Without any files, torchvision downloads it to the folder.
@@ -73,25 +53,26 @@ def find_parts(
         InputError: If there are no labelled images.
     """
     place = expand(path)
+    preprocess = "none" if name in ("fashion_mnist", "kmnist") else "auto"
+    official: Parts = {
+        "train": partial(load_dataset, name, "train", place),
+        "test": partial(load_dataset, name, "test", place),
+    }
+    if is_downloaded(name, place):
+        return official
+    if idx := {part: read for part, read in official.items() if find_idx(name, part, place)}:
+        return idx
     try:
-        if place.is_dir():
-            idx: dict[Part, Callable[[], LabelledImages]] = {}
-            for split in ("train", "test"):
-                if find_idx(name, split, place) is not None:
-                    idx[split] = partial(load_dataset, name, split, place)
-            if idx:
-                return idx
-        preprocess = "none" if name in ("fashion_mnist", "kmnist") else "auto"
         parts = _in_folder(place, preprocess) if place.is_dir() else _in_file(place, preprocess)
     except InputError as error:
         raise _about(key, error) from error
     if not parts and place.is_dir() and name != "mnist":
-        return {
-            "train": partial(load_dataset, name, "train", place),
-            "test": partial(load_dataset, name, "test", place),
-        }
+        return official
     if not parts:
-        raise InputError(f"{key}={place}: has no labelled images; {_EXPECTED}")
+        raise InputError(
+            f"{key}={place}: has no labelled images; expected a folder for each label, 0 to 9, perhaps below train"
+            " and test; or one file called train: .csv, .parquet, .npz"
+        )
 
     def read(part: Part) -> LabelledImages:
         title = f"{path} ({part})" if len(parts) > 1 else str(path)
@@ -109,77 +90,101 @@ def _about(key: str, error: InputError) -> InputError:
     return InputError(text if text.startswith(f"{key}=") else f"{key}={text}")
 
 
-def _in_folder(folder: Path, preprocess: str) -> dict[Part, Open]:
-    folders = [path for path in sorted(folder.iterdir()) if path.name[0] not in "._" and path.is_dir()]
-    files = [path for path in sorted(folder.iterdir()) if path.name[0] not in "._" and path.is_file()]
-    labels = [path for path in folders if re.fullmatch("[0-9]", path.name)]
-    if labels:
-        if others := [path.name for path in folders if path not in labels]:
-            raise InputError(
-                f"{folder}: has the folders {listed(others)} beside {labels[0].name}; expected digits, 0 to 9"
-            )
-        return {"train": partial(_label_folders, labels)}
-    found: dict[Part, Open] = {}
-    for part, names in _NAMES.items():
-        for path in folders:
-            if path.name.lower() in names and "train" in (inner := _in_folder(path, preprocess)):
-                found[part] = inner["train"]
-    if not found:
-        found = _array_files(files, preprocess) or _tables(files, preprocess)
+def _in_folder(folder: Path, preprocess: str) -> Sources:
+    if has_label_folders(folder):
+        return {"train": partial(folder_source, folder)}
+    inside = [path for path in sorted(folder.iterdir()) if path.name[0] not in "._"]
+    folders, files = [path for path in inside if path.is_dir()], [path for path in inside if path.is_file()]
+    arrays = {path.stem: path for path in files if path.suffix == ".npy"}
+    found = (
+        _in_folders(folders, preprocess)
+        or _arrays(folder, arrays, lambda name, labels: npy_source(arrays[name], preprocess, arrays[labels]))
+        or _tables(folder, [path for path in files if _TABLES.fullmatch(path.name)], preprocess)
+    )
     if not found and len(folders) == 1 and not files:  # as archives are often unpacked
         return _in_folder(folders[0], preprocess)
     if not found and folders:
-        raise InputError(f"{folder}: has the folders {listed([path.name for path in folders])}; {_EXPECTED}")
+        others = [path.name for path in folders if not re.fullmatch("[0-9]", path.name)]
+        raise InputError(
+            f"{folder}: has the folders {listed(others)}; expected one for each label, called 0 to 9, and no others;"
+            " or such folders below train, val and test"
+        )
     return found
 
 
-def _label_folders(folders: Sequence[Path]) -> Source:
-    """Return the files below each folder, labelled by its name."""
-    sources: list[tuple[int, Source]] = []
-    for path in folders:
-        with contextlib.suppress(InputError):  # it is empty
-            sources.append((int(path.name), folder_source(path)))
-
-    def blocks(start: int) -> Iterator[InputBlock]:
-        for label, source in sources:
-            for block in source.blocks(0):
-                yield dataclasses.replace(block, targets=[label] * len(block))
-
-    count = sum(source.count or 0 for _, source in sources)
-    return Source(count, blocks, "labels", labelled=True)
-
-
-def _array_files(files: Sequence[Path], preprocess: str) -> dict[Part, Open]:
-    by_name = {path.stem.lower(): path for path in files if path.suffix == ".npy"}
-    return {
-        part: partial(_with_labels, npy_source, by_name[images], preprocess, by_name[labels])
-        for part, pairs in _ARRAYS.items()
-        for images, labels in reversed(pairs)  # the first pair has the last word
-        if images in by_name and labels in by_name
-    }
-
-
-def _with_labels(open_pair: Callable[[Path, str, Path], Source], path: Path, preprocess: str, labels: Path) -> Source:
-    source = open_pair(path, preprocess, labels)
-    return dataclasses.replace(source, identity=f"{source.identity}, {file_identity(labels)}")
-
-
-def _tables(files: Sequence[Path], preprocess: str) -> dict[Part, Open]:
-    tables = [path for path in files if _TABLES.fullmatch(path.name)]
-    found: dict[Part, Open] = {}
-    for part, names in _NAMES.items():
-        named = re.compile(rf"(^|[^a-z])({'|'.join(names)})([^a-z]|$)")
-        several = [path for path in tables if named.search(path.name.lower())]
-        if len(several) > 1 and any(path.suffix.lower() != ".parquet" for path in several):
-            names_found = listed([path.name for path in several])
+def _in_file(path: Path, preprocess: str) -> Sources:
+    kind = path.suffix.lower() if path.is_file() else ""
+    if kind == ".npz":
+        found = _arrays(path, npz_names(path), lambda name, labels: npz_source(path, preprocess, name))
+        if found:
+            return found
+    if kind == ".npy":
+        beside = {other.stem: other for other in path.parent.glob("*.npy")}
+        labels = labels_of(path.stem, beside)
+        if labels is None:
             raise InputError(
-                f"{several[0].parent}: has {names_found}, which may hold the same images; name one of them"
+                f"{path}: has no labels beside it; expected images.npy and labels.npy, or x_train.npy and y_train.npy"
             )
-        sources = [open_source(path, preprocess) for path in several]
-        if sources and all(source.labelled for source in sources):  # Kaggle's test.csv has no labels
-            found[part] = partial(_joined, sources)
-    if not found and len(tables) == 1:
+        return {"train": partial(npy_source, path, preprocess, beside[labels])}
+    if kind == ".zip" and len(tables := zip_tables(path)) > 1:
+        return _tables(path, [path / table for table in tables], preprocess)
+    source = open_source(path, preprocess)
+    if not source.labelled:
+        raise InputError(f"{path}: has no labels; expected a table with a column label, or arrays of images and labels")
+    return {"train": lambda: source}
+
+
+def _by_part(names: Collection[str]) -> dict[Part, list[str]]:
+    """Return the names that name each part."""
+    found: dict[Part, list[str]] = {}
+    for part, pattern in _NAMES.items():
+        if several := [name for name in names if re.search(f"(?<![a-z])({pattern})(?![a-z])", name.lower())]:
+            found[part] = several
+    return found
+
+
+def _only(place: Path, names: Sequence[str]) -> str:
+    if len(names) > 1:
+        raise InputError(f"{place}: has {listed(names)}, which may hold the same images; name one of them")
+    return names[0]
+
+
+def _in_folders(folders: Sequence[Path], preprocess: str) -> Sources:
+    """Return the images in the folder of each part, if they are labelled."""
+    found: Sources = {}
+    for part, names in _by_part([path.name for path in folders]).items():
+        place = folders[0].parent
+        inside = _in_folder(place / _only(place, names), preprocess)
+        if "train" in inside:
+            found[part] = inside["train"]
+    return found
+
+
+def _arrays(place: Path, names: Collection[str], opened: Callable[[str, str], Source]) -> Sources:
+    """Return the arrays of each part that have labels."""
+    labels = {name: its for name in names if (its := labels_of(name, names))}
+    parts = _by_part(labels)
+    if labels and not parts:
+        parts["train"] = ["images"] if "images" in labels else [*labels]
+    chosen = {part: _only(place, several) for part, several in parts.items()}
+    return {part: partial(opened, name, labels[name]) for part, name in chosen.items()}
+
+
+def _tables(place: Path, tables: Sequence[Path], preprocess: str) -> Sources:
+    """Return the tables of each part, if they have labels: Kaggle's test.csv has none."""
+    by_name = {path.name: path for path in tables}
+    parts = _by_part(by_name)
+    if not parts and len(tables) == 1:
         return _in_file(tables[0], preprocess)
+    if tables and not parts:
+        parts["train"] = [*by_name]
+    found: Sources = {}
+    for part, names in parts.items():
+        if not all(name.lower().endswith(".parquet") for name in names):
+            _only(place, names)
+        sources = [open_source(by_name[name], preprocess) for name in names]
+        if all(source.labelled for source in sources):
+            found[part] = partial(_joined, sources)
     return found
 
 
@@ -192,37 +197,3 @@ def _joined(sources: Sequence[Source]) -> Source:
     count = None if None in counts else sum(count or 0 for count in counts)
     identity = "\0".join(source.identity for source in sources)
     return Source(count, blocks, identity, labelled=True, arrays=all(source.arrays for source in sources))
-
-
-def _in_file(path: Path, preprocess: str) -> dict[Part, Open]:
-    name = path.name.lower() if path.is_file() else ""
-    if name.endswith(".npz") and (found := _arrays(path, preprocess)):
-        return found
-    if name.endswith(".npy"):
-        labels_of = dict(pair for pairs in _ARRAYS.values() for pair in pairs)
-        beside = {other.stem.lower(): other for other in path.parent.glob("*.npy")}
-        labels = beside.get(labels_of.get(path.stem.lower(), ""))
-        if labels is None:
-            raise InputError(
-                f"{path}: has no labels beside it; expected images.npy and labels.npy, or x_train.npy and y_train.npy"
-            )
-        return {"train": partial(_with_labels, npy_source, path, preprocess, labels)}
-    if name.endswith(".zip") and len(tables := zip_tables(path)) > 1:
-        return _tables([path / table for table in tables], preprocess)
-    labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    if labels != path and labels.is_file():
-        return {"train": partial(_with_labels, idx_source, path, "none", labels)}
-    source = open_source(path, preprocess)
-    if not source.labelled:
-        raise InputError(f"{path}: has no labels; {_EXPECTED}")
-    return {"train": lambda: source}
-
-
-def _arrays(path: Path, preprocess: str) -> dict[Part, Open]:
-    by_name = {name.lower(): name for name in npz_names(path)}
-    return {
-        part: partial(npz_source, path, preprocess, (by_name[images], by_name[labels]))
-        for part, pairs in _ARRAYS.items()
-        for images, labels in reversed(pairs)
-        if images in by_name and labels in by_name
-    }

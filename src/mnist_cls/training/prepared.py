@@ -13,7 +13,7 @@ import torch
 
 from ..data.datasets import CACHE, LabelledImages
 from ..errors import InputError, shortened
-from ..files import expand, remove_unfinished, whole_file
+from ..files import expand, whole_file
 from ..images import SIZE
 from ..inference.decoding.batches import batches_of
 from ..inference.decoding.pool import Decoders
@@ -67,7 +67,7 @@ def labelled_images(
         start = time.monotonic()
         prepared = _prepare(source, preprocess)
         if not len(prepared.labels):
-            raise InputError(f"{path}: none of its {prepared.left_out:,} images can be used; {prepared.reason}")
+            raise InputError(f"{path}: none of its {prepared.left_out:,} images can be used: {prepared.reason}")
         if not source.arrays or time.monotonic() - start > _WORTH_KEEPING:
             _keep(file, identity, prepared)
     left_out = f", {prepared.left_out:,} left out: {prepared.reason}" if prepared.left_out else ""
@@ -77,7 +77,7 @@ def labelled_images(
 
 def _prepare(source: Source, preprocess: str) -> Prepared:
     images, labels = [np.zeros((0, SIZE, SIZE), np.uint8)], list[int]()
-    left_out, reason = 0, "there are none"
+    left_out, reason = 0, "it has no rows"
     with Decoders(preprocess, split=False) as decoders, progress_bar(source.count, 0) as advance:
         if not source.arrays:
             decoders.start(source.count)
@@ -133,7 +133,6 @@ def _kept(file: Path, identity: str) -> Prepared | None:
 
 def _keep(file: Path, identity: str, prepared: Prepared) -> None:
     try:
-        remove_unfinished(file.parent, file.name)
         with whole_file(file) as temporary:
             np.savez(temporary, identity=np.array(identity), **prepared._asdict())
     except OSError as error:

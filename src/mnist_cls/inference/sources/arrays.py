@@ -17,7 +17,7 @@ from ...data.idx import decompressed, read_header
 from ...errors import InputError
 from ...images import SIZE, as_stack
 from .blocks import ARRAY_BATCH, IMAGE_BATCH, InputBlock, Source, file_source, index_names, target_of
-from .reading import LARGEST_FILE, open_regular, reader_errors
+from .reading import LARGEST_FILE, file_identity, open_regular, reader_errors
 
 # Bytes that are read at once of an array of large images.
 _SLICE_BYTES = 16_000_000
@@ -74,12 +74,31 @@ class _StoredArray:
 
 def npy_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
     """Return the images in a `.npy`, with the labels in another one."""
+    return _from_files(
+        "NumPy",
+        lambda path: _stored_npy(partial(open_regular, path), path.stat().st_size),
+        path,
+        preprocess,
+        labels,
+    )
 
-    def stored(path: Path) -> _StoredArray:
-        return _stored_npy(partial(open_regular, path), path.stat().st_size)
 
-    with reader_errors(path, "NumPy"):
-        return _source(path, preprocess, stored(path), None if labels is None else stored(labels))
+def idx_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
+    """Return the images in an IDX file, plain or compressed by gzip, with the labels in another one."""
+    return _from_files("IDX", _stored_idx, path, preprocess, labels)
+
+
+def _from_files(
+    kind: str, stored: Callable[[Path], _StoredArray], path: Path, preprocess: str, labels: Path | None
+) -> Source:
+    def checked(path: Path) -> _StoredArray:
+        with reader_errors(path, kind):
+            return stored(path)
+
+    images, targets = checked(path), None if labels is None else checked(labels)
+    with reader_errors(path, kind):
+        source = _source(path, preprocess, images, targets)
+    return source if labels is None else replace(source, identity=f"{source.identity}, {file_identity(labels)}")
 
 
 def npz_names(path: Path) -> list[str]:
@@ -88,14 +107,13 @@ def npz_names(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def npz_source(path: Path, preprocess: str, arrays: tuple[str, str | None] | None = None) -> Source:
-    """Return the images in a `.npz`, with their labels.
+def npz_source(path: Path, preprocess: str, images: str | None = None) -> Source:
+    """Return the images in a `.npz`, with the labels that belong to them by their name, see `labels_of`.
 
     Args:
         path: the file.
         preprocess: see `open_source`.
-        arrays: names of the arrays with images and with labels; the second may be None for those that belong to it by
-            their name, such as y_test to x_test. None: "images", or the only array that has no labels.
+        images: name of the array. None: "images", or the only array that is no label.
     """
 
     @contextmanager
@@ -115,8 +133,8 @@ def npz_source(path: Path, preprocess: str, arrays: tuple[str, str | None] | Non
         with zipfile.ZipFile(path) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         found = ", ".join(members)[:200] or "nothing"
-        images, labels = arrays or (_images_name(path, members, found), None)
-        labels = labels or next((name for name in _labels_names(images) if name in members), None)
+        images = images or _images_name(path, members, found)
+        labels = labels_of(images, members)
         return _source(path, preprocess, stored(images), None if labels is None else stored(labels))
 
 
@@ -124,7 +142,7 @@ def _images_name(path: Path, names: Collection[str], found: str) -> str:
     """Return the name of the array of images: "images", or the only one that is no label."""
     if "images" in names:
         return "images"
-    labels = {label for name in names for label in _labels_names(name)}
+    labels = {labels_of(name, names) for name in names}
     several = [name for name in names if name not in labels]
     if len(several) == 1:
         return several[0]
@@ -133,12 +151,13 @@ def _images_name(path: Path, names: Collection[str], found: str) -> str:
     raise InputError(f"input={path}: holds {found}; {advice}")
 
 
-def _labels_names(images: str) -> list[str]:
-    """Return the names that the labels of an array of images may have, such as y_test for x_test."""
+def labels_of(images: str, names: Collection[str]) -> str | None:
+    """Return the name of the array with the labels of an array of images, such as y_test for x_test, if any."""
     if images == "arr_0":  # np.savez(file, images, labels)
-        return ["arr_1"]
-    names = [re.sub("^[xX]", "y", images), re.sub("^[xX]", "Y", images), images.replace("images", "labels")]
-    return [name for name in (*names, "labels", "label", "y", "targets", "target") if name != images]
+        return "arr_1" if "arr_1" in names else None
+    same = [re.sub("(?<![a-zA-Z])[xX](?![a-zA-Z])", y, images) for y in "yY"]
+    likely = (*same, images.replace("images", "labels"), "labels", "label", "y", "targets", "target")
+    return next((name for name in likely if name in names and name != images), None)
 
 
 def holds_arrays(path: Path) -> bool:
@@ -149,12 +168,6 @@ def holds_arrays(path: Path) -> bool:
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, OverflowError):
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
-
-
-def idx_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
-    """Return the images in an IDX file, plain or compressed by gzip, with the labels in another one."""
-    with reader_errors(path, "IDX"):
-        return _source(path, preprocess, _stored_idx(path), None if labels is None else _stored_idx(labels))
 
 
 def _stored_idx(path: Path) -> _StoredArray:

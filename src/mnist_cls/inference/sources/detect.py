@@ -68,7 +68,7 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
     if path.is_dir():
         return folder_source(path)
     if not path.exists() and (archive := _archive_above(path)) is not None:
-        return _member(archive, path.relative_to(archive).as_posix(), preprocess)
+        return _zip_source(archive, preprocess, path.relative_to(archive).as_posix())
     if not path.exists() and is_pattern(text):
         return pattern_source(text)
     if not path.exists() and not path.is_symlink():
@@ -106,32 +106,26 @@ def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
     return image_source(path)
 
 
-def _zip_source(path: Path, preprocess: str) -> Source:
+def _zip_source(path: Path, preprocess: str, member: str | None = None) -> Source:
     if path.name.lower().endswith(".npz") or holds_arrays(path):
-        return npz_source(path, preprocess)
+        return npz_source(path, preprocess, member)
     tables = zip_tables(path)
-    if len(tables) == 1:
-        return csv_source(path, tables[0])
-    if tables:
-        example = next((name for name in tables if "test" in name), tables[0])
-        raise InputError(f"input={path}: holds {', '.join(tables)[:200]}; name one of them, such as {path}/{example}")
-    return zip_source(path)
+    if member is None and not tables:
+        return zip_source(path)
+    member = tables[0] if member is None and len(tables) == 1 else member
+    if member in tables:
+        return csv_source(path, member)
+    found = ", ".join(tables)[:200] or "no tables, or not only tables"
+    example = next((name for name in tables if "test" in name), next(iter(tables), ""))
+    advice = f"; name one of them, such as {path}/{example}" if tables else ""
+    wanted = f"{path}:" if member is None else f"{path}/{member}: {path.name}"
+    raise InputError(f"input={wanted} holds {found}{advice}")
 
 
 def _archive_above(path: Path) -> Path | None:
     """Return the zip archive that a path leads into, if it does."""
     above = next((parent for parent in path.parents if parent.exists()), path)
     return above if above.is_file() and zipfile.is_zipfile(above) else None
-
-
-def _member(archive: Path, name: str, preprocess: str) -> Source:
-    if archive.name.lower().endswith(".npz") or holds_arrays(archive):
-        return npz_source(archive, preprocess, (name, None))
-    tables = zip_tables(archive)
-    if name not in tables:
-        found = ", ".join(tables)[:200] or "no tables, or not only tables"
-        raise InputError(f"input={archive}/{name}: {archive.name} holds {found}")
-    return csv_source(archive, name)
 
 
 def _compressed_source(path: Path, start: bytes, preprocess: str) -> Source:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ...errors import InputError
-from .blocks import Sample, Source, blocks_of
+from .blocks import Sample, Source, blocks_of, target_of
 from .reading import open_regular, printable
 
 # The longest path on Linux, and the number of bytes that are read of a list at once.
@@ -28,19 +28,24 @@ def image_source(path: Path) -> Source:
 def folder_source(folder: Path) -> Source:
     """Return all files below a folder, without hidden ones.
 
-    Links to folders are followed, unless they lead to a folder that they lie in. If the folder holds only folders named
-    0 to 9, these are the labels.
+    Links to folders are followed, unless they lead to a folder that they lie in. If all folders in it are called 0 to
+    9, these are the labels.
     """
-    names = [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 (names are all we need)
-    labelled = bool(names) and all(re.fullmatch("[0-9]", name) and (folder / name).is_dir() for name in names)
-    top = str(folder)
+    labelled, top = has_label_folders(folder), str(folder)
 
     def samples() -> Iterator[Sample]:
         for path, sample in _walk(top):
-            yield sample._replace(target=int(path[len(top) :].lstrip(os.sep)[0])) if labelled else sample
+            label, below, _ = path[len(top) :].lstrip(os.sep).partition(os.sep)
+            yield sample._replace(target=target_of(label)) if labelled and below else sample
 
     count = _count(samples, f"input={folder}: the folder has no files in it; expected images")
     return Source(count, blocks_of(samples, labelled), top, labelled)
+
+
+def has_label_folders(folder: Path) -> bool:
+    """Return whether there are folders in a folder, and all are called 0 to 9."""
+    names = [name for name in _names(str(folder)) if name[0] not in "._" and (folder / name).is_dir()]
+    return bool(names) and all(re.fullmatch("[0-9]", name) for name in names)
 
 
 def is_pattern(text: str) -> bool:
