@@ -100,6 +100,9 @@ def test_a_single_image_tensors_and_masks(digits: np.ndarray) -> None:
         (np.zeros((2, 28, 28, 2)), r"shape \(2, 28, 28, 2\)"),
         (np.zeros((2, 1, 3, 28, 28)), r"shape \(2, 1, 3, 28, 28\)"),
         (np.zeros((3, 56, 56)), r"3 grey images or one in colour; pass array\[:, None\] or array\[None\]"),
+        (np.zeros((1797, 64)), r"shape \(1797, 64\); expected \(28, 28\)"),
+        (np.zeros((28, 28, 40)), r"40 images of 28x28; pass np.moveaxis\(array, 2, 0\)"),
+        (np.zeros((28, 28, 2)), r"2 images of 28x28; pass np.moveaxis"),
         (np.zeros((784, 784)), "one image or 784 of 28x28"),
         (np.zeros((2, 28, 28), complex), "dtype complex128"),
         (np.full((2, 28, 28), "a"), "dtype <U1"),
@@ -117,13 +120,15 @@ def test_an_invalid_image_does_not_affect_the_others(digits: np.ndarray) -> None
     assert errors == [
         None,
         "holds NaN or infinite values",
-        "values from -0.5 to 1, expected 0 to 1; if they are normalized, pass the images as they were before",
-        "values from 0 to 229.5, expected 0 to 1; divide by 255",
+        "values from -0.5 to 1, expected 0 to 1; pass the images as they were before they were normalized",
+        "values from 0 to 229.5, expected 0 to 1; divide by the value of white",
         None,
         None,  # whole numbers
     ]
     np.testing.assert_array_equal(images[[0, 4, 5]], digits[[0, 4, 5]])
-    assert images_from_array(np.full((1, 28, 28), 256))[1] == ["values from 256 to 256, expected 0 to 255"]
+    assert images_from_array(np.full((1, 28, 28), 256))[1] == [
+        "values from 256 to 256, expected 0 to 255, or floats from 0 to 1; divide by the value of white"
+    ]
 
 
 def test_preprocessing_does_not_import_torch() -> None:

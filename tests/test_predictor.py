@@ -181,11 +181,12 @@ def test_three_images_of_28x28_are_three(predictor: Predictor, x: np.ndarray) ->
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: (x / 255 - 0.1307) / 0.3081, "from -0.42.* to 2.8.*, expected 0 to 1; if they are normalized"),
-        (lambda x: torch.from_numpy(x / 127.5 - 1)[0], "from -1 to 1, expected 0 to 1; if they are normalized"),
-        (lambda x: x * 0.9, "expected 0 to 1; divide by 255"),
-        (lambda x: np.floor(x / 16.0), "from 0 to 15, expected 0 to 1; scale them, or clip"),
-        (lambda x: x.astype(int) * 2, "from 0 to 510, expected 0 to 255"),
+        (lambda x: (x / 255 - 0.1307) / 0.3081, "from -0.42.* to 2.8.*, expected 0 to 1; pass the images as they were"),
+        (lambda x: torch.from_numpy(x / 127.5 - 1)[0], "from -1 to 1, expected 0 to 1; pass the images as they were"),
+        (lambda x: x * 0.9, "expected 0 to 1; divide by the value of white"),
+        (lambda x: np.floor(x / 16.0), "from 0 to 15, expected 0 to 1; divide by the value of white"),
+        (lambda x: x.astype(int) * 2, "from 0 to 510, expected 0 to 255, or floats from 0 to 1"),
+        (lambda x: (x > 127) * 2 - 1, "from -1 to 1, expected 0 to 255.*; pass the images as they were"),
         (lambda x: x * np.nan, "NaN"),
         (lambda x: x.astype(complex), "dtype complex128"),
         (lambda x: large(x)[:3], "3 grey images or one in colour"),

@@ -24,6 +24,9 @@ _TOLERANCE = 1e-3
 # Floats up to this value may be from 0 to 16, as scikit-learn's digits are, or of another range: not from 0 to 255.
 _LEAST_WHITE = 16
 
+# An array that is taller than this many times its width is no image but flattened ones, such as (1797, 64).
+_TALLEST = 16
+
 
 def in_mnist_form(images: np.ndarray) -> np.ndarray:
     """Find the images that are in MNIST's form, as all 70,000 of MNIST are.
@@ -74,9 +77,7 @@ def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) ->
     images = as_stack(as_array(array), many)
     errors: list[str | None] = [None] * len(images)
     if images.dtype == np.bool_:
-        return images.astype(np.uint8) * 255, errors
-    if images.size == 0:
-        return images.astype(np.uint8), errors
+        images = images.view(np.uint8)
     axes = tuple(range(1, images.ndim))
     high = images.max(axes)
     binary = high <= 1
@@ -90,8 +91,8 @@ def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) ->
         binary = high <= 1 + _TOLERANCE
         with np.errstate(invalid="ignore"):
             bright = (high > _LEAST_WHITE) & (high <= 255)
-            whole = np.array([_is_whole(image) if high else False for image, high in zip(images, bright, strict=True)])
-            good = (low >= -_TOLERANCE) & (binary | whole)  # False for NaN
+            whole = [bool(bright[i]) and bool((image == np.rint(image)).all()) for i, image in enumerate(images)]
+            good = (low >= -_TOLERANCE) & (binary | np.array(whole, bool))  # False for NaN
     else:
         good = (low >= 0) & (high <= 255)
     for index in np.flatnonzero(~good):
@@ -102,22 +103,14 @@ def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) ->
     return np.clip(np.rint(known * scale), 0, 255).astype(np.uint8), errors
 
 
-def _is_whole(image: np.ndarray) -> bool:
-    return bool((image == np.rint(image)).all())
-
-
 def _value_error(image: np.ndarray) -> str:
     """Say what is wrong with the values of an image, and what to do."""
-    low, high = image.min(), image.max()
-    floating = image.dtype.kind == "f"
-    if floating and not np.isfinite(image).all():
+    if not np.isfinite(image).all():
         return "holds NaN or infinite values"
-    found = f"values from {low:g} to {high:g}, expected 0 to {1 if floating else 255}"
-    if floating and low < 0:
-        return f"{found}; if they are normalized, pass the images as they were before"
-    if floating and high <= 255:
-        return f"{found}; {'divide by 255' if high > _LEAST_WHITE else 'scale them, or clip what is above 1'}"
-    return found
+    low, high = image.min(), image.max()
+    expected = "0 to 1" if image.dtype.kind == "f" else "0 to 255, or floats from 0 to 1"
+    advice = "pass the images as they were before they were normalized" if low < 0 else "divide by the value of white"
+    return f"values from {low:g} to {high:g}, expected {expected}; {advice}"
 
 
 def as_array(array: object) -> np.ndarray:
@@ -147,36 +140,43 @@ def as_stack(array: np.ndarray, many: bool | None = None) -> np.ndarray:
         raise InputError(f"images of dtype {array.dtype}; expected uint8 0 to 255, or floats 0 to 1")
     if array.shape == (0,):
         return array.reshape(0, SIZE, SIZE)
-    if many is None:
-        many = _is_many(array.shape)
-    stack = array if many else array[None]
-    shape = stack.shape
-    if shape[1:] == (SIZE * SIZE,):
+    stack = array if (_is_many(array.shape) if many is None else many) else array[None]
+    if stack.shape[1:] == (SIZE * SIZE,):
         return stack.reshape(len(stack), SIZE, SIZE)
-    if len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS:
+    if stack.ndim == 4 and stack.shape[1] in _CHANNELS and stack.shape[3] not in _CHANNELS:
         stack = np.moveaxis(stack, 1, 3)
-    if len(stack.shape) == 4 and stack.shape[3] == 1:
+    if stack.ndim == 4 and stack.shape[3] == 1:
         stack = stack[..., 0]
-    if not (len(stack.shape) == 3 or (len(stack.shape) == 4 and stack.shape[3] in _CHANNELS)) or 0 in shape[1:]:
-        raise InputError(
-            f"an array of shape {array.shape}; expected (28, 28), (N, 28, 28) or (N, 784), or images of any size:"
-            " (H, W), (N, H, W), (H, W, 3), (N, H, W, 3) or (N, 3, H, W)"
-        )
+    if not (stack.ndim == 3 or (stack.ndim == 4 and stack.shape[3] in _CHANNELS)) or 0 in stack.shape[1:]:
+        raise _shape_error(array.shape)
     return stack
 
 
 def _is_many(shape: tuple[int, ...]) -> bool:
     """Return whether the first axis counts images."""
-    if len(shape) == 2 and shape[1] == SIZE * SIZE:
-        if shape[0] == SIZE * SIZE:
+    if len(shape) == 2:
+        if shape == (SIZE * SIZE, SIZE * SIZE):
             raise InputError(
-                f"an array of shape {shape} may be one image or {SIZE * SIZE} of 28x28; pass array[None] or"
-                " array.reshape(-1, 28, 28)"
+                f"an array of shape {shape} may be one image or {SIZE * SIZE} of 28x28;"
+                " pass array[None] or array.reshape(-1, 28, 28)"
             )
-        return True
-    if len(shape) == 3 and shape[0] in (3, 4) and shape[2] not in _CHANNELS and shape[1:] != (SIZE, SIZE):
+        if shape[1] != SIZE * SIZE and shape[0] > _TALLEST * shape[1]:  # flattened images of another size
+            raise _shape_error(shape)
+        return shape[1] == SIZE * SIZE
+    if len(shape) != 3 or shape[2] in _CHANNELS:
+        return len(shape) > 3
+    if shape[0] in (3, 4) and shape[1:] != (SIZE, SIZE):
         raise InputError(
             f"an array of shape {shape} may be {shape[0]} grey images or one in colour;"
             " pass array[:, None] or array[None]"
         )
-    return len(shape) > 3 or (len(shape) == 3 and shape[2] not in _CHANNELS)
+    if shape[:2] == (SIZE, SIZE) != shape[1:]:
+        raise InputError(f"an array of shape {shape} may be {shape[2]} images of 28x28; pass np.moveaxis(array, 2, 0)")
+    return True
+
+
+def _shape_error(shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"an array of shape {shape}; expected (28, 28), (N, 28, 28) or (N, 784), or images of any size:"
+        " (H, W), (N, H, W), (H, W, 3), (N, H, W, 3) or (N, 3, H, W)"
+    )
