@@ -1,6 +1,7 @@
 """`python -m mnist_cls.forward` shows every operation, for every network and input, and the prediction."""
 
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from mnist_cls import Predictor, create_model, trace_forward
 from mnist_cls.checkpoints.weights import save_weights
@@ -24,7 +26,7 @@ from mnist_cls.tracing.outputs import saliency
 from mnist_cls.tracing.overview import save_pictures
 from mnist_cls.tracing.pictures import draw_saliency
 from mnist_cls.tracing.show import show_forward
-from mnist_cls.tracing.table import print_trace
+from mnist_cls.tracing.table import print_modes, print_trace
 
 from .conftest import ROOT, Run, one_line
 from .test_configs import OWN_NETWORK
@@ -62,6 +64,16 @@ def test_a_narrow_screen_gets_several_tables(capsys: pytest.CaptureFixture[str])
         assert text.count("max_pool2d") == 2 * tables
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
+
+
+def test_names_of_layers_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(OrderedDict({"[/red]": nn.Dropout(), "[bold]": nn.LogSigmoid()}))
+    trace = trace_forward(model, torch.full((4,), torch.nan))
+    print_trace(trace[1:])
+    print_modes(trace[:1], trace)
+    text = capsys.readouterr().out
+    assert "operation 2, logsigmoid [bold] (4,)" in text
+    assert "only in training: [bold]" in text
 
 
 def test_pictures_on_disk_and_in_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +210,10 @@ class Mine(nn.Module):
             network_file("return self.norm(self.fc(x.flatten(1)))", "self.norm = nn.BatchNorm1d(10)"),
             ["mode=train fails after operation", "Expected more than 1 value per channel", "pictures"],
         ),
-        (network_file("return self.fc(torch.fft.fft2(x).flatten(1).real)"), ["fft2", "?", "unknown to PyTorch"]),
+        (
+            network_file("return self.fc(torch.fft.fft2(x).flatten(1).real)"),
+            ["fft2", " unknown ", "unknown to PyTorch"],
+        ),
     ],
     ids=["tuple", "dict", "no gradient", "batch norm of one image", "complex"],
 )

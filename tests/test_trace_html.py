@@ -262,5 +262,5 @@ def test_a_record_shows_everything_that_is_known_of_it() -> None:
     assert known["code"] == record.location
     assert known["FLOPs"] == f"{record.flops:,}"
     assert known["mean"] == f"{record.mean:.4g}"
-    assert known["from step"] == "3"
+    assert known["from"] == "3"
     assert len(page.pictures()) == 2

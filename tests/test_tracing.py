@@ -4,6 +4,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,17 @@ def test_a_buffer_shared_by_two_modules_stays_shared() -> None:
     assert model.first.counter is model.second.counter
 
 
+def test_threads_may_trace_the_same_network() -> None:
+    model = create_model("residual")
+    before = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    with ThreadPoolExecutor(4) as threads:
+        traces = list(threads.map(lambda _: trace_forward(model, X[:2]), range(12)))
+    assert {len(trace) for trace in traces} == {len(traces[0])}
+    for name, buffer in model.named_buffers():
+        assert buffer is before[name][0]
+        assert torch.equal(buffer, before[name][1])
+
+
 def test_unknown_flops_are_none_rather_than_zero() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -273,8 +285,9 @@ def test_unknown_flops_are_none_rather_than_zero() -> None:
         lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
         lambda x: torch.fft.fft(x),
         lambda x: x.bfloat16(),
+        lambda x: x.to(torch.float8_e4m3fn),
     ],
-    ids=["sparse", "quantized", "complex", "bfloat16"],
+    ids=["sparse", "quantized", "complex", "bfloat16", "float8"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_traces_tensors_of_every_kind(make: Callable[[Tensor], Tensor]) -> None:
@@ -337,6 +350,13 @@ def test_a_record_is_found_by_position_name_and_layer() -> None:
     assert [record.step for record in trace.layer("pool")] == [3, 6]
     assert [record.step for record in trace[2:6:3].layer("pool")] == [3, 6]
     assert torch.equal(trace[-1:].output, trace.output)
+
+
+def test_records_and_traces_can_be_compared() -> None:
+    first, second = (trace_forward(ImageClassifier().eval(), X) for _ in range(2))
+    assert first.index(first[4]) == 4
+    assert first == first[:] != second
+    assert len({*first, *second}) == 22
 
 
 def test_the_record_of_a_layer_with_layers_inside_is_its_output() -> None:

@@ -1,12 +1,13 @@
 """Show a forward pass in a notebook: a table with pictures, in HTML without scripts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import shortened
+from .cells import CELLS
 from .tensors import dense
 from .thumbnails import drawn_values, thumbnails
 
@@ -34,18 +35,17 @@ _STYLE = """<style>
 .mnist-cls-trace img{outline:1px solid rgb(128 128 128/.5)}
 </style>"""
 _LEGEND = "The pictures show the first of the batch: red is positive, blue negative, white zero, each on its own scale."
-_HEADINGS = {
-    "step": "number",
-    "operation": "",
-    "layer": "",
-    "from step": "",
-    "output shape": "shape",
-    "parameters": "number",
-    "FLOPs": "number",
-    "range": "",
-    "zeros": "number",
-    "values": "",
-}
+# Columns of a trace: heading, cells, class.
+_COLUMNS: list[tuple[str, Callable[["Record"], str], str]] = [
+    ("operation", CELLS["operation"], ""),
+    ("layer", CELLS["layer"], ""),
+    ("from step", CELLS["from"], ""),
+    ("output shape", CELLS["output"], "shape"),
+    ("parameters", CELLS["parameters"], "number"),
+    ("FLOPs", CELLS["FLOPs"], "number"),
+    ("range", lambda record: _range(record), ""),
+    ("zeros", CELLS["zeros"], "number"),
+]
 
 
 def trace_html(trace: "Trace") -> str:
@@ -68,31 +68,18 @@ def trace_html(trace: "Trace") -> str:
     ]
     if len(listed) < len(trace):
         rows.insert(_FIRST, _hidden(trace))
-    headings = "".join(f'<th scope="col"{_class(kind)}>{name}</th>' for name, kind in _HEADINGS.items())
+    columns = [("step", "number"), *((name, kind) for name, _, kind in _COLUMNS), ("values", "")]
+    headings = "".join(f'<th scope="col"{_class(kind)}>{name}</th>' for name, kind in columns)
     return _table(f"{trace.summary()}. {_LEGEND}", rows, f"<thead><tr>{headings}</tr></thead>\n")
 
 
 def record_html(record: "Record") -> str:
     """Return one operation as HTML: its picture, and everything that is known of it, at most 100 KB."""
+    cells = {name: _text(cell(record), 300) for name, cell in CELLS.items()}
     values = _first_of_batch(record)
-    known = {
-        "layer": record.layer,
-        "code": record.location,
-        "from step": _sources(record),
-        "input shapes": " ".join(map(str, record.input_shapes)),
-        "output shape": str(record.output_shape),
-        "parameters": f"{record.parameters:,}",
-        "FLOPs": _flops(record),
-        "bytes": f"{record.bytes:,}",
-        "mean": f"{record.mean:.4g}",
-        "std": f"{record.std:.4g}",
-        "range": _range(record),
-        "zeros": f"{record.zeros:.0%}",
-    }
-    cells = {name: _text(text, 300) for name, text in known.items()}
     cells["values"] = _pictures(record, values, _BYTES // 2) + _numbers(values)
     rows = [f'<tr><th scope="row">{name}</th><td>{cell}</td></tr>' for name, cell in cells.items()]
-    return _table(f"Step {record.step}: {_text(record.operation)}. {_LEGEND}", rows)
+    return _table(f"Step {record.step}. {_LEGEND}", rows)
 
 
 def _table(caption: str, rows: Iterable[str], head: str = "") -> str:
@@ -103,18 +90,7 @@ def _table(caption: str, rows: Iterable[str], head: str = "") -> str:
 
 def _cells(record: "Record") -> str:
     """Return the cells of an operation's row, all but the last one."""
-    texts = (
-        record.operation,
-        record.layer,
-        _sources(record),
-        str(record.output_shape),
-        f"{record.parameters:,}" if record.parameters else "",
-        _flops(record),
-        _range(record),
-        f"{record.zeros:.0%}",
-    )
-    kinds = list(_HEADINGS.values())[1:-1]
-    cells = [f"<td{_class(kind)}>{_text(text)}</td>" for kind, text in zip(kinds, texts, strict=True)]
+    cells = [f"<td{_class(kind)}>{_text(cell(record))}</td>" for _, cell, kind in _COLUMNS]
     cells[1] = cells[1].replace(".", ".<wbr>")  # a long name of a layer may be broken
     return f'<th scope="row" class="number">{record.step}</th>{"".join(cells)}'
 
@@ -122,7 +98,7 @@ def _cells(record: "Record") -> str:
 def _hidden(trace: "Trace") -> str:
     hidden = slice(_FIRST, len(trace) - _LAST)
     text = f"{trace[hidden].summary()}, not listed here: trace[{hidden.start}:{hidden.stop}]"
-    return f'<tr><td colspan="{len(_HEADINGS)}">{text}</td></tr>'
+    return f'<tr><td colspan="{len(_COLUMNS) + 2}">{text}</td></tr>'
 
 
 def _class(kind: str) -> str:
@@ -133,20 +109,10 @@ def _text(text: str, length: int = 60) -> str:
     return escape(shortened(text, length))
 
 
-def _sources(record: "Record") -> str:
-    names = {0: "input", None: "constant"}
-    return ", ".join(names.get(step, str(step)) for step in record.inputs)
-
-
-def _flops(record: "Record") -> str:
-    return "unknown" if record.flops is None else f"{record.flops:,}"
-
-
 def _range(record: "Record") -> str:
-    known = [] if np.isnan(record.min) else [f"{record.min:.3g} to {record.max:.3g}"]
-    return ", ".join(
-        known + [f"{count:,} {name}" for count, name in ((record.nans, "NaN"), (record.infs, "Inf")) if count]
-    )
+    finite = "" if np.isnan(record.min) else f"{record.min:.3g} to {record.max:.3g}"
+    others = [f"{count:,} {name}" for count, name in ((record.nans, "NaN"), (record.infs, "Inf")) if count]
+    return ", ".join(filter(None, [finite, *others]))
 
 
 def _share(needs: list[int], total: int) -> int:

@@ -7,6 +7,7 @@ functional operations and control flow are recorded like layers, and the network
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _OWN_FRAMES = {__file__, shapes.__file__}
 # What `torch.compile` calls the network inside the module that it returns.
 _COMPILED = "_orig_mod"
+# Threads that trace the same network take turns, because each replaces the buffers.
+_UNCHANGED = threading.RLock()
 
 
 def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
@@ -77,22 +80,23 @@ def recording(model: nn.Module, inputs: Any = ()) -> Iterator[Trace]:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Let a network work on copies of its buffers in the block, and restore PyTorch's random state afterwards."""
-    owners = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
-    ]
-    copies = {id(buffer): buffer.clone() for buffer in model.buffers()}  # one copy even if several modules share it
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
-    try:
-        # Restoring the values instead would modify what autograd has saved for the backward pass.
-        for module, name, buffer in owners:
-            setattr(module, name, copies[id(buffer)])
-        with torch.random.fork_rng(list(devices)):
-            yield
-    finally:
-        for module, name, buffer in owners:
-            setattr(module, name, buffer)
+    with _UNCHANGED:
+        owners = [
+            (module, name, buffer)
+            for module in model.modules()
+            for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+        ]
+        copies = {id(buffer): buffer.clone() for buffer in model.buffers()}  # one even if several modules share it
+        devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
+        try:
+            # Restoring the values instead would modify what autograd has saved for the backward pass.
+            for module, name, buffer in owners:
+                setattr(module, name, copies[id(buffer)])
+            with torch.random.fork_rng(list(devices)):
+                yield
+        finally:
+            for module, name, buffer in owners:
+                setattr(module, name, buffer)
 
 
 def _check(model: nn.Module, inputs: list[Tensor]) -> None:
@@ -115,9 +119,13 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, trace: Trace, inputs: list[Tensor]) -> None:
         super().__init__()
         self.trace = trace
-        self.layers = {id(module): _without_compilation(name) for name, module in model.named_modules()}
+        self.layers = {
+            id(module): ".".join(part for part in name.split(".") if part != _COMPILED)
+            for name, module in model.named_modules()
+        }
         self.parameters = {id(parameter) for parameter in model.parameters()}
         self.buffers = {id(buffer) for buffer in model.buffers()}
+        self.state = self.parameters | self.buffers
         self.dataflow = Dataflow()
         for tensor in inputs:
             self.dataflow.computed(tensor, 0)
@@ -125,7 +133,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = tensors_in((args, kwargs))
-        activations = [tensor for tensor in inputs if id(tensor) not in self.parameters | self.buffers]
+        activations = [tensor for tensor in inputs if id(tensor) not in self.state]
         input_shapes = [tuple(tensor.shape) for tensor in activations]
         sources = [self.dataflow.step_of(tensor) for tensor in activations]
         storages = {region(tensor).storage for tensor in inputs}
@@ -180,10 +188,6 @@ class _Recorder(TorchFunctionMode):
                     layer = self.layers.get(id(frame.f_locals.get(code.co_varnames[0])))
             frame = frame.f_back
         return layer or "", *(source or ("", 0))
-
-
-def _without_compilation(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
 def _operation_name(func: Any) -> str | None:

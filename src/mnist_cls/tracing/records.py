@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)  # comparing tensors yields no truth value
 class Record:
     """One operation of a forward pass.
 
@@ -66,11 +66,10 @@ class Record:
 
     def __post_init__(self) -> None:
         values = dense(self.value)
-        if values.is_complex():
-            values = torch.view_as_real(values)
+        values = (torch.view_as_real(values) if values.is_complex() else values).double()
         self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
         self.zeros = (values == 0).sum().item() / max(values.numel(), 1)
-        finite = values[values.isfinite()].double()
+        finite = values[values.isfinite()]
         if len(finite):
             std, mean = torch.std_mean(finite, correction=0)
             self.mean, self.std = mean.item(), std.item()

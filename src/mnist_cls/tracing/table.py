@@ -12,30 +12,12 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from ..data.normalization import normalize
+from .cells import CELLS
 from .outputs import heads
 from .recorder import unchanged
 from .records import Record, Trace
 from .tensors import dense
 
-_COLUMNS: dict[str, Callable[[Record], str]] = {
-    "#": lambda record: str(record.step),
-    "operation": lambda record: record.operation,
-    "layer": lambda record: record.layer,
-    "code": lambda record: record.location,
-    "from": lambda record: " ".join("-" if step is None else str(step) for step in record.inputs),
-    "input": lambda record: " ".join(str(shape) for shape in record.input_shapes),
-    "output": lambda record: str(record.output_shape),
-    "parameters": lambda record: f"{record.parameters:,}",
-    "FLOPs": lambda record: "?" if record.flops is None else f"{record.flops:,}",
-    "bytes": lambda record: f"{record.bytes:,}",
-    "mean": lambda record: f"{record.mean:.4g}",
-    "std": lambda record: f"{record.std:.4g}",
-    "min": lambda record: f"{record.min:.4g}",
-    "max": lambda record: f"{record.max:.4g}",
-    "zeros": lambda record: f"{record.zeros:.0%}",
-    "NaN": lambda record: f"{record.nans:,}",
-    "Inf": lambda record: f"{record.infs:,}",
-}
 _IN_EVERY_TABLE = ["#", "operation"]
 _LEFT_ALIGNED = ("operation", "layer", "code", "from", "input", "output")
 _COMPARED = ("mean", "std", "zeros")
@@ -48,7 +30,8 @@ def print_trace(trace: Trace, screen: Console | None = None) -> None:
         screen.print(_table(trace, columns))
     screen.print(f"{trace.summary()}\n")
     if first := trace.first_not_finite():
-        screen.print(f"[red]first output with NaN or infinite values: operation {first.step}[/], {first}\n")
+        found = f"first output with NaN or infinite values: operation {first.step}"
+        screen.print(Text.assemble((found, "red"), f", {first}\n"))
 
 
 def print_values(trace: Trace) -> None:
@@ -72,14 +55,14 @@ def print_modes(evaluation: Trace, training: Trace) -> None:
         other = in_training.get(key)
         varies = "dropout" in record.operation or "norm" in record.operation
         if varies and other is not None and not torch.equal(record.value, other.value):
-            table.add_row(_name(record), *(_COLUMNS[name](side) for name in _COMPARED for side in (record, other)))
+            table.add_row(Text(_name(record)), *(CELLS[name](side) for name in _COMPARED for side in (record, other)))
     if table.row_count:
         screen.print(table, "")
     only_evaluation = [_name(record) for key, record in in_evaluation.items() if key not in in_training]
     only_training = [_name(record) for key, record in in_training.items() if key not in in_evaluation]
     for mode, names in (("evaluation", only_evaluation), ("training", only_training)):
         if names:
-            screen.print(f"only in {mode}: {', '.join(dict.fromkeys(names))}\n")
+            screen.print(Text(f"only in {mode}: {', '.join(dict.fromkeys(names))}\n"))
     if not table.row_count and not only_evaluation and not only_training:
         screen.print("this network is the same in evaluation and training\n")
 
@@ -142,7 +125,7 @@ def _fit(trace: Trace, width: int) -> list[list[str]]:
     """Split the columns into tables that fit the width."""
     unlimited = Console(width=10_000)
     tables = [_IN_EVERY_TABLE]
-    for column in list(_COLUMNS)[len(_IN_EVERY_TABLE) :]:
+    for column in list(CELLS)[len(_IN_EVERY_TABLE) :]:
         wider = unlimited.measure(_table(trace, [*tables[-1], column])).maximum
         if wider > width and tables[-1] != _IN_EVERY_TABLE:
             tables.append(_IN_EVERY_TABLE)
@@ -155,5 +138,5 @@ def _table(trace: Trace, columns: list[str]) -> Table:
     for name in columns:
         table.add_column(name, justify="left" if name in _LEFT_ALIGNED else "right", no_wrap=True)
     for record in trace:
-        table.add_row(*(Text(_COLUMNS[name](record)) for name in columns), style="" if record.finite else "red")
+        table.add_row(*(Text(CELLS[name](record)) for name in columns), style="" if record.finite else "red")
     return table
