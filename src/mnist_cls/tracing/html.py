@@ -55,17 +55,16 @@ def trace_html(trace: "Trace") -> str:
     """
     listed = [*trace] if len(trace) <= _FIRST + _LAST else [*trace[:_FIRST], *trace[-_LAST:]]
     outputs = [_first_of_batch(record) for record in listed]
-    texts = [(_cells(record), _numbers(values)) for record, values in zip(listed, outputs, strict=True)]
-    room = _BYTES - _FRAME_BYTES - sum(len(part) for text in texts for part in text) - len(listed) * _PICTURE_BYTES
-    needs = [drawn_values(values) for values in outputs]
-    for values_per_byte in (2, 1):  # as many as fit
-        share = _share(needs, int(max(0, room) * values_per_byte))
+    cells, numbers = [_cells(record) for record in listed], [_numbers(values) for values in outputs]
+    room = _BYTES - _FRAME_BYTES - sum(map(len, cells + numbers))  # for the pictures
+    values_room = max(0, room - len(listed) * _PICTURE_BYTES)
+    for total in (2 * values_room, values_room):  # a value takes about half a byte, and at most one
+        share = _share([drawn_values(values) for values in outputs], total)
         pictures = [_pictures(record, values, share) for record, values in zip(listed, outputs, strict=True)]
-        if sum(map(len, pictures)) <= room + len(listed) * _PICTURE_BYTES:
+        if sum(map(len, pictures)) <= room:
             break
-    rows = [
-        f"<tr>{text}<td>{picture}{numbers}</td></tr>" for (text, numbers), picture in zip(texts, pictures, strict=True)
-    ]
+    parts = zip(cells, pictures, numbers, strict=True)
+    rows = [f"<tr>{cell}<td>{picture}{number}</td></tr>" for cell, picture, number in parts]
     if len(listed) < len(trace):
         rows.insert(_FIRST, _hidden(trace))
     columns = [("step", "number"), *((name, kind) for name, _, kind in _COLUMNS), ("values", "")]
@@ -135,11 +134,7 @@ def _first_of_batch(record: "Record") -> np.ndarray:
 
 
 def _pictures(record: "Record", values: np.ndarray, room: int) -> str:
-    """Return the pictures of an operation's output, that of many channels folded."""
-    name = _text(f"{record.operation} {record.layer}".strip())
-    found = thumbnails(values, name, room)
-    folded = [f"<details><summary>{picture.text}</summary>{picture.html}</details>" for picture in found[1:]]
-    return "".join([*(picture.html for picture in found[:1]), *folded])
+    return thumbnails(values, _text(f"{record.operation} {record.layer}".strip()), room)
 
 
 def _numbers(values: np.ndarray) -> str:

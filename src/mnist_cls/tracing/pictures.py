@@ -6,10 +6,8 @@ from torch import Tensor
 
 Picture = Image.Image
 
-# Channels drawn of one operation.
-_MAX_MAPS = 64
-# Pixels between maps.
-_GAP = 1
+# Maps drawn of one operation, and in a row.
+MAPS, COLUMNS = 64, 16
 
 
 def draw_values(values: Tensor) -> Picture:
@@ -55,13 +53,21 @@ def enlarge(pixels: np.ndarray, scale: int) -> Picture:
 
 
 def draw_maps(maps: np.ndarray) -> Picture:
-    """Draw maps (N, H, W) side by side, 16 in a row, with grey lines between them."""
-    tiles = colour(maps[:_MAX_MAPS])
-    count, height, width, _ = tiles.shape
-    columns = min(count, 16)
+    """Draw maps (N, H, W) side by side with grey lines between them."""
+    return enlarge(sheet(colour(maps[:MAPS]), 190, 190), max(1, 56 // maps.shape[1]))
+
+
+def sheet(maps: np.ndarray, gap: int, rest: int) -> np.ndarray:
+    """Arrange maps, uint8 (N, H, W, ...), in rows of 16 with a pixel between them, and the rest of the last row empty.
+
+    Returns:
+        uint8 (height, width, ...).
+    """
+    count, height, width, *colours = maps.shape
+    columns = min(count, COLUMNS)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + _GAP), columns * (width + _GAP), 3), 190, np.uint8)
-    for index, tile in enumerate(tiles):
-        top, left = index // columns * (height + _GAP), index % columns * (width + _GAP)
-        sheet[top : top + height, left : left + width] = tile
-    return enlarge(sheet[:-_GAP, :-_GAP], max(1, 56 // height))
+    tiles = np.full((rows * columns, height + 1, width + 1, *colours), gap, np.uint8)
+    tiles[count:] = rest
+    tiles[:count, :height, :width] = maps
+    tiles = tiles.reshape(rows, columns, height + 1, width + 1, *colours).swapaxes(1, 2)
+    return tiles.reshape(rows * (height + 1), columns * (width + 1), *colours)[:-1, :-1]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .pictures import colour
+from .pictures import COLUMNS, MAPS, colour, sheet
 
-# Maps drawn of one operation, those of the first picture, and in a row.
-_MAPS, _VISIBLE, _COLUMNS = 64, 16, 16
+# Maps in the first picture; the others are folded.
+_VISIBLE = 16
 # Values drawn along each side of a map; rows of a matrix and of a vector, and values in a row.
 _SIDE, _MATRIX_ROWS, _VECTOR_ROWS, _WIDTH = 28, 28, 8, 64
 # Few colours make small files: this many shades of each sign, white, black for values that are not finite, a grey
@@ -19,18 +19,6 @@ _SHADES = 24
 _NOT_FINITE, _GAP, _NOTHING = (2 * _SHADES + number for number in (1, 2, 3))
 _PALETTE = bytes([*colour(np.linspace(-1, 1, 2 * _SHADES + 1)).flat, 0, 0, 0, 128, 128, 128, 0, 0, 0])
 _OPACITY = bytes([255] * _GAP + [80, 0])
-
-
-class Thumbnail(NamedTuple):
-    """A picture in a page.
-
-    Attributes:
-        text: which values it shows, such as "feature maps 17 to 32 of 32, 14 x 14 values each".
-        html: an `img` element with the picture itself.
-    """
-
-    text: str
-    html: str
 
 
 class _Drawing(NamedTuple):
@@ -46,11 +34,11 @@ def drawn_values(values: np.ndarray) -> int:
     return _select(values, values.size).values.size
 
 
-def thumbnails(values: np.ndarray, name: str, room: int) -> list[Thumbnail]:
+def thumbnails(values: np.ndarray, name: str, room: int) -> str:
     """Draw feature maps (N, H, W), a matrix (H, W) or a vector (N,): at most 64 maps, 28 x 64 values, or 512 values.
 
     Red is positive, blue negative, white zero, black not finite. Large maps are drawn in part: every second, third, ...
-    row and column. The HTML has less than 700 bytes for each picture and one for each value.
+    row and column.
 
     Args:
         values: float of any range.
@@ -58,20 +46,19 @@ def thumbnails(values: np.ndarray, name: str, room: int) -> list[Thumbnail]:
         room: values to draw, at most.
 
     Returns:
-        One picture; of more than 16 feature maps two. None if there is no room.
+        HTML of a picture, and of a folded one if there are more than 16 maps. It has less than 700 bytes for each
+        picture and one for each value.
     """
     drawing = _select(values, room)
-    if not drawing.values.size:
-        return []
     shades = _shades(drawing.values)
-    found = []
-    for start, stop in ((0, _VISIBLE), (_VISIBLE, _MAPS)):
+    html = ""
+    for start, stop in ((0, _VISIBLE), (_VISIBLE, MAPS)):
         part = drawing.values[start:stop]
-        if len(part):
+        if part.size:
             text = drawing.text.format(first=start + 1, last=start + len(part))
-            alt = f"{name}: {text}, {_range(part)}"
-            found.append(Thumbnail(text, _image(_sheet(shades[start:stop]), alt, drawing.scale)))
-    return found
+            picture = _image(shades[start:stop], f"{name}: {text}, {_range(part)}", drawing.scale)
+            html += f"<details><summary>{text}</summary>{picture}</details>" if start else picture
+    return html
 
 
 def _select(values: np.ndarray, room: int) -> _Drawing:
@@ -79,12 +66,12 @@ def _select(values: np.ndarray, room: int) -> _Drawing:
         count, height, width = values.shape
         step = max(1, -(-max(height, width) // _SIDE))
         maps = values[:, ::step, ::step]
-        maps = maps[: min(_MAPS, room // max(1, maps[:1].size))]
+        maps = maps[: min(MAPS, room // max(1, maps[:1].size))]
         part = f"{height} x {width} values" + (f", every {_ordinal(step)} row and column" if step > 1 else "")
         text = (
             f"the feature map, {part}" if count == 1 else f"feature maps {{first}} to {{last}} of {count}, {part} each"
         )
-        scale = max(1, _SIDE // max(1, *maps.shape[1:])) * (2 if count <= _COLUMNS // 2 else 1)
+        scale = max(1, _SIDE // max(1, *maps.shape[1:])) * (2 if count <= COLUMNS // 2 else 1)
         return _Drawing(maps, text, scale)
     if values.ndim == 2:
         height, width = values.shape
@@ -113,29 +100,18 @@ def _shades(values: np.ndarray) -> np.ndarray:
     return np.where(finite, shades, _NOT_FINITE).astype(np.uint8)
 
 
-def _sheet(maps: np.ndarray) -> np.ndarray:
-    """Arrange maps (N, H, W) in rows, with a gap of one value between them; break a single row into several."""
-    count, height, width = maps.shape
-    if height == 1 and width > _WIDTH:
-        rows = -(-width // _WIDTH)
-        sheet = np.full(rows * _WIDTH, _NOTHING, np.uint8)
-        sheet[:width] = maps.reshape(-1)
-        return sheet.reshape(rows, _WIDTH)
-    columns = min(count, _COLUMNS)
-    rows = -(-count // columns)
-    tiles = np.full((rows * columns, height + 1, width + 1), _GAP, np.uint8)
-    tiles[count:] = _NOTHING
-    tiles[:count, :height, :width] = maps
-    sheet = tiles.reshape(rows, columns, height + 1, width + 1).swapaxes(1, 2)
-    return sheet.reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
-
-
-def _image(sheet: np.ndarray, alt: str, scale: int) -> str:
-    picture = Image.fromarray(np.ascontiguousarray(sheet))
+def _image(maps: np.ndarray, alt: str, scale: int) -> str:
+    """Return maps (N, H, W) of the palette as an `img` element; a single row is broken into several."""
+    width = maps.shape[2]
+    if maps.shape[1] == 1 and width > _WIDTH:
+        pixels = np.full((-(-width // _WIDTH), _WIDTH), _NOTHING, np.uint8)
+        pixels.flat[:width] = maps
+    else:
+        pixels = sheet(maps, _GAP, _NOTHING)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.putpalette(_PALETTE)
     file = io.BytesIO()
     picture.save(file, "PNG", transparency=_OPACITY)
     data = base64.b64encode(file.getvalue()).decode()
-    height, width = sheet.shape
-    size = f'width="{width * scale}" height="{height * scale}"'
+    size = f'width="{picture.width * scale}" height="{picture.height * scale}"'
     return f'<img alt="{alt}" {size} src="data:image/png;base64,{data}">'
