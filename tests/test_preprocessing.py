@@ -155,7 +155,7 @@ def test_a_blank_page_shows_no_digit(level: int, shape: tuple[int, int], grain: 
 
 def test_several_digits_are_refused(digits: np.ndarray) -> None:
     row = np.concatenate([digits[3], digits[5], digits[8]], 1)
-    with pytest.raises(InputError, match="several digits in one image; expected one, split=true reads rows"):
+    with pytest.raises(InputError, match="several digits in one image; expected one"):
         prepare(255 - row)
     with pytest.raises(InputError, match="digits above one another"):
         prepare(np.concatenate([digits[0], digits[1]], 0))

@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -23,11 +24,14 @@ from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.sinks import partial_file
 from mnist_cls.inference.sources.detect import open_source
+from mnist_cls.training.own_data import find_parts
 
 from .conftest import ROOT, Run, one_line
 from .test_sources import as_png, everything, same
 
 CPU = PredictOptions(device="cpu")
+
+PIXELS = [f"pixel{n}" for n in range(784)]
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_pandas_to_csv(
 ) -> None:
     frame = pd.DataFrame(labelled if with_labels else labelled[:, 1:])
     if header == "kaggle":
-        frame.columns = pd.Index(["label"] * with_labels + [f"pixel{n}" for n in range(784)])
+        frame.columns = pd.Index(["label"] * with_labels + PIXELS)
     frame.to_csv(tmp_path / "digits.csv", index=index, header=header != "none")
     if index and header == "none" and with_labels:
         with pytest.raises(InputError, match=r"has no header and 786 columns; expected 784 of pixels"):
@@ -125,7 +129,7 @@ def test_labels_without_a_header_are_the_first_column_or_the_last(
 
 def excel(table: np.ndarray, separator: str, decimal: str, end: str = "\n", last: str = "") -> str:
     lines = [separator.join(f"{value:g}".replace(".", decimal) for value in row) + last for row in table.tolist()]
-    return end.join([separator.join(["label", *(f"pixel{n}" for n in range(784))]) + last, *lines, "", ""])
+    return end.join([separator.join(["label", *PIXELS]) + last, *lines, "", ""])
 
 
 def quoted(text: str) -> str:
@@ -139,12 +143,10 @@ def quoted(text: str) -> str:
         (lambda table: "sep=;\r\n" + excel(table, ";", ",", "\r\n"), "cp1252"),
         (lambda table: excel(table, ",", ".", "\r\n", ","), "utf-8-sig"),
         (lambda table: excel(table, "\t", ","), "utf-16"),
-        (lambda table: excel(table, "\t", "."), "utf-16-le"),
-        (lambda table: excel(table, "\t", "."), "utf-16-be"),
         (lambda table: excel(table, ",", ".") + excel(table, ",", "."), "utf-8"),
         (lambda table: quoted(excel(table, ",", ".")), "utf-8"),
     ],
-    ids=["semicolons", "sep=", "bom, crlf, last comma", "utf-16", "le", "be", "header repeated", "quoted"],
+    ids=["semicolons", "sep=", "bom, crlf, last comma", "utf-16", "header repeated", "quoted"],
 )
 @pytest.mark.parametrize("scale", [1, 255])
 def test_what_spreadsheets_write(
@@ -187,7 +189,7 @@ def test_broken_rows_are_error_rows_wherever_they_stand(tmp_path: Path, rows: np
 
 
 def test_columns_that_are_no_pixels(tmp_path: Path, rows: np.ndarray, labels: list[int]) -> None:
-    frame = pd.DataFrame(rows, columns=[f"pixel{n}" for n in range(784)])
+    frame = pd.DataFrame(rows, columns=PIXELS)
     for kind, write in (("csv", pd.DataFrame.to_csv), ("parquet", pd.DataFrame.to_parquet)):
         path = tmp_path / f"a.{kind}"
         write(frame.assign(label=labels, writer=labels), path, index=False)
@@ -201,6 +203,46 @@ def test_columns_that_are_no_pixels(tmp_path: Path, rows: np.ndarray, labels: li
     np.savetxt(tmp_path / "eight.txt", rows[:, :64])
     with pytest.raises(InputError, match=r"has no header and 64 columns of numbers, perhaps images of 8x8"):
         open_source(tmp_path / "eight.txt")
+
+
+def test_columns_that_were_sorted_by_name(
+    tmp_path: Path, digits: np.ndarray, labels: list[int], rows: np.ndarray
+) -> None:
+    for first in (0, 1):
+        frame = pd.DataFrame(rows, columns=[f"pixel{n + first}" for n in range(784)]).assign(label=labels)
+        frame.sort_index(axis=1).to_csv(tmp_path / "a.csv", index=False)
+        frame.sort_index(axis=1).to_parquet(tmp_path / "a.parquet")
+        for kind in ("csv", "parquet"):
+            same(everything(tmp_path / f"a.{kind}"), digits, labels)
+
+
+def test_columns_of_the_same_name(tmp_path: Path, rows: np.ndarray, labels: list[int]) -> None:
+    table = pa.table([pa.array(labels)] * 2 + [pa.array(column) for column in rows.T], ["label", "label", *PIXELS])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(",".join(table.column_names))
+    for kind in ("csv", "parquet"):
+        with pytest.raises(InputError, match=rf"a.{kind}: has several columns called 'label'; remove or rename them"):
+            open_source(tmp_path / f"a.{kind}")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("training.pt", "save the images and labels in a .npz"),
+        ("mnist.pkl.gz", "save the images and labels in a .npz"),
+        ("mnist.MAT", "save the images and labels in a .npz"),
+        ("digits.xlsx", "save the table as .csv"),
+        ("scans.rar", "unpack it"),
+    ],
+)
+def test_files_that_are_not_read(tmp_path: Path, digits: np.ndarray, name: str, advice: str) -> None:
+    with (gzip.open if name.endswith(".gz") else open)(tmp_path / name, "wb") as file:
+        pickle.dump(digits, file)
+    line = rf"{name}: {Path(name.lower()).suffix} files are not read; {advice}$"
+    with pytest.raises(InputError, match=rf"^input={tmp_path}/{line}"):
+        open_source(tmp_path / name)
+    with pytest.raises(InputError, match=rf"^data.dir={tmp_path}/{line}"):
+        find_parts(tmp_path / name)
 
 
 def test_parquet_as_pandas_writes_it(tmp_path: Path, digits: np.ndarray, labels: list[int], rows: np.ndarray) -> None:
@@ -254,7 +296,7 @@ def test_compressed_tables(
 
 def test_tables_in_zip_archives(tmp_path: Path, digits: np.ndarray, labels: list[int], labelled: np.ndarray) -> None:
     train = excel(labelled, ",", ".")
-    frame = pd.DataFrame(labelled[:, 1:], columns=[f"pixel{n}" for n in range(784)])
+    frame = pd.DataFrame(labelled[:, 1:], columns=PIXELS)
     with zipfile.ZipFile(tmp_path / "digit-recognizer.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("sample_submission.csv", "ImageId,Label\n1,0\n")
         archive.writestr("test.csv", frame.to_csv(index=False))
@@ -280,6 +322,7 @@ LIMITED = """
 import resource, sys
 from mnist_cls.errors import InputError
 from mnist_cls.inference.sources.detect import open_source
+from mnist_cls.training.own_data import find_parts
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20),) * 2)
 try:
@@ -350,7 +393,7 @@ def test_keras_npz(run: Run, tmp_path: Path, digits: np.ndarray, labels: list[in
 
 
 def test_a_submission_for_kaggle(run: Run, tmp_path: Path, rows: np.ndarray, labels: list[int]) -> None:
-    frame = pd.DataFrame(rows, columns=[f"pixel{n}" for n in range(784)])
+    frame = pd.DataFrame(rows, columns=PIXELS)
     frame.to_csv(tmp_path / "test.csv", index=False)
     expected = "".join(f"{number},{label}\n" for number, label in enumerate(labels, 1))
     done = run("predict", "input=test.csv", "output=submission.csv", "format=kaggle", "min_confidence=0.9")
@@ -375,6 +418,7 @@ def test_submissions_that_kaggle_would_refuse(run: Run, tmp_path: Path, png: Pat
         (["format=kaggle"], "format=kaggle needs a name that ends in .csv, or -"),
         (["output=a.csv", "format=csv"], "format=csv: expected kaggle"),
         (["output=a.csv", "format=kaggle", "split=true"], "format=kaggle and split=true exclude each other"),
+        (["output=a.csv", "format=kaggle"], "these images have names, such as"),
     ):
         one_line(run("predict", f"input={png}", *arguments), words)
     command = [sys.executable, "-m", "mnist_cls.predict_batch", str(png), "a", "--format", "kaggle", "--engine", "ray"]

@@ -108,6 +108,6 @@ def _check_single(ink: np.ndarray) -> None:
     _, components = find_components(ink, gap=0.07)
     heights = [bounding_box(group).height for group in group_into_digits(components)]
     if sum(height >= 0.7 * max(heights) for height in heights) > 1:
-        raise InputError("several digits in one image; expected one, split=true reads rows")
+        raise InputError("several digits in one image; expected one (split=true of predict reads rows)")
     if are_stacked(components):
-        raise InputError("digits above one another; expected one digit, or with split=true one row")
+        raise InputError("digits above one another; expected one digit")

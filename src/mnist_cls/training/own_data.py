@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..data.datasets import LabelledImages, find_idx, is_downloaded, load_dataset
+from ..data.datasets import LabelledImages, Split, find_idx, is_downloaded, load_dataset
 from ..errors import InputError
 from ..files import expand
 from ..inference.sources.archives import zip_tables
@@ -54,13 +54,12 @@ def find_parts(path: str | Path, name: str = "mnist", key: str = "data.dir") -> 
     """
     place = expand(path)
     preprocess = "none" if name in ("fashion_mnist", "kmnist") else "auto"
-    official: Parts = {
-        "train": partial(load_dataset, name, "train", place),
-        "test": partial(load_dataset, name, "test", place),
-    }
+    splits: tuple[Split, ...] = ("train", "test")
+    official: Parts = {split: partial(load_dataset, name, split, place) for split in splits}
     if is_downloaded(name, place):
         return official
-    if idx := {part: read for part, read in official.items() if find_idx(name, part, place)}:
+    idx: Parts = {split: official[split] for split in splits if find_idx(name, split, place)}
+    if idx:
         return idx
     try:
         parts = _in_folder(place, preprocess) if place.is_dir() else _in_file(place, preprocess)

@@ -57,7 +57,16 @@ def kaggle_format(columns: list[str]) -> Format:
     """CSV as Kaggle's competition "Digit Recognizer" takes it: numbers from 1, and labels, empty in error rows."""
     if "label" not in columns:
         raise InputError("format=kaggle and split=true exclude each other; leave one of them out")
-    return Format(_csv([["ImageId", "Label"]]), lambda rows, before: _csv(enumerate(rows.columns["label"], before + 1)))
+
+    def encode(rows: Rows, before: int) -> bytes:
+        if (name := next(iter(rows.columns["path"]), str(before))) != str(before):
+            raise InputError(
+                f"format=kaggle numbers the rows of a table or an array, but these images have names, such as {name};"
+                " leave it out"
+            )
+        return _csv(enumerate(rows.columns["label"], before + 1))
+
+    return Format(_csv([["ImageId", "Label"]]), encode)
 
 
 def _csv(rows: Any) -> bytes:

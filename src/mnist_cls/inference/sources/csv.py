@@ -20,9 +20,9 @@ import numpy as np
 from ...errors import InputError
 from ...images import SIZE
 from .blocks import IMAGE_BATCH, Content, InputBlock, Sample, Source, blocks_of, file_source, index_names, target_of
-from .dialect import Dialect, counts_up, encoding_of, is_number, read_dialect
+from .dialect import Dialect, encoding_of, is_number, read_dialect
 from .reading import LARGEST_FILE, decompressed, open_regular, reader_errors
-from .tables import EXPECTED, PIXELS, Columns, find_columns, images_of, path_beside, pixels_of, row_name, unusable
+from .tables import PIXELS, Columns, counts_up, find_columns, images_of, path_beside, pixels_of, row_name, wrong_number
 
 # The longest line: an image of the largest size in base64, and some other cells.
 _LONGEST_LINE = LARGEST_FILE * 4 // 3 + 100_000
@@ -95,32 +95,20 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 def _columns(dialect: Dialect, lines: Lines) -> Columns:
     """Find the images and labels of a table, by its header or else by its first rows."""
-    names = dialect.header
-    if names is not None and not (len(names) > PIXELS and counts_up(names)):
-        try:
-            return find_columns(names)
-        except InputError:
-            # pandas' own names, 0, 1, ..., behind its index.
-            if not (len(names) == PIXELS + 2 and names[0] in ("", "Unnamed: 0") and counts_up(names[1:])):
-                raise
-            first = 1
-    else:
-        first = 0
-    width = dialect.width - first
+    names = dialect.header or []
+    first = int(len(names) > PIXELS and names[0] in ("", "Unnamed: 0") and counts_up(names[1:]))  # pandas' index
+    if names and not (len(names) - first > PIXELS and counts_up(names[first:])):  # its numbers are no names
+        return find_columns(names)
     columns = list(range(first, dialect.width))
-    if width == PIXELS:
+    if len(columns) == PIXELS:
         return Columns("", columns)
-    if width == PIXELS + 1:
-        rows = _Table(lines, dialect, Columns("", columns)).rows()
-        with contextlib.closing(rows):
-            position, is_label = _other_column(dialect.cells(line)[first:] for line in rows)
-        columns.pop(position)
-        return Columns("", columns, first + position % (PIXELS + 1) if is_label else None)
-    if width > PIXELS:
-        raise InputError(f"has no header and {width:,} columns; expected 784 of pixels, and perhaps one with labels")
-    message = unusable([str(column) for column in columns], [str(column) for column in columns])
-    found = message if message.startswith(f"has {width} columns") else f"has {width} columns of numbers; {EXPECTED}"
-    raise InputError(found.replace("has ", "has no header and ", 1))
+    if len(columns) != PIXELS + 1:
+        raise InputError(f"has no header and {wrong_number(dialect.width)}")
+    rows = _Table(lines, dialect, Columns("", columns)).rows()
+    with contextlib.closing(rows):
+        position, is_label = _other_column(dialect.cells(line)[first:] for line in rows)
+    other = columns.pop(position)
+    return Columns("", columns, other if is_label else None)
 
 
 def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:

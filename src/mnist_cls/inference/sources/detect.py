@@ -24,6 +24,13 @@ EXAMPLE = "mnist:test"
 # Bytes that are enough to recognize a file.
 _BEGINNING = 512
 
+# Endings of files that are not read, some because reading them may run code, and what to do.
+_UNREADABLE = {
+    (".pt", ".pth", ".pkl", ".pickle", ".mat", ".h5", ".hdf5", ".feather"): "save the images and labels in a .npz",
+    (".xlsx", ".xls", ".ods", ".json"): "save the table as .csv",
+    (".7z", ".rar", ".zst"): "unpack it",
+}
+
 _XZ, _BZ2, _GZIP, _ZIP, _EMPTY_ZIP = b"\xfd7zXZ\0", b"BZh", b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06"
 
 _TABLES = (".csv", ".tsv")
@@ -85,6 +92,9 @@ def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
     name = path.name.lower()
     if start.startswith(b"\x93NUMPY"):
         return npy_source(path, preprocess)
+    for suffixes, advice in _UNREADABLE.items():
+        if Path(name.removesuffix(".gz")).suffix in suffixes:
+            raise InputError(f"input={path}: {Path(name).suffix} files are not read; {advice}")
     if start.startswith((_ZIP, _EMPTY_ZIP)):
         return _zip_source(path, preprocess)
     if start.startswith((_GZIP, _BZ2, _XZ)):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ...errors import InputError
-from .tables import INDEX, LABELS, PIXEL_NAME
+from .tables import INDEX, LABELS, PIXEL_NAME, counts_up
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -57,12 +57,8 @@ class Dialect:
 
 
 def encoding_of(start: bytes) -> str:
-    """Return the encoding of a text by its first bytes: Windows writes UTF-16."""
-    if start[:2] in _UTF16:
-        return "utf-16"
-    if start[:4].count(b"\0") == 2:  # without a mark
-        return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
-    return "utf-8-sig"
+    """Return the encoding of a text by its byte order mark: Windows writes UTF-16."""
+    return "utf-16" if start[:2] in _UTF16 else "utf-8-sig"
 
 
 def decoded(start: bytes) -> str:
@@ -79,7 +75,7 @@ def is_text(start: bytes) -> bool:
 
 def looks_like_table(start: bytes) -> bool:
     """Return whether these are the first bytes of a text whose first line is a row of numbers, or a header for it."""
-    if (b"\0" in start[4:] and start[:2] not in _UTF16) or _PNM.match(start) or not is_text(start):
+    if (b"\0" in start and start[:2] not in _UTF16) or _PNM.match(start) or not is_text(start):
         return False
     lines = [line for line in decoded(start).splitlines() if line.strip()]
     if not lines:
@@ -123,13 +119,6 @@ def _dialect(line: str, comment: str, separator: str | None, number: int) -> Dia
 def is_number(cell: str) -> bool:
     """Return whether a cell holds a number, perhaps with a decimal comma."""
     return _NUMBER.fullmatch(cell) is not None
-
-
-def counts_up(cells: list[str]) -> bool:
-    """Return whether cells are 0, 1, 2, ... or 1, 2, 3, ...: as pandas names columns, and numbers rows."""
-    return all(cell.strip().isdecimal() and len(cell) < 9 for cell in cells) and (
-        [int(cell) for cell in cells] in (list(range(len(cells))), list(range(1, len(cells) + 1)))
-    )
 
 
 def _is_header(cells: list[str]) -> bool:

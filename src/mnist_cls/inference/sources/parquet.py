@@ -82,7 +82,7 @@ def _candidates(schema: "pa.Schema") -> list[str]:
     names = list(schema.names)
     if {name.strip().lower() for name in names} & {"image", "pixels", "path"}:
         return names
-    texts = [name for name in names if not _is_number(schema.field(name).type)]
+    texts = [field.name for field in schema if not _is_number(field.type)]
     if len(names) - len(texts) < PIXELS:
         return names  # perhaps numbers as text
     return [name for name in names if name not in texts or name.strip().lower() in LABELS]

@@ -51,6 +51,8 @@ def find_columns(names: Sequence[str]) -> Columns:
         InputError: If there are no images, or columns beside them that are no pixels.
     """
     plain = [name.strip().lower() for name in names]
+    if twice := [name for name in dict.fromkeys(plain) if plain.count(name) > 1]:
+        raise InputError(f"has several columns called {listed(twice)}; remove or rename them")
     label = next((plain.index(name) for name in LABELS if name in plain), None)
     path = plain.index("path") if "path" in plain else None
     for kind in ("image", "pixels", "path"):
@@ -60,22 +62,49 @@ def find_columns(names: Sequence[str]) -> Columns:
     if len(pixels) > PIXELS:
         pixels = [position for position in pixels if plain[position] not in INDEX]
     if len(pixels) != PIXELS:
-        raise InputError(unusable([names[position] for position in pixels], names))
-    return Columns("", pixels, label)
+        raise InputError(_unusable([names[position] for position in pixels], names))
+    return Columns("", _in_order(pixels, names), label)
 
 
-def unusable(pixels: Sequence[str], names: Sequence[str]) -> str:
+def _in_order(pixels: list[int], names: Sequence[str]) -> list[int]:
+    """Return columns called pixel0 to pixel783, or pixel1 to pixel784, by their number: some writers sort by name."""
+    numbers = [re.sub(r"\D", "", names[position]) for position in pixels]
+    if counts_up(sorted(numbers, key=lambda number: (len(number), number))):
+        return [position for _, position in sorted(zip(map(int, numbers), pixels, strict=True))]
+    return pixels
+
+
+def counts_up(cells: Sequence[str]) -> bool:
+    """Return whether cells are 0, 1, 2, ... or 1, 2, 3, ...: as pandas names columns, and numbers rows."""
+    return all(cell.strip().isdecimal() and len(cell) < 9 for cell in cells) and (
+        [int(cell) for cell in cells] in (list(range(len(cells))), list(range(1, len(cells) + 1)))
+    )
+
+
+def _unusable(pixels: Sequence[str], names: Sequence[str]) -> str:
     """Return what is wrong with a table that has the columns `names`, of which `pixels` should be 784."""
     others = [name for name in pixels if not PIXEL_NAME.fullmatch(name.strip())]
     if others and len(pixels) - len(others) == PIXELS:
         return f"has {listed(others)} beside 784 columns of pixels; remove it, or call the labels 'label'"
-    side = math.isqrt(len(pixels))
-    if len(pixels) - side * side in (0, 1) and side > 3 and not others:
+    if not others and _side(len(pixels)):
+        return f"has {wrong_number(len(pixels))}"
+    return f"has the columns {listed(names)}; {EXPECTED}"
+
+
+def wrong_number(count: int) -> str:
+    """Return what is wrong with a table of that many columns of numbers."""
+    if side := _side(count):
         return (
-            f"has {len(pixels)} columns of numbers, perhaps images of {side}x{side}; expected 784, 28x28:"
+            f"{count} columns of numbers, perhaps images of {side}x{side}; expected 784, 28x28:"
             f" save them as an array, uint8 (N, {side}, {side}), in a .npy"
         )
-    return f"has the columns {listed(names)}; {EXPECTED}"
+    return f"{count:,} columns; expected 784 of pixels, and perhaps one with labels"
+
+
+def _side(count: int) -> int:
+    """Return the side of square images in that many columns, one of which may have labels; 0 if they are not square."""
+    side = math.isqrt(count)
+    return side if count - side * side in (0, 1) and side > 3 else 0
 
 
 def images_of(numbers: np.ndarray) -> np.ndarray:
