@@ -4,9 +4,12 @@ import html.parser
 import io
 import os
 import re
+import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,10 @@ UNCHANGED: dict[str, Callable[[np.ndarray], Any]] = {
     "lists of numbers": lambda x: x.tolist(),
     "array of arrays": lambda x: pd.Series(list(x)),
     "DataFrame": lambda x: pd.DataFrame(x.reshape(-1, 784)),
+    "DataFrame of pandas' own type": lambda x: pd.DataFrame(x.reshape(-1, 784)).astype("Int64"),
+    "array of objects": lambda x: x.astype(object),
+    "Series of lists": lambda x: pd.Series([image.tolist() for image in x]),
+    "files that were just written": lambda x: [at_its_end(io.BytesIO(encoded(image))) for image in x],
     "inverted": lambda x: 255 - x,
     "inverted floats": lambda x: 1 - x / 255.0,
     "in three equal colours": lambda x: np.stack([x] * 3, 3),
@@ -139,6 +146,16 @@ SINGLE: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
+def closed(file: io.BytesIO) -> io.BytesIO:
+    file.close()
+    return file
+
+
+def at_its_end(file: io.BytesIO) -> io.BytesIO:
+    file.seek(0, os.SEEK_END)
+    return file
+
+
 def turned(image: np.ndarray) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -194,11 +211,20 @@ def test_three_images_of_28x28_are_three(predictor: Predictor, x: np.ndarray) ->
         (lambda x: np.zeros(10), r"shape \(10,\)"),
         (lambda x: np.zeros((2, 0, 0)), r"shape \(2, 0, 0\)"),
         (lambda x: [x[:5], x[5:10]], r"item 0: an array of shape \(5, 28, 28\).*; in a list each item is one image"),
-        (lambda x: [(x[0], 7), (x[1], 2)], "list is no array of numbers"),
-        (lambda x: [x[0], 7], "item 1 is of type int"),
+        (lambda x: [(x[0], 7), (x[1], 2)], "item 0 is of type tuple; .* a list of these without labels"),
+        (lambda x: (Image.fromarray(x[0]), 7), "item 1 is of type int; .* a list of these without labels"),
+        (lambda x: (torch.from_numpy(x[:5]), torch.ones(5)), "item 0: an array of shape .* each item is one image"),
+        (lambda x: [[x[0], x[1], x[2]]], "item 0 is of type list"),
         (lambda x: [[1, 2], [3]], "list is no array of numbers"),
         (lambda x: pd.DataFrame(x.reshape(-1, 784)).assign(label=1), "a table of 785 columns; .* drop the others"),
         (lambda x: {"images": x}, r"dict with \['images'\]; name one of them"),
+        (lambda x: np.ma.masked_equal(x, 0), r"a masked array; fill it first: array\.filled"),
+        (lambda x: np.array(None), "item 0 is of type NoneType"),
+        (lambda x: io.StringIO("text"), "item 0 is a file of text; open image files with mode 'rb'"),
+        (lambda x: closed(io.BytesIO(encoded(x[0]))), "item 0 cannot be read: I/O operation on closed file"),
+        (lambda x: "https://example.com/7.png", "https://example.com/7.png: no file; download it first"),
+        (lambda x: "no\nthing.png", r"no\\nthing\.png: no such file or folder"),
+        (lambda x: "n" * 5000, "File name too long"),
         (lambda x: None, "NoneType; expected a path"),
         (lambda x: 7, "int; expected a path"),
         (lambda x: "", "an empty path"),
@@ -240,6 +266,42 @@ def test_a_bomb_does_not_kill_the_caller(predictor: Predictor, x: np.ndarray) ->
     found = predictor([bomb, x[0]])
     assert "too large" in str(found.errors[0])
     assert found.labels.tolist() == [-1, 7]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_predict(tmp_path: Path, x: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", x)
+    code = """
+import os, signal, torch
+from mnist_cls import Predictor
+torch.set_num_threads(2)
+predictor = Predictor(device='cpu')
+labels = predictor('x.npy').labels.tolist()
+for is_new in (False, True):
+    process = os.fork()
+    if process == 0:
+        signal.alarm(30)
+        child = Predictor(device='cpu') if is_new else predictor
+        os._exit(child('x.npy').labels.tolist() != labels)
+    assert os.waitpid(process, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=90)
+
+
+def test_threads_may_share_a_predictor(predictor: Predictor, x: np.ndarray, y: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "7.png"
+    Image.fromarray(large(x)[0]).save(path)
+    warnings_before = list(warnings.filters)
+
+    def work(index: int) -> list[int]:
+        inputs = x[index : index + 10], 255 - large(x)[index], Image.fromarray(x[index]), path
+        return [predictor(one).labels.tolist() for one in inputs]
+
+    with ThreadPoolExecutor(4) as threads:
+        for index, labels in enumerate(threads.map(work, range(12))):
+            assert labels == [y[index : index + 10].tolist(), [y[index]], [y[index]], [7]]
+    assert list(warnings.filters) == warnings_before
 
 
 def test_files_are_decoded_in_another_process(

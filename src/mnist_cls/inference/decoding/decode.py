@@ -1,6 +1,5 @@
 """From contents to images in MNIST's form."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -60,9 +59,7 @@ def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded
 
     Whatever is wrong with one becomes its error.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # broken files have an error in their row
-        found = prepare_all(map(_load, contents), preprocess, split)
+    found = prepare_all(map(_load, contents), preprocess, split)
     count = int(not split)
     none = Digits(np.zeros((count, SIZE, SIZE), np.uint8), np.zeros((count, 4), np.int32))
     digits = [none if isinstance(result, InputError) else result for result in found]

@@ -206,7 +206,8 @@ def _work(connection: Connection, other_end: Connection, parent: int, preprocess
     other_end.close()  # or sending to a dead parent would wait forever
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.disable()  # a decoder's death is reported in a row
+    faulthandler.disable()  # a decoder's death is reported in a row,
+    warnings.simplefilter("ignore")  # and so is a broken file
     keep_freed_memory()  # or a seventh of the time for a photo goes into the kernel's new pages
     alarm = getattr(signal, "alarm", lambda seconds: None)
     if hasattr(signal, "SIGALRM"):

@@ -1,5 +1,6 @@
 """PyTorch as an engine, on any of its devices."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,6 +18,14 @@ from ...memory import out_of_memory
 from ...models.average import Average
 from ..options import PredictOptions
 
+_PROCESS = os.getpid()
+
+
+def _stay_alive_after_fork() -> None:
+    """Use one thread in a forked process, where PyTorch would wait forever for the threads that it had."""
+    if os.getpid() != _PROCESS:
+        torch.set_num_threads(1)
+
 
 class _OnDevice:
     """A network on a device, from NumPy to NumPy; it moves to the CPU when not even one image fits on the device."""
@@ -32,6 +41,7 @@ class _OnDevice:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
+        _stay_alive_after_fork()
         try:
             # PyTorch takes no read-only arrays, such as memory-mapped ones, and none with negative strides.
             batch = torch.from_numpy(np.require(images, requirements=["C", "W"]))
@@ -76,6 +86,7 @@ def load_network(options: PredictOptions, network: nn.Module | None = None) -> n
     Raises:
         InputError: If the checkpoint or the model file cannot be loaded, or the network is an autoencoder.
     """
+    _stay_alive_after_fork()
     if network is None:
         load_user_models(options.model_file)
         network = load_model(options.checkpoint, options.shifts)

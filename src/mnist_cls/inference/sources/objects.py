@@ -14,9 +14,9 @@ from ...images import SIZE, as_array, as_stack, images_from_array
 from ...preprocessing.decode import read_image
 from .blocks import ARRAY_BATCH, IMAGE_BATCH, Content, InputBlock, Sample, Source, blocks_of, index_names
 from .detect import open_source
-from .reading import printable
+from .reading import LARGEST_FILE, printable, too_large
 
-_EXPECTED = "expected a path, the bytes of an image file, a Pillow image, an array or a tensor, or a list of these"
+_EXPECTED = "expected a path, bytes, a Pillow image, an array, a tensor, or a list of these without labels"
 
 # Bytes of an array that are converted at once.
 _SLICE_BYTES = 16_000_000
@@ -29,10 +29,8 @@ def object_source(inputs: Any, preprocess: str) -> Source:
         InputError: If it is no image and holds none, or not one image of an array has values that can be read.
     """
     if isinstance(inputs, (str, os.PathLike)):
-        if not os.fspath(inputs):
-            raise InputError(f"an empty path; {_EXPECTED}")
-        return open_source(os.fspath(inputs), preprocess)
-    if _is_file(inputs):
+        return _path_source(os.fspath(inputs), preprocess)
+    if isinstance(inputs, (bytes, bytearray, memoryview, Image.Image)) or hasattr(inputs, "read"):
         return _listed([inputs])
     if isinstance(inputs, Mapping):
         raise InputError(f"{type(inputs).__name__} with {shortened(list(inputs))}; name one of them: inputs[...]")
@@ -40,18 +38,34 @@ def object_source(inputs: Any, preprocess: str) -> Source:
         array = _array(inputs)
         if array.dtype.kind not in "OUS":
             return _array_source(array, preprocess, _is_many(inputs, array.shape))
-        inputs = list(array)
+        inputs = list(np.atleast_1d(array))
+    if not isinstance(inputs, Iterable):
+        raise InputError(f"{type(inputs).__name__}; {_EXPECTED}")
     if isinstance(inputs, Sequence):
-        joined = _joined(inputs)
-        return _listed(inputs) if joined is None else _array_source(joined, preprocess)
-    if isinstance(inputs, Iterable):
-        return _listed(inputs)
-    raise InputError(f"{type(inputs).__name__}; {_EXPECTED}")
+        stack = _array(inputs) if _holds_numbers(inputs) else _stacked(inputs)
+        if stack is not None:
+            return _array_source(stack, preprocess)
+    return _listed(inputs)
 
 
-def _is_file(one: object) -> bool:
-    """Return whether an object is an image file, or a Pillow image."""
-    return isinstance(one, (bytes, bytearray, memoryview, Image.Image)) or hasattr(one, "read")
+def _path_source(path: str, preprocess: str) -> Source:
+    if not path:
+        raise InputError(f"an empty path; {_EXPECTED}")
+    if "://" in path:
+        raise InputError(f"{shortened(path)}: no file; download it first")
+    try:
+        return open_source(path, preprocess)
+    except InputError as error:
+        raise InputError(shortened(error, 1000)) from error  # a path may contain line ends
+    except OSError as error:
+        raise InputError(f"{shortened(path)}: {error.strerror}") from error
+
+
+def _holds_numbers(inputs: object) -> bool:
+    """Return whether these are numbers, or lists of numbers."""
+    while isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes)) and len(inputs):
+        inputs = inputs[0]
+    return isinstance(inputs, (int, float, np.number, np.bool_))
 
 
 def _is_many(inputs: Any, shape: tuple[int, ...]) -> bool | None:
@@ -68,18 +82,19 @@ def _is_many(inputs: Any, shape: tuple[int, ...]) -> bool | None:
 
 
 def _array(inputs: object) -> np.ndarray:
+    if isinstance(inputs, np.ma.MaskedArray) and np.ma.is_masked(inputs):
+        raise InputError("a masked array; fill it first: array.filled(0)")
     try:
-        return as_array(inputs)
+        array = as_array(inputs)
+        # Tables with types of pandas' own, and images of one shape that were put into an array of objects.
+        return array.astype(float) if array.dtype.kind == "O" and array.ndim > 1 else array
     except Exception as error:  # other libraries raise anything, as for an array on their own device
-        raise InputError(
-            f"{type(inputs).__name__} is no array of numbers ({first_line(error)}); {_EXPECTED}"
-        ) from error
+        reason = shortened(first_line(error))
+        raise InputError(f"{type(inputs).__name__} is no array of numbers ({reason}); {_EXPECTED}") from error
 
 
-def _joined(items: Sequence[Any]) -> np.ndarray | None:
-    """Return lists of numbers, and a list of 28x28 images of one shape and dtype, as one array; None for others."""
-    if items and all(isinstance(item, (int, float, np.number, np.bool_, list, tuple)) for item in items):
-        return _array(items)
+def _stacked(items: Sequence[Any]) -> np.ndarray | None:
+    """Return a list of 28x28 images of one shape and dtype as one array; None for others."""
     if not items or not all(hasattr(item, "__array__") and not isinstance(item, Image.Image) for item in items):
         return None
     arrays = [_array(item) for item in items]
@@ -127,7 +142,7 @@ def _content(item: Any, index: int) -> Content:
     if isinstance(item, (str, os.PathLike)):
         return str(expand(os.fspath(item)))
     if hasattr(item, "read"):
-        item = item.read()
+        return _file_content(item, index)
     if isinstance(item, (bytes, bytearray, memoryview)):
         return bytes(item)
     if isinstance(item, Image.Image):
@@ -142,3 +157,16 @@ def _content(item: Any, index: int) -> Content:
         return np.ascontiguousarray(as_stack(array, many=False)[0])
     except InputError as error:
         raise InputError(f"item {index}: {error}; in a list each item is one image") from error
+
+
+def _file_content(file: Any, index: int) -> Content:
+    """Read an open file from its beginning, as Pillow does; raise an InputError if that is not possible."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        content = file.read(LARGEST_FILE + 1)
+    except Exception as error:  # it is closed, open for writing, a connection that broke, ...
+        raise InputError(f"item {index} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, bytes):
+        raise InputError(f"item {index} is a file of text; open image files with mode 'rb'")
+    return content if len(content) <= LARGEST_FILE else too_large(len(content))
