@@ -21,6 +21,8 @@ from mnist_cls.data.datasets import LabelledImages, load_dataset
 from mnist_cls.data.embedded import FOLDER
 from mnist_cls.data.splits import fold_indices
 from mnist_cls.errors import InputError
+from mnist_cls.files import whole_file
+from mnist_cls.training.own_data import find_parts
 
 from .conftest import Completed, Run, one_line
 
@@ -305,6 +307,20 @@ def test_a_home_that_cannot_be_written_is_no_error(
     assert "not kept for the next start" in capsys.readouterr().out
 
 
+def test_two_processes_that_prepare_at_once_do_not_disturb_each_other(
+    tmp_path: Path, home: Path, test_digits: LabelledImages
+) -> None:
+    digits = photos(tmp_path / "digits", test_digits)
+    labels_of(digits)
+    [file] = kept(home)
+    file.unlink()
+    with whole_file(file) as temporary:  # of the other one, at its end
+        labels_of(digits)
+        content = file.read_bytes()
+        temporary.write_bytes(content)
+    assert file.read_bytes() == content
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the decoders in /proc")
 def test_a_killed_preparation_leaves_nothing_half_written(
@@ -442,6 +458,13 @@ def test_own_clothes_are_taken_as_they_are(tmp_path: Path, test_digits: Labelled
     data.setup("fit")
     assert data.train_data is not None
     assert np.array_equal(data.train_data.images.numpy(), images)
+
+
+def test_a_folder_with_several_downloads_of_torchvision(tmp_path: Path) -> None:
+    for name in ("QMNIST", "EMNIST"):
+        (tmp_path / name / "raw").mkdir(parents=True)
+    for dataset in ("qmnist", "emnist_digits"):
+        assert [*find_parts(tmp_path, dataset)] == ["train", "test"]
 
 
 def test_folds_are_disjoint_complete_and_the_same_for_every_seed() -> None:

@@ -362,7 +362,7 @@ def test_csv_with_bad_rows(tmp_path: Path, digits: np.ndarray) -> None:
         None,
         "a row of 783 columns; expected 784",
         "a pixel 'x'; expected whole numbers 0 to 255, or 0 to 1",
-        "values from 0 to 256, expected 0 to 255",
+        "values from 0 to 256, expected 0 to 255, or floats from 0 to 1; divide by the value of white",
         None,
         None,
     ]
