@@ -37,7 +37,7 @@ class Prediction:
         confidence: the probability of the label, 0 to 1.
         probabilities: float32 (10,); NaN if there is an error.
         error: None, or why the image could not be used.
-        is_digit: whether the image looks like a digit at all; None unless the predictor was asked to tell.
+        is_digit: whether the image looks like a digit at all; None without `Predictor(is_digit=True)`.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Predictions:
         confidences: float32 (N,), the probability of the label, 0 to 1.
         probabilities: float32 (N, 10), each row summing to 1.
         errors: for each image None, or why it could not be used.
-        is_digit: bool (N,), whether the image looks like a digit at all; None unless the predictor was asked to tell.
+        is_digit: bool (N,), whether the image looks like a digit at all; None without `Predictor(is_digit=True)`.
         names: paths of the images, or their indexes.
         images: uint8 (N, 28, 28), what the network saw, all zeros where there is an error; None for more than 10,000.
     """
@@ -189,7 +189,7 @@ class Predictions:
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Join the predictions of consecutive images; without images if one of them has none."""
+    """Copy the predictions of consecutive images into one; without images if one of them has none."""
     optional = {}
     for name in ("is_digit", "images"):
         arrays = [getattr(part, name) for part in parts]

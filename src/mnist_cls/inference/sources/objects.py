@@ -18,6 +18,9 @@ from .reading import LARGEST_FILE, printable, too_large
 
 _EXPECTED = "expected a path, bytes, a Pillow image, an array, a tensor, or a list of these without labels"
 
+# Shapes of one image of 28x28.
+_DIGIT_SHAPES = {(SIZE, SIZE), (1, SIZE, SIZE), (SIZE, SIZE, 1), (SIZE * SIZE,)}
+
 # Bytes of an array that are converted at once.
 _SLICE_BYTES = 16_000_000
 
@@ -94,17 +97,13 @@ def _array(inputs: object) -> np.ndarray:
 
 
 def _stacked(items: Sequence[Any]) -> np.ndarray | None:
-    """Return a list of 28x28 images of one shape and dtype as one array; None for others."""
+    """Return a list of 28x28 images of one shape and dtype as one array (N, 28, 28); None for others."""
     if not items or not all(hasattr(item, "__array__") and not isinstance(item, Image.Image) for item in items):
         return None
     arrays = [_array(item) for item in items]
-    if len({(array.shape, array.dtype) for array in arrays}) > 1:
+    if len({(array.shape, array.dtype) for array in arrays}) > 1 or arrays[0].shape not in _DIGIT_SHAPES:
         return None
-    try:
-        images = [as_stack(array, many=False)[0] for array in arrays]
-    except InputError:  # reported with the number of the item
-        return None
-    return np.stack(images) if images[0].shape == (SIZE, SIZE) else None
+    return np.stack(arrays).reshape(-1, SIZE, SIZE)
 
 
 def _array_source(array: np.ndarray, preprocess: str, many: bool | None = None) -> Source:
