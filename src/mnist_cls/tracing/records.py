@@ -69,8 +69,8 @@ class Record:
         values = (torch.view_as_real(values) if values.is_complex() else values).double()
         self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
         self.zeros = (values == 0).sum().item() / max(values.numel(), 1)
-        finite = values[values.isfinite()]
-        if len(finite):
+        finite = values if self.finite else values[values.isfinite()]
+        if finite.numel():
             std, mean = torch.std_mean(finite, correction=0)
             self.mean, self.std = mean.item(), std.item()
             self.min, self.max = finite.min().item(), finite.max().item()
@@ -131,6 +131,12 @@ class Trace(list[Record]):
             if record.name == key:
                 return record
         return self.layer(key)[-1]
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a record is in the trace, or by its name a layer that ran."""
+        if not isinstance(key, str):
+            return super().__contains__(key)
+        return any(key == record.name or f"{record.layer}.".startswith(f"{key}.") for record in self)
 
     def layer(self, name: str) -> "Trace":
         """Return the operations in a layer and in the layers inside it, of each time that it ran.
