@@ -39,7 +39,7 @@ _BLOCKS_AHEAD, _BYTES_AHEAD = 16, 128_000_000
 _INPUTS_EACH = 64
 
 # Images in memory that are analysed sooner than a process has started: their number, and the pixels of all. Files are
-# never decoded here, whatever it costs: a broken one may take the process with it.
+# not among them, whatever it costs: a broken one may take the process with it.
 _FEW_IMAGES, _FEW_PIXELS = 8, 200_000
 
 # Where processes cannot be forked, starting one takes as long as decoding some thousand images.
