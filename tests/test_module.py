@@ -27,11 +27,11 @@ class Spy(MNISTModule):
         super().__init__(CONFIG)
         self.seen: dict[str, list[tuple[object, ...]]] = {}
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = super().forward(images)
+    def run_network(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = super().run_network(pixels)
         stage = self.trainer.state.stage
         assert stage is not None
-        facts = (images.dtype, self.model.training, logits.requires_grad, torch.is_inference_mode_enabled())
+        facts = (pixels.dtype, self.model.training, logits.requires_grad, torch.is_inference_mode_enabled())
         self.seen.setdefault(stage.value, []).append(facts)
         return logits
 

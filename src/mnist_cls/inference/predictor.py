@@ -41,15 +41,15 @@ class Predictor:
         predictor(x_test / 255).labels           # an array or a tensor
 
     Args:
-        model: a network, or a checkpoint as `load_model` takes it; by default the packaged weights. The probabilities
-            of several checkpoints are averaged.
+        model: a network or an `MNISTModule`, or a checkpoint as `load_model` takes it; by default the packaged weights.
+            The probabilities of several checkpoints are averaged.
         device: "auto" is CUDA if it is available, else the CPU; or a name that PyTorch knows, such as "cpu" or
             "cuda:1".
         batch_size: number of images in the network at once; None: 256 on the CPU, 1024 on a GPU. It is halved when the
             device runs out of memory.
-        early_exit: let images leave at the first confident head of a network that has several.
-        is_digit: tell whether each image is a digit at all, by the packaged autoencoder (True) or by that of a
-            checkpoint.
+        early_exit: stop at the first confident head of a network that has several.
+        is_digit: also predict whether each image shows a digit at all, with the packaged autoencoder (True) or with
+            that of a checkpoint.
         engine: "eager" is PyTorch. "onnx" is ONNX Runtime, on the CPU only: faster, after some seconds of preparation.
             "int8" is PyTorch with 8-bit weights and activations, on the CPU only: the fastest, with probabilities that
             differ by some hundredths. "auto" is PyTorch, and ONNX Runtime for 150,000 images and more if it is
@@ -82,7 +82,8 @@ class Predictor:
         if model is None or isinstance(model, (str, Path, Sequence)):
             checkpoint, network = model, None
         else:
-            checkpoint, network = None, model
+            # An MNISTModule, whose class would import Lightning, normalizes; its network does not.
+            checkpoint, network = None, getattr(model, "model", model) if hasattr(model, "run_network") else model
         options = PredictOptions(
             checkpoint,
             device,
@@ -150,7 +151,7 @@ class Predictor:
         Args:
             images: uint8 (N, 28, 28), in MNIST's form.
             errors: for each image None, or why it cannot be used; such an image is not classified.
-            names: for each image its path or index.
+            names: for each image its path; None for indexes.
         """
         all_errors: list[str | None] = [None] * len(images) if errors is None else list(errors)
         probabilities = np.full((len(images), CLASSES), np.nan, np.float32)

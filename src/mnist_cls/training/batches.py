@@ -5,88 +5,101 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.loader import BatchLoader
 from ..errors import InputError, shortened
 from ..images import CLASSES, SIZE
-
-_FORMS = "expected (B, 28, 28) or (B, 1, 28, 28)"
+from .distributed import print_once
 
 # Fraction of the range by which interpolation and added noise may exceed it.
 _TOLERANCE = 0.1
 
-# Images from 0 to 255 whose brightest pixel is darker than this could as well be normalized.
+# Floats to 255 whose brightest pixel is darker than this could as well be normalized.
 _DARKEST_WHITE = 10
 
 
 class BatchReader:
-    """Checks the first batch of each loader, which waits for a GPU, and reads the others as that one."""
+    """Checks the first batch of each loader, which waits for a GPU, and reads the others in the same way.
 
-    def __init__(self) -> None:
-        self.white_levels: dict[tuple[str, int], int] = {}
+    Args:
+        classifies: whether labels must be 0 to 9.
+    """
 
-    def read(self, batch: Any, stage: str, classifies: bool, index: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the images and the labels of a batch.
+    def __init__(self, classifies: bool) -> None:
+        self.classifies, self.own_data = classifies, False
+        self.whites: dict[tuple[str, int], int] = {}
 
-        Args:
-            batch: a pair of images and labels; of the stage "predict", images alone or with anything beside them.
-            stage: name of the stage.
-            classifies: whether labels must be 0 to 9.
-            index: of the loader in the stage.
+    def start(self, own_data: bool) -> None:
+        """Start with other loaders; of this package's `own_data` floats to 255 are expected, as augmented images."""
+        self.own_data = own_data
+        self.whites.clear()
 
-        Returns:
-            Images (B, 28, 28) with values 0 to 255, and labels int64 (B,); the images again instead of labels in the
-            stage "predict".
+    def pair(self, batch: Any, stage: str, loader: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the images of a batch, as `images` does, and its labels, int64 (B,).
 
         Raises:
-            InputError: If the first batch is anything else.
+            InputError: If a first batch is no such pair.
         """
-        white = self.white_levels.get((stage, index))
+        if (stage, loader) not in self.whites:
+            check_pair(batch, self.classifies)
+        return self.images(batch, stage, loader), batch[1].long()
+
+    def images(self, batch: Any, stage: str, loader: int = 0) -> Tensor:
+        """Return the images of a batch, (B, 28, 28) with values 0 to 255, uint8 or float32.
+
+        Args:
+            batch: images, or several values of which they are the first.
+            stage: name of the stage.
+            loader: index of the loader in the stage.
+
+        Raises:
+            InputError: If those of a first batch have another shape or other values, see `white_level`.
+        """
+        images = batch[0] if isinstance(batch, (list, tuple)) else batch
+        white = self.whites.get((stage, loader))
         if white is None:
-            images, labels = split_batch(batch, stage != "predict")
-            if labels is not None and classifies:
-                check_labels(labels)
+            check_shape(images)
             white = white_level(images)
-            if white is not None:
-                self.white_levels[stage, index] = white
-        else:
-            several = isinstance(batch, (list, tuple))
-            images, labels = batch[0] if several else batch, None if stage == "predict" else batch[1]
-        if white == 1 or images.dim() == 4:
-            images = to_pixels(images, white or 255)
-        return images, images if labels is None else labels.long()
+            if white is None:  # a later batch decides
+                return _to_pixels(images, 255)
+            if white == 255 and images.is_floating_point() and not self.own_data:
+                print_once(
+                    "images are floats with values to 255, and read as such; expected are uint8, or floats from 0 to 1"
+                )
+            self.whites[stage, loader] = white
+        return _to_pixels(images, white)
 
 
-def split_batch(batch: Any, needs_labels: bool = True) -> tuple[Tensor, Tensor | None]:
-    """Return the images and the labels of a batch, None if it has no labels and needs none.
+def as_pixels(images: Tensor) -> Tensor:
+    """Bring images (B, 28, 28) or (B, 1, 28, 28) to (B, 28, 28) with values 0 to 255. Waits for a GPU.
 
     Raises:
-        InputError: If it is anything but a pair of images (B, 28, 28) or (B, 1, 28, 28) and whole numbers (B,).
+        InputError: If they have another shape or other values, see `white_level`.
     """
-    parts = list(batch) if isinstance(batch, (list, tuple)) else [batch]
-    if needs_labels and len(parts) != 2:
-        found = f"{len(parts)} parts" if isinstance(batch, (list, tuple)) else f"a {type(batch).__name__}"
-        raise InputError(f"a batch is {found}: expected a pair of images and labels")
-    images, labels = parts[0], parts[1] if needs_labels else None
     check_shape(images)
-    if labels is None:
-        return images, None
+    return _to_pixels(images, white_level(images) or 255)
+
+
+def check_pair(batch: Any, classifies: bool) -> None:
+    """Raise an `InputError` if a batch is anything but images and labels, of a classifier 0 to 9."""
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+        found = f"{len(batch)} parts" if isinstance(batch, (list, tuple)) else f"a {type(batch).__name__}"
+        raise InputError(f"a batch is {found}: expected a pair of images and labels")
+    images, labels = batch
+    check_shape(images)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != images.shape[:1]:
-        raise InputError(
-            f"labels are {_described(labels)}: expected whole numbers ({len(images)},), one for each image"
-        )
-    return images, labels
+        expected = f"expected whole numbers ({len(images)},), one for each image"
+        raise InputError(f"labels are {_form(labels)}: {expected}")
+    if classifies and len(labels) and not (labels.min() >= 0 and labels.max() < CLASSES):
+        raise InputError(f"labels from {int(labels.min())} to {int(labels.max())}: expected 0 to 9")
 
 
 def check_shape(images: object) -> None:
-    """Raise an `InputError` if images have another form than (B, 28, 28) or (B, 1, 28, 28)."""
+    """Raise an `InputError` if images are no tensor (B, 28, 28) or (B, 1, 28, 28)."""
     if not isinstance(images, Tensor) or tuple(images.shape[1:]) not in ((SIZE, SIZE), (1, SIZE, SIZE)):
-        remedy = "torchvision's Grayscale() and Resize((28, 28)) make such images, and a DataLoader makes batches"
-        raise InputError(f"images are {_described(images)}: {_FORMS}; {remedy}")
-
-
-def check_labels(labels: Tensor) -> None:
-    """Raise an `InputError` if labels are not 0 to 9."""
-    if len(labels) and not (labels.min() >= 0 and labels.max() < CLASSES):
-        raise InputError(f"labels from {int(labels.min())} to {int(labels.max())}: expected 0 to 9")
+        raise InputError(
+            f"images are {_form(images)}: expected (B, 28, 28) or (B, 1, 28, 28); torchvision's Grayscale() and"
+            " Resize((28, 28)) make such images, and a DataLoader makes batches"
+        )
 
 
 def white_level(images: Tensor) -> int | None:
@@ -100,15 +113,17 @@ def white_level(images: Tensor) -> int | None:
     """
     if images.dtype == torch.bool:
         return 1
-    values = images if images.dtype == torch.uint8 else images.float().nan_to_num(0, 0, 0)
-    if not values.numel():
-        return None
-    low, high = (bound.item() for bound in torch.aminmax(values))
+    # NaN and Inf are for `StopOnNonFinite` to report.
+    values = images.float().nan_to_num(0, 0, 0) if images.is_floating_point() else images
+    low, high = (bound.item() for bound in torch.aminmax(values)) if values.numel() else (0, 0)
     if low == high == 0:
         return None
-    darkest = _DARKEST_WHITE if images.is_floating_point() else 1.5
-    for white, least in ((1, 0.0), (255, darkest)):
-        if low >= -_TOLERANCE * white and least < high <= (1 + _TOLERANCE) * white:
+    if images.is_floating_point():
+        tolerance, darkest = _TOLERANCE, _DARKEST_WHITE
+    else:
+        tolerance, darkest = 0, 1
+    for white, least in ((1, 0), (255, darkest)):
+        if low >= -tolerance * white and least < high <= (1 + tolerance) * white:
             return white
     raise InputError(
         f"images with values from {low:.3g} to {high:.3g}: expected 0 to 1, as of torchvision's ToTensor, or 0 to 255;"
@@ -116,20 +131,35 @@ def white_level(images: Tensor) -> int | None:
     )
 
 
-def as_pixels(images: Tensor) -> Tensor:
-    """Bring images to (B, 28, 28), uint8 or float32, with values 0 to 255; see `check_shape` and `white_level`."""
-    check_shape(images)
-    return to_pixels(images, white_level(images) or 255)
+def step_weight(trainer: Any, batch_idx: int, count: int) -> float:
+    """Return the factor that turns Lightning's mean over the batches of a step into the mean over its images.
+
+    The last step of an epoch may have fewer batches and the last batch fewer images than the others, and the processes
+    may have batches of different sizes. Of a user's own loader it is not known which images come.
+
+    Args:
+        trainer: the Trainer.
+        batch_idx: index of the batch in the epoch.
+        count: number of images in the batch of this process.
+    """
+    batches: int = trainer.accumulate_grad_batches
+    loader = trainer.train_dataloader
+    if (batches == 1 and trainer.world_size == 1) or not isinstance(loader, BatchLoader):
+        return 1.0
+    size = loader.batch_size
+    total = min(loader.sampler.count, int(trainer.num_training_batches) * size)
+    start = batch_idx // batches * batches * size
+    weight: float = batches * count * trainer.world_size / (min(total, start + batches * size) - start)
+    return weight
 
 
-def to_pixels(images: Tensor, white: int) -> Tensor:
-    """Bring images (B, 28, 28) or (B, 1, 28, 28) to (B, 28, 28), uint8 or float32, with values 0 to 255."""
+def _to_pixels(images: Tensor, white: int) -> Tensor:
     x = images.squeeze(1) if images.dim() == 4 else images
     x = x.float() if x.is_floating_point() else x.to(torch.uint8)
     return x * 255 if white == 1 else x
 
 
-def _described(value: object) -> str:
+def _form(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {shortened(type(value).__name__)}"

@@ -81,6 +81,29 @@ def check_optimizers(content: Mapping[str, Any], parameters: Iterable[Tensor], p
         _check_optimizer(optimizer, shapes, path)
 
 
+def check_steps(content: Mapping[str, Any], total: int, accept_complete: bool, scheduled: bool) -> None:
+    """Check that the training of a checkpoint can go on.
+
+    Args:
+        content: of the checkpoint.
+        total: number of steps of the training that resumes; -1: without a limit.
+        accept_complete: whether the checkpoint's training may be complete.
+        scheduled: whether the learning rate has a schedule, whose length is fixed.
+
+    Raises:
+        InputError: If the training is complete and that is not accepted, or its schedule has another length.
+    """
+    planned, done = content[KEY]["steps"], content["global_step"]
+    instead = (
+        "to start another training from its weights, use checkpoint=RUN/model.safetensors, or in Python"
+        " MNISTModule.load_from_checkpoint"
+    )
+    if 0 <= total <= done and not (accept_complete and planned == total):
+        raise InputError(f"the checkpoint's training is complete, {done} of {total} steps; {instead}")
+    if planned != total and scheduled:
+        raise InputError(f"the checkpoint's learning rate was planned for {planned} steps, not {total}; {instead}")
+
+
 def _check_optimizer(optimizer: Any, shapes: list[tuple[int, ...]], path: Path) -> None:
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("state"), dict):
         raise _not_resumable(path, "its optimizer has no state")

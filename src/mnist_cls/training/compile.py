@@ -4,13 +4,29 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
 from ..data.loader import BatchLoader
+from ..data.normalization import normalize
 from ..errors import InputError, first_line
+from ..images import SIZE
 
 ForwardPass = Callable[[Tensor], Any]
+
+
+def compile_for(
+    trainer: pl.Trainer, network: nn.Module, mode: str, dtype: str | torch.dtype
+) -> tuple[torch.Size, ForwardPass]:
+    """Compile a network for the full batches of a training; return their shape and the pass, see `compile_network`.
+
+    Raises:
+        InputError: If it cannot be compiled, or the loader has no batch size.
+    """
+    size, device = _full_batch(trainer.train_dataloader), trainer.strategy.root_device
+    sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)).to(dtype)
+    return sample.shape, compile_network(network, mode, sample, trainer.precision_plugin.forward_context)
 
 
 def compile_network(
@@ -48,12 +64,8 @@ def _buffers_restored(network: nn.Module) -> Iterator[None]:
             buffer.copy_(before[name])
 
 
-def full_batch(loader: Any) -> int:
-    """Return the number of images in this process's part of a loader's full batches.
-
-    Raises:
-        InputError: If the loader does not say.
-    """
+def _full_batch(loader: Any) -> int:
+    """Return the number of images in this process's part of a loader's full batches."""
     if isinstance(loader, BatchLoader):
         return len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
     size = getattr(loader, "batch_size", None)

@@ -1,13 +1,12 @@
 """The LightningDataModule: one dataset, split, as batches on the device of the training."""
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from ..checkpoints.weights import read_checkpoint
 from ..cli.settings import BATCH_SIZE, DataSettings
 from ..data.augmentation import RandomDistortion
 from ..data.datasets import LabelledImages
@@ -15,7 +14,8 @@ from ..data.loader import BatchLoader
 from ..errors import InputError
 from .dataset import Dataset, checksum
 from .distributed import print_once
-from .hyperparameters import plain, refuse_on_instances, saved_arguments
+from .hyperparameters import plain
+from .loading import load_datamodule, refuse_on_instances
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in `typing` from Python 3.11 on
@@ -64,6 +64,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.save_hyperparameters(arguments)
         self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        DataSettings(augmentation=augmentation)  # checks it
         self.augment = RandomDistortion(**augmentation) if augmentation else None
         self.train_data: LabelledImages | None = None
         self.val_data: LabelledImages | None = None
@@ -74,26 +75,17 @@ class MNISTDataModule(pl.LightningDataModule):
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | Path | IO[bytes],
+        checkpoint_path: Any,
         map_location: Any = None,
-        hparams_file: str | Path | None = None,
+        hparams_file: Any = None,
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> "Self":
-        """Create a DataModule with the arguments of the one that a checkpoint's training had; `kwargs` replace them.
+        """Create a DataModule from a checkpoint, see `load_datamodule`; `kwargs` replace its arguments.
 
-        The other arguments are Lightning's, and change nothing: no code in the file is run or imported.
-
-        Raises:
-            InputError: If the file cannot be read, is damaged, could run code, or has no such arguments.
+        Whatever `weights_only` is, nothing in the file is executed or imported.
         """
-        if hparams_file is not None or not isinstance(checkpoint_path, (str, Path)):
-            raise InputError("load_from_checkpoint: expected a checkpoint's path, and hyperparameters as arguments")
-        weights, content = read_checkpoint(checkpoint_path)
-        key = cls.CHECKPOINT_HYPER_PARAMS_KEY
-        if key not in content:
-            raise InputError(f"{weights.path}: holds no {key}; expected a .ckpt of a training with a DataModule")
-        return cls(**(saved_arguments(cls, content, key, weights.path) | kwargs))
+        return load_datamodule(cls, checkpoint_path, kwargs, hparams_file)
 
     @property
     def has_test_images(self) -> bool:
@@ -139,8 +131,7 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment the batch in training."""
-        summarized = isinstance(batch, Tensor)  # Lightning's model summary passes images alone
-        if self.augment is not None and self.trainer is not None and self.trainer.training and not summarized:
+        if self.augment is not None and self.trainer is not None and self.trainer.training:
             images, labels = batch
             return self.augment(images), labels
         return batch

@@ -10,9 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import WeightAveraging
 
-from ..checkpoints.build import named_model
+from ..checkpoints.build import check_fit, named_model
 from ..checkpoints.find import find_checkpoint
-from ..checkpoints.weights import read_ckpt, read_weights
+from ..checkpoints.weights import Weights, read_ckpt, read_weights
 from ..cli.instantiate import instantiate
 from ..cli.messages import display_path, override, program
 from ..cli.settings import BATCH_SIZE, TrainSettings
@@ -63,7 +63,7 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     check_temperature(module.model, settings.temperature)
     resume = _load_checkpoint(settings.checkpoint, folder, module, last)
 
-    monitor, mode = module.monitor
+    monitor, mode = ("val/accuracy", "max") if module.classifies else ("val/loss", "min")
     no_validation = _no_validation(settings)
     previous_folder = None if resume is None else resume.parent
     best = BestCheckpoint(folder / LAST.parent, None if no_validation else monitor, mode, previous_folder)
@@ -102,7 +102,7 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     if not best.best_model_path:  # no validation took place
         best.best_model_path = str(best.path)
         trainer.save_checkpoint(best.path)
-    module.load_weights(read_weights(best.best_model_path))
+    _load_weights(module, read_weights(best.best_model_path))
     metrics |= _evaluate(settings, trainer, module, data)
     if trainer.is_global_zero:
         save_results(settings, module, metrics, folder, loggers)
@@ -116,7 +116,7 @@ def _load_checkpoint(checkpoint: str | None, folder: Path, module: MNISTModule, 
         return None
     path = last.path if checkpoint in RESUME else find_checkpoint(checkpoint, prefer=str(LAST))
     weights = read_weights(path)
-    module.load_weights(weights)
+    _load_weights(module, weights)
     if not weights.resumable:
         print_once(f"starting from the weights of {display_path(path)}")
         return None
@@ -124,6 +124,11 @@ def _load_checkpoint(checkpoint: str | None, folder: Path, module: MNISTModule, 
     print_once(f"resuming from {display_path(path)}, step {last.step}")
     module.accept_complete = not finished(path.parents[1])
     return path
+
+
+def _load_weights(module: MNISTModule, weights: Weights) -> None:
+    check_fit(weights, module.model.state_dict())
+    module.model.load_state_dict(weights.state)
 
 
 def _no_validation(settings: TrainSettings) -> str | None:

@@ -1,11 +1,9 @@
-"""Hyperparameters: checked, kept in checkpoints as plain values under Lightning's keys, and read without imports."""
+"""Hyperparameters: checked, and brought to the plain values that a checkpoint may hold."""
 
-import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import nn
 
@@ -58,13 +56,17 @@ def network_of(model: object) -> tuple[dict[str, Any], nn.Module]:
         raise InputError(f"model: {error}") from error
 
 
-def check_options(optimizer: object, scheduler: object, label_smoothing: object, compile: object, lr: object) -> None:
+def check_options(
+    network: nn.Module, optimizer: object, scheduler: object, label_smoothing: object, compile: object, lr: object
+) -> None:
     """Raise an `InputError` if an argument of the module is of a wrong type, or out of range."""
     for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
         if factory is not None and not callable(factory):
             example = "functools.partial(torch.optim.AdamW, lr=1e-3)"
             raise InputError(f"{name} is a {type(factory).__name__}: expected what creates one, such as {example}")
     check_number("label_smoothing", label_smoothing, 0, 1)
+    if label_smoothing and hasattr(network, "loss"):
+        raise InputError(f"label_smoothing={label_smoothing}: {type(network).__name__} has a loss of its own")
     if lr is not None:
         check_number("lr", lr, 0)
     if not (compile is None or isinstance(compile, str)):
@@ -76,54 +78,3 @@ def check_number(name: str, value: object, low: float, high: float = float("inf"
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < high:
         upper = "" if high == float("inf") else f" and below {high:g}"
         raise InputError(f"{name}={shortened(value)}: expected a number, at least {low:g}{upper}")
-
-
-def described(factory: Any) -> str:
-    """Describe a function with its options, for a logger: `AdamW(lr=0.001)`."""
-    if not isinstance(factory, functools.partial):
-        return str(getattr(factory, "__name__", type(factory).__name__))
-    options = ", ".join([*map(str, factory.args), *(f"{key}={value}" for key, value in factory.keywords.items())])
-    return f"{described(factory.func)}({options})"
-
-
-def refuse_on_instances(loaded: object) -> None:
-    """Let `loaded.load_from_checkpoint()` fail, as Lightning does: it would return another object, and change none."""
-    vars(loaded)["load_from_checkpoint"] = _refuse
-
-
-def _refuse(*args: object, **kwargs: object) -> NoReturn:
-    raise InputError("load_from_checkpoint returns a new object: call it on the class, and keep what it returns")
-
-
-def saved_arguments(kind: type, content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    """Return those of a checkpoint's hyperparameters that a class takes as arguments.
-
-    Nothing else is looked at: Lightning would import what a hyperparameter called `_instantiator` names.
-
-    Args:
-        kind: the LightningModule or LightningDataModule.
-        content: of the checkpoint, as `read_ckpt` returns it.
-        key: the hyperparameters' key, which is Lightning's.
-        path: the file, for messages.
-
-    Raises:
-        InputError: If they are not names with values.
-    """
-    saved = content.get(key) or {}
-    if not isinstance(saved, dict):
-        raise InputError(f"{path}: its {key} is a {type(saved).__name__}; expected names with values")
-    known = argument_names(kind)
-    return {name: value for name, value in saved.items() if name in known}
-
-
-def argument_names(kind: type) -> set[str]:
-    """Return the names of a constructor's arguments, and of those it passes on as `**kwargs`."""
-    names: set[str] = set()
-    for base in kind.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        names |= {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
-            break
-    return names - {"self"}

@@ -1,5 +1,6 @@
 """Mean loss and accuracy over the images of an epoch."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,6 @@ class EpochMeans:
     """
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start an epoch."""
         self.sums: Tensor | None = None
         self.count = 0
 
@@ -45,33 +42,33 @@ class EpochMeans:
 
 
 class StageMeans:
-    """The means of all loaders of a stage; all but validation and test have one."""
+    """The means of a stage, of which validation and test may have several loaders.
 
-    def __init__(self) -> None:
-        self.loaders = [EpochMeans()]
+    Args:
+        stage: "train", "val" or "test".
+        classifies: whether there is an accuracy.
+    """
 
-    def loader(self, index: int) -> EpochMeans:
-        """Return the means over the images of one loader."""
-        while len(self.loaders) <= index:
-            self.loaders.append(EpochMeans())
-        return self.loaders[index]
+    def __init__(self, stage: str, classifies: bool) -> None:
+        # "train/accuracy_step" is that of a batch.
+        self.names = [f"{stage}/loss", f"{stage}/accuracy" + "_epoch" * (stage == "train")][: 1 + classifies]
+        self.loaders: defaultdict[int, EpochMeans] = defaultdict(EpochMeans)
 
-    def compute(
-        self, stage: str, count: int, suffix: str, reduce: Callable[..., Any], device: torch.device
-    ) -> dict[str, Tensor]:
-        """Compute loss and accuracy, float32 scalars, over the images of `count` loaders, and start the next epoch.
+    def compute(self, count: int, reduce: Callable[..., Any], device: torch.device) -> dict[str, Tensor]:
+        """Compute the means, float32 scalars, over the images of `count` loaders, and start the next epoch.
 
-        Those of each loader are added if there are several, named as Lightning names them. `suffix` ends the name of
-        the accuracy. All processes call this together.
+        The means of each loader are added if there are several, named as Lightning names them. All processes call this
+        together.
         """
-        totals = [self.loader(index).totals(reduce, device) for index in range(count)]
-        for loader in self.loaders:
-            loader.reset()
-        ends = [f"/dataloader_idx_{index}" for index in range(count)] if count > 1 else []
+        totals = [self.loaders[index].totals(reduce, device) for index in range(count)]
+        self.loaders.clear()
+        by_end = {"": torch.stack(totals).sum(0)}
+        if count > 1:
+            by_end |= {f"/dataloader_idx_{index}": total for index, total in enumerate(totals)}
         means = {}
-        for end, (loss, correct, images) in zip(["", *ends], [torch.stack(totals).sum(0), *totals], strict=False):
-            means[f"{stage}/loss{end}"] = (loss / images).float()
-            means[f"{stage}/accuracy{suffix}{end}"] = (correct / images).float()
+        for end, (loss, correct, images) in by_end.items():
+            for name, total in zip(self.names, (loss, correct), strict=False):
+                means[name + end] = (total / images).float()
         return means
 
 

@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 
@@ -31,3 +32,12 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def resume_random_state(state: dict[str, Any], trainer: pl.Trainer) -> None:
+    """Restore the state of the checkpoint from which a training resumes."""
+    if trainer.world_size == 1:
+        restore_random_state(state)
+    else:  # it is the first process's, and the number of processes may have changed: seed each of them anew
+        mixed = torch.initial_seed() + 104_729 * trainer.global_step
+        pl.seed_everything(mixed % 2**32, workers=True, verbose=False)
