@@ -425,6 +425,20 @@ def test_what_is_not_labelled_digits_is_refused(tmp_path: Path, test_digits: Lab
     refused("rows.csv", "none of its 0 images can be used: it has no rows")
 
 
+def test_names_that_say_no_part_or_two(
+    tmp_path: Path, train_digits: LabelledImages, test_digits: LabelledImages
+) -> None:
+    table(tmp_path / "one" / "train_test.csv", train_digits)
+    assert [*find_parts(tmp_path / "one")] == ["train"]
+    table(tmp_path / "latest" / "latest.csv", train_digits)
+    assert [*find_parts(tmp_path / "latest")] == ["train"]
+    with zipfile.ZipFile(tmp_path / "folders.zip", "w") as archive:
+        for folder, data in (("training", train_digits), ("test", test_digits)):
+            archive.write(table(tmp_path / f"{folder}.csv", data), f"{folder}/digits.csv")
+    parts = find_parts(tmp_path / "folders.zip")
+    assert {part: len(read().labels) for part, read in parts.items()} == {"train": 240, "test": 60}
+
+
 def test_few_classes_an_empty_folder_and_other_files_are_fine(tmp_path: Path, test_digits: LabelledImages) -> None:
     few = test_digits.subset((test_digits.labels > 6).nonzero().flatten())
     digits = photos(tmp_path / "digits", few)

@@ -34,13 +34,9 @@ def find_parts(path: str | Path, name: str = "mnist", key: str = "data.dir") -> 
     """Find labelled images for training, validation and test; images are not read yet.
 
     Args:
-        path: one of
-            - a folder with a folder for each label, 0 to 9; or with such folders below `train`, `test` and `val`;
-            - a folder with IDX files, see `load_dataset`;
-            - a `.npz` with the arrays x_train, y_train, x_test and y_test as Keras has them, or images and labels;
-            - `.npy` files with these names: one of the images, or their folder;
-            - whatever else with labels `open_source` reads, such as a table;
-            - a folder with such files called train and test: train.csv, train-00000-of-00001.parquet.
+        path: a folder with a folder for each label, 0 to 9, perhaps below `train`, `test` and `val`; a file with labels
+            that `open_source` reads; a folder with such files called train and test, with `.npy` or with IDX files. For
+            all forms see docs/data.md.
         name: name of the dataset. Images that are no digits (Fashion-MNIST, KMNIST) must be 28x28, and are taken as
             they are; digits are brought into MNIST's form. Without any files, torchvision downloads it to the folder.
         key: name of the setting, for messages.
@@ -134,11 +130,12 @@ def _in_file(path: Path, preprocess: str) -> Sources:
 
 
 def _by_part(names: Collection[str]) -> dict[Part, list[str]]:
-    """Return the names that name each part."""
+    """Return the names of each part; those that name none, or several such as train_test.csv, are left out."""
     found: dict[Part, list[str]] = {}
-    for part, pattern in _NAMES.items():
-        if several := [name for name in names if re.search(f"(?<![a-z])({pattern})(?![a-z])", name.lower())]:
-            found[part] = several
+    for name in names:
+        parts = [part for part, words in _NAMES.items() if re.search(f"(?<![a-z])({words})(?![a-z])", name.lower())]
+        if len(parts) == 1:
+            found.setdefault(parts[0], []).append(name)
     return found
 
 
@@ -171,7 +168,7 @@ def _arrays(place: Path, names: Collection[str], opened: Callable[[str, str], So
 
 def _tables(place: Path, tables: Sequence[Path], preprocess: str) -> Sources:
     """Return the tables of each part, if they have labels: Kaggle's test.csv has none."""
-    by_name = {path.name: path for path in tables}
+    by_name = {path.relative_to(place).as_posix(): path for path in tables}
     parts = _by_part(by_name)
     if not parts and len(tables) == 1:
         return _in_file(tables[0], preprocess)

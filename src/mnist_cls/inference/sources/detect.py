@@ -48,16 +48,11 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
             - a `.txt` file with a path a line, or `-` for paths from standard input, a line each or separated by NUL as
               `find -print0` writes them; relative to the working directory; UTF-8, or UTF-16 as PowerShell writes;
             - a `.npy`, a `.npz` or an IDX file, plain or `.gz`: see `images_from_array`. Of a `.npz` the array "images"
-              or the only one, or the one that is named: `mnist.npz/x_test`; and labels that belong to it by their name:
-              "labels" or "y", y_test to x_test;
+              or the only one, or the one that is named: `mnist.npz/x_test`; for its labels see `labels_of`;
             - a `.zip`, or a `.tar`, plain or compressed by gzip, bzip2 or xz, of images;
             - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV base64), `path` (relative to
-              the file's own folder) or `pixels` (lists), or with 784 columns of numbers, 0 to 255 or 0 to 1; and labels
-              in a column `label`, `target`, `class`, `digit` or `y`. Columns called `id` or `index`, and pandas' index,
-              are skipped. CSV may have commas, semicolons, tabs or spaces between cells, as np.savetxt writes it, and
-              may be compressed by gzip, bzip2 or xz, or lie in a zip archive: `digit-recognizer.zip/test.csv`, or the
-              archive if it holds one table only. Without a header it has 784 columns, or one more: of labels, the first
-              or the last;
+              the file's own folder) or `pixels` (lists), or with 784 columns of numbers, and perhaps a column `label`;
+              CSV also compressed, or in a zip archive: `digit-recognizer.zip/test.csv`. See docs/tables.md;
             - "mnist:test": MNIST's test images, which the package carries.
         preprocess: "none" for arrays that must be in MNIST's form.
 

@@ -44,7 +44,8 @@ def folder_source(folder: Path) -> Source:
 
 def has_label_folders(folder: Path) -> bool:
     """Return whether there are folders in a folder, and all are called 0 to 9."""
-    names = [name for name in _names(str(folder)) if name[0] not in "._" and (folder / name).is_dir()]
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name[0] not in "._" and _leads_to_folder(entry)]
     return bool(names) and all(re.fullmatch("[0-9]", name) for name in names)
 
 
