@@ -31,8 +31,8 @@ _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _OWN_FRAMES = {__file__, shapes.__file__}
 # What `torch.compile` calls the network inside the module that it returns.
 _COMPILED = "_orig_mod"
-# Threads that trace the same network take turns, because each replaces the buffers.
-_UNCHANGED = threading.RLock()
+# Threads take turns: each replaces the network's buffers, and restores PyTorch's random state.
+_TURN = threading.RLock()
 
 
 def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
@@ -80,7 +80,7 @@ def recording(model: nn.Module, inputs: Any = ()) -> Iterator[Trace]:
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Let a network work on copies of its buffers in the block, and restore PyTorch's random state afterwards."""
-    with _UNCHANGED:
+    with _TURN:
         owners = [
             (module, name, buffer)
             for module in model.modules()
