@@ -14,6 +14,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def described(error: BaseException) -> str:
+    """Return an error in one line: for one of the system, the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'standard output or a file'}: {error.strerror}"
+    return first_line(error)
+
+
 def shortened(value: object, length: int = 100) -> str:
     """Quote untrusted text in an error message: printable, on one line, and cut off after `length` characters."""
     text = str(value)

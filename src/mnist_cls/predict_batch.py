@@ -18,14 +18,11 @@ doubles no row. All machines must see INPUT, OUTPUT and the checkpoint under the
 """
 
 import argparse
-import contextlib
 import dataclasses
-import os
 import sys
-import traceback
 
-from .cli.streams import flush_output, prepare_streams, print_error
-from .errors import InputError
+from . import __version__
+from .cli.status import run_command
 from .inference.options import PredictOptions
 from .inference.pipeline import Summary, predict_files
 
@@ -33,31 +30,19 @@ from .inference.pipeline import Summary, predict_files
 RAY_OPTIONS = ("address", "workers", "worker_engine", "part_size")
 
 
-def main() -> int:
-    """Read the command line, predict, print a summary; return the exit status."""
-    prepare_streams()
+def main() -> None:
+    """Read the command line, predict, print a summary, and exit."""
+    run_command(predict_and_summarize)
+
+
+def predict_and_summarize() -> int:
+    """Predict as the command line says, and print a summary; return 1 if some rows have an error, else 0."""
     arguments = parse()
-    try:
-        summary = predict(arguments)
-        if arguments.output.startswith("-"):
-            print(summary, file=sys.stderr)
-        else:
-            print(f"{summary} -> {arguments.output}")
-        flush_output()
-    except BrokenPipeError:  # `... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (InputError, OSError) as error:
-        with contextlib.suppress(OSError):  # most likely, the same one: what is left for standard output is dropped
-            flush_output()
-        print_error(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return 130
-    except Exception:
-        traceback.print_exc()
-        return 2  # Python's own status, 1, would mean that the work was done
+    summary = predict(arguments)
+    if arguments.output.startswith("-"):
+        print(summary, file=sys.stderr)
+    else:
+        print(f"{summary} -> {arguments.output}")
     return 1 if summary.errors else 0
 
 
@@ -67,6 +52,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(**dataclasses.asdict(default))
     add = parser.add_argument
+    add("--version", action="version", version=f"mnist_cls {__version__}")
     add("input", metavar="INPUT")
     add("output", metavar="OUTPUT")
     add(
@@ -123,4 +109,4 @@ def predict(arguments: argparse.Namespace) -> Summary:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

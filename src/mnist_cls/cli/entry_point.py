@@ -10,6 +10,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -17,12 +18,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
 from .help import register_resolvers
-from .messages import explain, leave, quoted, text_keys
+from .messages import explain, explained, quoted, setting_types
 from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run, removed_if_useless
 from .settings import SETTINGS
-from .streams import flush_output, prepare_streams, print_error
+from .status import leave, print_version, run_command
 from .sweep import Sweep
-from .torchrun import is_first
+
+# What is meant by a value of settings that may be any text; another value, if it is not written like that, is a text.
+_TEXT = (str, QuotedString, type(None))
+_MEANT: dict[Any, tuple[type, ...]] = {
+    str: _TEXT,
+    str | None: _TEXT,
+    bool | str: (*_TEXT, bool),
+    Any: (*_TEXT, list, dict),
+}
+
+# Called with the typed settings and the run's folder (None if the command makes none); returns what a sweep optimizes.
+Task = Callable[[Any, Any], Any]
 
 
 def config_folder() -> Path:
@@ -74,9 +86,7 @@ def recorded_settings(folder: Path, entry: str) -> Any:
         return None
 
 
-def entry_point(
-    entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder = named_or_new_folder
-) -> Callable[[], None]:
+def entry_point(entry: str, task: Task, choose_folder: ChooseFolder = named_or_new_folder) -> Callable[[], None]:
     """Make the `main()` of a command.
 
     The command line is Hydra's, `--help` and `--multirun` included. On bad input, one line goes to standard error and
@@ -84,77 +94,59 @@ def entry_point(
 
     Args:
         entry: name of the command and its config, a key of `SETTINGS`.
-        task: called with the typed settings and the run's folder (None if the command makes none); returns what a
-            sweep optimizes.
+        task: runs it.
         choose_folder: returns the run's folder; called once the settings have been checked, unless it is a sweep.
     """
 
     def main() -> None:
         tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-        prepare_streams()
-        sys.argv[1:] = _readable(entry, sys.argv[1:])
-        # Otherwise Hydra would print errors itself, over several lines, and exit with status 1.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        sweep = Sweep()
-
-        def job(config: DictConfig) -> Any:
-            if not tracebacks:  # from here on `leave` reports errors, also in processes that Lightning starts
-                os.environ.pop("HYDRA_FULL_ERROR", None)
-            sweep.begin()
-            try:
-                return sweep.comparable(_run(config, entry, task, choose_folder))
-            except BrokenPipeError as error:
-                leave(error, entry, tracebacks)
-            except Exception as error:
-                if not sweep.goes_on():
-                    leave(error, entry, tracebacks)  # Hydra would print a line of its own first
-                sweep.fail(error, entry, tracebacks)
-            except SystemExit as error:
-                if error.code != 1 or _interrupted(error) or not sweep.goes_on():
-                    raise
-                sweep.incomplete += 1
-            finally:
-                os.environ["HYDRA_FULL_ERROR"] = "1"  # for the errors of a sweeper
-
-        try:
-            try:
-                if "--version" in sys.argv[1:]:
-                    from .. import __version__  # reads the installed package's metadata
-
-                    print(f"mnist_cls {__version__}")
-                else:
-                    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
-                sweep.finish()
-            except SystemExit as error:
-                if _interrupted(error):
-                    raise KeyboardInterrupt from error
-                flush_output()
-                raise
-            flush_output()
-        except KeyboardInterrupt:
-            if is_first():
-                print_error("interrupted")
-            sys.exit(130)
-        except Exception as error:
-            if sweep.all_failed():  # and the sweeper misses a result
-                sweep.finish()
-            # Errors of the command itself do not get here. Before the first job of a sweep, these are about settings.
-            about_settings = type(error) is ValueError or (
-                type(error) in (AssertionError, TypeError) and not sweep.runs
-            )
-            if about_settings and not tracebacks:
-                error = InputError(explain(error, entry))
-            leave(error, entry, tracebacks)
+        run_command(lambda: _run_under_hydra(entry, task, choose_folder, tracebacks), tracebacks)
 
     return main
 
 
-def _interrupted(error: SystemExit) -> bool:
-    """Return whether an exit is a Ctrl-C: Lightning turns a KeyboardInterrupt into a SystemExit."""
-    return error.code == 1 and isinstance(error.__context__, KeyboardInterrupt)
+def _run_under_hydra(entry: str, task: Task, choose_folder: ChooseFolder, tracebacks: bool) -> None:
+    sys.argv[1:] = _readable(entry, sys.argv[1:])
+    if "--version" in sys.argv:
+        print_version()
+        return
+    # Otherwise Hydra would print errors itself, over several lines, and exit with status 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sweep = Sweep()
+
+    def job(config: DictConfig) -> Any:
+        if not tracebacks:  # from here on `leave` reports errors, also in processes that Lightning starts
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        sweep.begin()
+        try:
+            return sweep.comparable(_run(config, entry, task, choose_folder))
+        except SystemExit as error:
+            # Lightning turns a Ctrl-C into a SystemExit.
+            if error.code == 1 and isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            if error.code != 1 or not sweep.goes_on():
+                raise
+            sweep.incomplete += 1
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) or not sweep.goes_on():
+                leave(explained(error, entry), tracebacks)  # Hydra would print a line of its own first
+            sweep.fail(explained(error, entry), tracebacks)
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # for the errors of a sweeper
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
+    except Exception as error:
+        if sweep.all_failed():  # and the sweeper misses a result
+            sweep.finish()
+        # Errors of the command itself do not get here. Before the first job of a sweep, these are about settings.
+        if type(error) is ValueError or (type(error) in (AssertionError, TypeError) and not sweep.runs):
+            raise InputError(explain(error, entry)) from error
+        raise explained(error, entry) from error
+    sweep.finish()
 
 
-def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose_folder: ChooseFolder) -> Any:
+def _run(config: DictConfig, entry: str, task: Task, choose_folder: ChooseFolder) -> Any:
     """Check the settings, then make the run's folder and run the command."""
     settings = to_settings(config, entry)
     runtime = HydraConfig.get()
@@ -171,20 +163,34 @@ def _run(config: DictConfig, entry: str, task: Callable[[Any, Any], Any], choose
 
 
 def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
-    """Return overrides that Hydra can read.
+    """Return overrides that Hydra reads as they are meant.
 
-    Quotes are put around texts, such as paths, that its grammar does not allow without them: `input=дигит (1).png`. The
-    `mode=` of `forward` is renamed: `mode` itself is a group of training configs.
+    Quotes are put around texts, such as paths, that its grammar does not allow without them, or would take for
+    something else: `input=дигит (1).png`, `output_dir=2026_11_25` (a number). The `mode=` of `forward` is renamed:
+    `mode` itself is a group of training configs.
+
+    Raises:
+        InputError: If a setting is written as an option: `--input=a.png`.
     """
-    texts, parser = set(text_keys(SETTINGS[entry])), OverridesParser.create()
+    kinds, parser = setting_types(SETTINGS[entry]), OverridesParser.create()
+    sweep = "-m" in overrides or "--multirun" in overrides
     readable = []
     for given in overrides:
         key, equals, value = given.partition("=")
-        text = re.sub(r"^\+*mode=", "network_mode=", given) if entry == "forward" else given
-        if equals and key in texts and not value.startswith(("'", '"', "[")):
+        if key.startswith("--") and (name := key[2:].replace("-", "_")) in kinds:
+            raise InputError(f"{given}: settings have no dashes: {name}={value or 'VALUE'}")
+        if entry == "forward":
+            given = re.sub(r"^\+*mode=", "network_mode=", given)
+        if equals and kinds.get(key) in _MEANT:
+            if value.startswith("~/"):  # bash has expanded it, but other shells do so only in front
+                value = str(Path(value).expanduser())
+                given = f"{key}={value}"
             try:
-                parser.parse_override(text)
+                read = parser.parse_override(given)
+                meant = (read.is_sweep_override() and sweep) or isinstance(read.value(), _MEANT[kinds[key]])
+                good = meant or str(read.value()) == value
             except HydraException:
-                text = f"{key}={quoted(value)}"
-        readable.append(text)
+                good = kinds[key] is Any and value.startswith("[")  # no text: Hydra says that it cannot read it
+            given = given if good else f"{key}={quoted(value)}"
+        readable.append(given)
     return readable

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-_PACKAGE = re.compile(r"# @package (\S+)")
 _KEY = re.compile(r"( *)([\w.-]+):(.*)")
 _TRAILING_COMMENT = re.compile(r"\s#\s+(.*)")
 
@@ -36,9 +36,8 @@ def choices(*groups: str, _root_: DictConfig) -> str:
 
 def values(*, _root_: DictConfig) -> str:
     """Return each value as one would type it, with its comment. `$` is doubled: the text becomes part of a template."""
-    comments = _comments(_root_)
+    chosen, comments = _chosen_and_comments(_root_)
     config: Any = OmegaConf.to_container(_root_)
-    chosen = _chosen(_root_)
     lines: list[str] = []
     after_group = False
     for key, value in config.items():
@@ -47,8 +46,9 @@ def values(*, _root_: DictConfig) -> str:
         group = isinstance(value, dict)
         if group or after_group:
             lines.append("")
-        if group and key in chosen:
-            lines += _entry(f"{key}={_typed(chosen[key])}", comments.get(f"{key}.defaults", ""), indent="")
+        if group and (names := chosen.get(key)):
+            choice = _typed(names if len(names) > 1 else names[0])
+            lines += _entry(f"{key}={choice}", comments.get(f"{key}.defaults", ""), indent="")
         for full_key, text in _flat(key, value):
             comment = comments.get(full_key, "")
             if text is not None or comment:
@@ -90,45 +90,26 @@ def _width() -> int:
     return min(shutil.get_terminal_size().columns, 100)
 
 
-def _chosen(root: DictConfig) -> dict[str, Any]:
-    """Return the name, or the names, of what is chosen of each group of ours."""
-    every: Any = OmegaConf.to_container(root.hydra.runtime.choices)
-    # Hydra leaves out lists: `logger=[csv,tensorboard]`.
-    typed = OverridesParser.create().parse_overrides(list(root.hydra.overrides.task))
-    lists = {one.key_or_group: one.value() for one in typed if isinstance(one.value(), list)}
-    groups = {group: names for group, names in lists.items() if any((at / group).is_dir() for at in _folders(root))}
-    return {group: name for group, name in (every | groups).items() if not group.startswith("hydra")}
+def _chosen_and_comments(root: DictConfig) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return what is chosen of each group, and the comments in the config files by full key.
 
-
-def _comments(root: DictConfig) -> dict[str, str]:
-    """Return the comments in the chosen config files, by full key; `GROUP.defaults` is that of a whole choice."""
-    of_groups: dict[str, str] = {}
-    other = _comments_in(_read(root, f"{root.hydra.job.config_name}.yaml"))
-    for group, chosen in _chosen(root).items():
-        names = chosen if isinstance(chosen, list) else [chosen]
-        for text in (text for name in names if name for text in _with_bases(root, group, name)):
-            package = _PACKAGE.search(text)
-            # What an experiment says of a value is about the experiment: a group's own comment is preferred.
-            found = of_groups if package is None else other
-            prefix = f"{group}." if package is None else "" if package[1] == "_global_" else f"{package[1]}."
-            for key, comment in _comments_in(text).items():
-                found.setdefault(f"{prefix}{key}", comment)
-    return other | of_groups
-
-
-def _with_bases(root: DictConfig, group: str, name: str) -> Iterator[str]:
-    """Yield the text of a choice's file, and of the files of the same group that it builds on."""
-    text = _read(root, f"{group}/{name}.yaml")
-    yield text
-    config: Any = OmegaConf.to_container(OmegaConf.create(text))
-    for base in (config or {}).get("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            yield from _with_bases(root, group, base)
-
-
-def _read(root: DictConfig, name: str) -> str:
-    paths = [folder / name for folder in _folders(root)]
-    return next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+    The comment on a choice as a whole stands above its `defaults`, and has the key `GROUP.defaults`.
+    """
+    entry, overrides = root.hydra.job.config_name, list(root.hydra.overrides.task)
+    loader = GlobalHydra.instance().config_loader()
+    chosen: dict[str, list[str]] = {}
+    comments: dict[str, str] = {}
+    for file in loader.compute_defaults_list(entry, overrides, RunMode.RUN).defaults:
+        group, _, name = str(file.config_path).rpartition("/")
+        if file.parent == entry:
+            chosen.setdefault(group, []).append(name)
+        paths = [path for folder in _folders(root) if (path := folder / f"{file.config_path}.yaml").is_file()]
+        for key, comment in _comments_in(paths[0].read_text(encoding="utf-8") if paths else "").items():
+            full_key = f"{file.package}.{key}" if file.package else key
+            # What an experiment or a mode says of a value is about itself; the comment of the value's group is better.
+            if full_key not in comments or group in root:
+                comments[full_key] = comment
+    return chosen, comments
 
 
 def _folders(root: DictConfig) -> list[Path]:
@@ -143,7 +124,7 @@ def _comments_in(text: str) -> dict[str, str]:
     above: list[str] = []
     for line in text.splitlines():
         if line.lstrip().startswith("#"):
-            above += [] if _PACKAGE.match(line) else [line.lstrip(" #")]
+            above += [] if line.startswith("# @package") else [line.lstrip(" #")]
             continue
         if key := _KEY.match(line):
             indent = len(key[1])

@@ -5,20 +5,17 @@ import re
 import shlex
 import shutil
 import sys
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ..errors import InputError, first_line
+from ..errors import InputError, described, first_line
 from .settings import SETTINGS
-from .streams import flush_output, print_error
-from .torchrun import should_report_error
 
 
 def overrides(**changed: object) -> str | None:
@@ -58,33 +55,13 @@ def display_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def leave(error: Exception, entry: str, tracebacks: bool = False) -> NoReturn:
-    """Report an error, see `report`, and exit with status 2.
-
-    Of several processes that torchrun has started, one reports.
-    """
-    try:
-        flush_output()
-    except BrokenPipeError as broken:  # `... | head` has seen enough
-        error = broken
-    except OSError as full:  # most likely, the error is the same one, without the name of the stream
-        error = full if isinstance(error, OSError) and error.filename is None else error
-    if isinstance(error, BrokenPipeError):
-        sys.exit(1)
-    if should_report_error():
-        report(error, entry, tracebacks)
-    sys.exit(2)
-
-
-def report(error: Exception, entry: str, tracebacks: bool = False) -> str:
-    """Print an error in one line, or with a traceback if it is a defect or `tracebacks` is set; return its reason."""
-    if tracebacks or not isinstance(error, (InputError, HydraException, OmegaConfBaseException, OSError)):
-        # Python's own status for an uncaught exception, 1, means here that the work was done.
-        print_error("".join(traceback.format_exception(error)).rstrip())
-        return f"{type(error).__name__}: {first_line(error)}"
-    reason = explain(error, entry)
-    print_error(f"error: {reason}")
-    return reason
+def explained(error: Exception, entry: str) -> Exception:
+    """Return an error of Hydra's or OmegaConf's as an InputError, and any other as it is."""
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return error
+    short = InputError(explain(error, entry))
+    short.__cause__ = error
+    return short
 
 
 def explain(error: BaseException, entry: str) -> str:
@@ -95,30 +72,37 @@ def explain(error: BaseException, entry: str) -> str:
             return f"sweep={choice}: its sweeper is not installed; pip install 'mnist-cls[sweep]'"
         return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
+        if "=" not in error.override:
+            return f"cannot read {error.override!r}: expected KEY=VALUE; --help shows the keys"
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
     if type(error) in (AssertionError, TypeError):
         reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
         return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
-    if isinstance(error, OSError) and error.strerror:
-        where = "standard output or a file" if error.filename is None else error.filename
-        return f"{where}: {error.strerror}"
     cause = error.__cause__
     full_key = getattr(error, "full_key", None) or getattr(cause, "full_key", None) or ""
     if isinstance(error, HydraException):
         # Only the text has the whole key; OmegaConf's exception may stop at the first part that it does not know.
         if unknown := re.match("Could not override '([^']+)'", str(error)):
             return _no_key(max(unknown[1], full_key, key=len), entry)
+        if several := re.match("Ambiguous value for argument '(.+?)=(.*?)'", str(error)):
+            key, values = several.groups()
+            return (
+                f"{key}={values}: put -m before the settings for a run with each value, or use a list: {key}=[{values}]"
+            )
         if isinstance(cause, OmegaConfBaseException) and not isinstance(error, InstantiationException):
             return explain(cause, entry)
         return " ".join(str(error).split())  # the lines after the first say what to do
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
         return _no_key(full_key, entry)
-    message = first_line(error)
+    message = described(error)
     return f"{full_key}: {message}" if full_key not in message else message
 
 
 def _no_key(key: str, entry: str) -> str:
-    return f"no key {key!r} in the config{_nearest(key, _keys(SETTINGS[entry]))}; --help shows them all"
+    kinds = setting_types(SETTINGS[entry])
+    near = _nearest(key, [known for known in kinds if known.count(".") == key.count(".")])
+    add = f", +{key}=VALUE adds it" if get_origin(kinds.get(key.partition(".")[0])) is dict else ""
+    return f"no key {key!r} in the config{near}; --help shows them all{add}"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -126,17 +110,11 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def _keys(settings: Any, prefix: str = "") -> Iterator[str]:
-    return (key for key, _ in _typed_keys(settings, prefix))
-
-
-def text_keys(settings: Any) -> list[str]:
-    """Return the keys of settings whose values may be any text, such as paths."""
-    return [key for key, kind in _typed_keys(settings) if kind in (str, str | None, bool | str, Any)]
-
-
-def _typed_keys(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def setting_types(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the types of settings by their keys, those of nested settings included."""
+    kinds = {}
     for key, kind in get_type_hints(settings).items():
-        yield prefix + key, kind
+        kinds[prefix + key] = kind
         if is_dataclass(kind):
-            yield from _typed_keys(kind, f"{prefix}{key}.")
+            kinds |= setting_types(kind, f"{prefix}{key}.")
+    return kinds

@@ -14,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import InputError
-from .messages import display_path, leave, override, report
+from .messages import display_path, override
+from .status import leave, report
 from .streams import print_error
 from .torchrun import is_first, launched
 
@@ -27,7 +28,7 @@ class CheckSweep(Callback):
         try:
             check_sweep(config)
         except InputError as error:  # Hydra would turn any exception into a warning
-            leave(error, config.hydra.job.config_name)
+            leave(error)
         # Failed runs are reported by `Sweep`; the sweeper's own logging would add several lines to each.
         logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)
 
@@ -81,12 +82,12 @@ class Sweep:
         """
         return self.folder is not None and not launched() and os.getpid() == self.process
 
-    def fail(self, error: Exception, entry: str, tracebacks: bool) -> None:
+    def fail(self, error: Exception, tracebacks: bool) -> None:
         """Report that the present run failed."""
         config = HydraConfig.get()
         every: list[str] = list(config.overrides.task)
         own = [text for text in every if text not in sys.argv] or every  # those that the runs do not have in common
-        self.failures.append((str(config.job.num), " ".join(own), report(error, entry, tracebacks)))
+        self.failures.append((str(config.job.num), " ".join(own), report(error, tracebacks)))
 
     def comparable(self, result: Any) -> Any:
         """Return the result of a run, for the sweeper to compare.
@@ -109,7 +110,9 @@ class Sweep:
         if not self.all_failed():
             _print_best(self.folder)
         reasons = {reason for _, _, reason in self.failures}
-        if self.all_failed() and len(reasons) == 1 and self.runs > 1:
+        if self.runs == 1:
+            pass  # it has been said already
+        elif self.all_failed() and len(reasons) == 1:
             print_error(f"error: all {self.runs} runs failed: {reasons.pop()}")
         else:
             for number, overrides, reason in self.failures:

@@ -1,0 +1,61 @@
+"""How a command ends: its exit status, and errors in one line."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from ..errors import InputError, described, first_line
+from .streams import flush_output, prepare_streams, print_error
+from .torchrun import is_first, should_report_error
+
+
+def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> NoReturn:
+    """Run a command and exit with the status that it returns; 2 after an error, 130 after Ctrl-C."""
+    prepare_streams()
+    try:
+        try:
+            status: str | int | None = command()
+        except SystemExit as error:
+            status = error.code
+        flush_output()
+    except KeyboardInterrupt:
+        if is_first():
+            print_error("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        leave(error, tracebacks)
+    sys.exit(status)
+
+
+def leave(error: Exception, tracebacks: bool = False) -> NoReturn:
+    """Report an error, see `report`, and exit with status 2; silently with 1 if the reader of the output has gone.
+
+    Of several processes that torchrun has started, one reports.
+    """
+    try:
+        flush_output()
+    except OSError as full:  # most likely, the error is the same one, without the name of the stream
+        if isinstance(full, BrokenPipeError) or (isinstance(error, OSError) and error.filename is None):
+            error = full
+    if isinstance(error, BrokenPipeError):  # `... | head` has seen enough
+        sys.exit(1)
+    if should_report_error():
+        report(error, tracebacks)
+    sys.exit(2)
+
+
+def report(error: Exception, tracebacks: bool = False) -> str:
+    """Print an error in one line, or with a traceback if it is a defect or `tracebacks` is set; return its reason."""
+    if tracebacks or not isinstance(error, (InputError, OSError)):
+        print_error("".join(traceback.format_exception(error)).rstrip())
+        return f"{type(error).__name__}: {first_line(error)}"
+    print_error(f"error: {described(error)}")
+    return described(error)
+
+
+def print_version() -> None:
+    """Print the version of the package."""
+    from .. import __version__  # reads the installed package's metadata
+
+    print(f"mnist_cls {__version__}")
