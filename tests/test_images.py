@@ -103,6 +103,7 @@ def test_a_single_image_tensors_and_masks(digits: np.ndarray) -> None:
         (np.zeros((1797, 64)), r"shape \(1797, 64\); expected \(28, 28\)"),
         (np.zeros((28, 28, 40)), r"40 images of 28x28; pass np.moveaxis\(array, 2, 0\)"),
         (np.zeros((28, 28, 2)), r"2 images of 28x28; pass np.moveaxis"),
+        (np.zeros((4, 785)), r"a label and 784 pixels; pass array\[:, 1:\], or array\[None\]"),
         (np.zeros((784, 784)), "one image or 784 of 28x28"),
         (np.zeros((2, 28, 28), complex), "dtype complex128"),
         (np.full((2, 28, 28), "a"), "dtype <U1"),

@@ -83,6 +83,7 @@ UNCHANGED: dict[str, Callable[[np.ndarray], Any]] = {
     "in three equal colours": lambda x: np.stack([x] * 3, 3),
     "Pillow": lambda x: [Image.fromarray(image) for image in x],
     "bytes": lambda x: [encoded(image) for image in x],
+    "bytearrays": lambda x: [bytearray(encoded(image)) for image in x],
     "open files": lambda x: [io.BytesIO(encoded(image)) for image in x],
     "an iterator": lambda x: (Image.fromarray(255 - image).convert("RGB") for image in x),
 }

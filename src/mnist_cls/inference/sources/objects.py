@@ -32,7 +32,7 @@ def object_source(inputs: Any, preprocess: str) -> Source:
         InputError: If it is no image and holds none, or not one image of an array has values that can be read.
     """
     if isinstance(inputs, (str, os.PathLike)):
-        return _path_source(os.fspath(inputs), preprocess)
+        return _path_source(os.fsdecode(inputs), preprocess)
     if isinstance(inputs, (bytes, bytearray, memoryview, Image.Image)) or hasattr(inputs, "read"):
         return _listed([inputs])
     if isinstance(inputs, Mapping):
@@ -65,8 +65,8 @@ def _path_source(path: str, preprocess: str) -> Source:
 
 
 def _holds_numbers(inputs: object) -> bool:
-    """Return whether these are numbers, or lists of numbers."""
-    while isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes)) and len(inputs):
+    """Return whether this is a number, or a list of numbers, or of lists of them."""
+    while isinstance(inputs, (list, tuple)) and inputs:
         inputs = inputs[0]
     return isinstance(inputs, (int, float, np.number, np.bool_))
 
@@ -130,7 +130,7 @@ def _listed(items: Iterable[Any]) -> Source:
 
     def samples() -> Iterator[Sample]:
         for index, item in enumerate(items):
-            name = printable(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else str(index)
+            name = printable(os.fsdecode(item)) if isinstance(item, (str, os.PathLike)) else str(index)
             yield Sample(name, partial(_content, item, index))
 
     return Source(len(items) if isinstance(items, Sequence) else None, blocks_of(samples), "")
@@ -139,7 +139,7 @@ def _listed(items: Iterable[Any]) -> Source:
 def _content(item: Any, index: int) -> Content:
     """Return what is decoded of one image; raise an InputError if it is none."""
     if isinstance(item, (str, os.PathLike)):
-        return str(expand(os.fspath(item)))
+        return str(expand(os.fsdecode(item)))
     if hasattr(item, "read"):
         return _file_content(item, index)
     if isinstance(item, (bytes, bytearray, memoryview)):
