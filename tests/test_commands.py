@@ -11,6 +11,7 @@ import pytest
 
 import mnist_cls
 from mnist_cls.__main__ import COMMANDS
+from mnist_cls.cli.entry_point import compose
 
 from .conftest import ROOT, Run, one_line
 
@@ -30,7 +31,7 @@ def test_the_package_lists_its_commands(run: Run) -> None:
 
 def test_the_version_is_that_of_the_installed_package(run: Run) -> None:
     assert mnist_cls.__version__ == VERSION
-    for command in ("__main__", "train", "predict"):
+    for command in ("__main__", "train", "predict", "predict_batch"):
         done = run(command, "--version")
         assert (done.returncode, done.stdout) == (0, f"mnist_cls {VERSION}\n")
 
@@ -43,12 +44,53 @@ def test_a_command_can_follow_the_packages_name(run: Run, png: Path) -> None:
     one_line(run("__main__", "predict", "input=none.png"), "input=none.png")
 
 
-@pytest.mark.parametrize("name", ["дигит (1).png", "a=b.png", "it's {1}.png", "x#1!.png"])
+@pytest.mark.parametrize("name", ["дигит (1).png", "a=b,c.png", "it's {1}.png", "[x#1!].png", "2026_11_25"])
 def test_paths_need_no_quotes_of_hydras(name: str, run: Run, png: Path) -> None:
     png.rename(png.with_name(name))
     done = run("predict", f"input={name}")
     assert done.returncode == 0, done.stderr
     assert f"{name}  7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("entry", "override", "key", "value"),
+    [
+        ("predict", "input=~/a.png", "input", str(Path.home() / "a.png")),
+        ("predict", "input=null", "input", None),
+        ("predict", r"input='it\'s (1).png'", "input", "it's (1).png"),
+        ("predict", "is_digit=true", "is_digit", True),
+        ("eval", "checkpoint=[a,b]", "checkpoint", ["a", "b"]),
+        ("eval", "checkpoint=7", "checkpoint", "7"),
+        ("eval", "output_dir=${split}/${data.name}", "output_dir", "test/mnist"),
+        ("forward", "mode=train", "network_mode", "train"),
+    ],
+)
+def test_what_hydra_can_read_means_what_it_means_to_hydra(entry: str, override: str, key: str, value: object) -> None:
+    assert getattr(compose(entry, [override]), key) == value
+
+
+def test_lists_and_mappings_of_the_command_line_stay_lists_and_mappings() -> None:
+    settings = compose("train", ["model=mlp", "model.widths=[784, 64, 10]", "trainer.max_time={hours: 1}"])
+    assert settings.model["widths"] == [784, 64, 10]
+    assert settings.trainer.max_time == {"hours": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("predict seven.png", "cannot read 'seven.png': expected KEY=VALUE"),
+        ("predict --input=seven.png", "settings have no dashes: input=seven.png"),
+        ("predict --save-preprocessed out", "settings have no dashes: save_preprocessed=VALUE"),
+        ("predict input=~/none.png", f"{Path.home()}/none.png: no such file"),
+        ("eval checkpoint=[a=1,b]", "cannot read 'checkpoint=[a=1,b]'; put values"),
+        ("train logger=csv,mlflow", "logger=csv,mlflow: put -m before the settings"),
+        ("train logger=csv,mlflow", "a list: logger=[csv,mlflow]"),
+        ("train optimizer.amsgrad=true", "+optimizer.amsgrad=VALUE adds it"),
+        ("predict -m", "no input"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(command: str, words: str, run: Run) -> None:
+    one_line(run(*command.split()), words)
 
 
 def values_without_comment(shown: str) -> list[str]:

@@ -158,6 +158,7 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_written(tm
         "predict input=plain.png",
         "predict input=plain.png output=-",
         "predict_batch plain.png -",
+        "predict_batch --help",
     ],
 )
 def test_output_to_a_full_disk_is_one_line_and_status_2(arguments: str, names: list[bytes], tmp_path: Path) -> None:
@@ -168,6 +169,13 @@ def test_output_to_a_full_disk_is_one_line_and_status_2(arguments: str, names: l
     assert "No space left on device" in line
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named_without_pythons_errno(names: list[bytes], tmp_path: Path) -> None:
+    for command in ("predict input=plain.png output=/proc/x.csv", "predict_batch plain.png /proc/x.csv"):
+        done = shell(tmp_path, command, "")
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+        assert done.stderr.startswith(b"error: /proc/x.csv: cannot be written")
 
 
 def test_commands_work_without_standard_streams(names: list[bytes], tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_a_finished_training_is_not_resumed(run: Run, trained: Path) -> None:
         ("model=3", ["Got int"]),
         ("sweep=optuna", ["sweep=optuna without -m"]),
         ("model=[3]", ["neither a name nor a list of names"]),
-        ("seed=1,2", ["Ambiguous value for argument 'seed=1,2'", "--multirun"]),
+        ("seed=1,2", ["seed=1,2: put -m before the settings"]),
         ("-m seed=1,2 model=[3]", ["neither a name nor a list of names"]),
     ],
 )
