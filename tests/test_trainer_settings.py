@@ -71,6 +71,13 @@ def test_min_epochs_is_longer_than_the_patience_of_early_stopping(tmp_path: Path
     assert trained_with(tmp_path / "s", *at_once, "trainer.min_steps=15")["epochs"] == 2
 
 
+def test_a_finished_training_that_was_stopped_early_goes_on(tmp_path: Path) -> None:
+    assert trained_with(tmp_path / "short", "trainer.max_time={seconds: 0}")["steps"] < 20
+    more = trained_with(tmp_path / "more", f"checkpoint={tmp_path}/short")
+    assert (tmp_path / "more" / "checkpoints" / "last.ckpt").is_file()
+    assert more["steps"] > 10
+
+
 def test_overfit_batches_repeats_the_same_batches_unshuffled(tmp_path: Path) -> None:
     assert trained_with(tmp_path, "trainer.overfit_batches=2", "trainer.max_epochs=3")["steps"] == 6
     assert Watch.labels[0:2] == Watch.labels[2:4] == Watch.labels[4:6]
@@ -78,7 +85,8 @@ def test_overfit_batches_repeats_the_same_batches_unshuffled(tmp_path: Path) -> 
 
 
 def test_fast_dev_run_is_lightnings(tmp_path: Path) -> None:
-    metrics = trained_with(tmp_path, "trainer.fast_dev_run=3", "logger=csv")
+    needs_logger = "+callbacks.rate._target_=lightning.pytorch.callbacks.LearningRateMonitor"
+    metrics = trained_with(tmp_path, "trainer.fast_dev_run=3", "logger=csv", needs_logger)
     assert (metrics["steps"], metrics["epochs"]) == (3, 1)
     assert not (tmp_path / "csv").exists()
     assert trained_with(tmp_path / "one", "trainer.fast_dev_run=true")["steps"] == 1
@@ -113,6 +121,13 @@ def test_deterministic(tmp_path: Path, value: str, expected: tuple[bool, bool]) 
 def test_other_arguments_of_the_trainer(tmp_path: Path, override: str, attribute: str, value: object) -> None:
     trained_with(tmp_path, override)
     assert value is None or getattr(Watch.trainer, attribute) == value
+
+
+class Fails(Callback):
+    """A user's callback that cannot be created."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no such\ndevice")
 
 
 class CtrlC(Callback):
@@ -179,6 +194,11 @@ STOPPING = ["+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
         ([*STOPPING, "+callbacks.stop.monitor=val/loss", "+callbacks.stop.mode=least"], ["callbacks.stop", "least"]),
         (["+callbacks.relu._target_=torch.nn.ReLU"], ["callbacks.relu._target_=torch.nn.ReLU", "Callback"]),
         (["+callbacks.mine._target_=nowhere.Mine"], ["callbacks.mine._target_=nowhere.Mine", "No module named"]),
+        (
+            ["+callbacks.mine._target_=tests.test_trainer_settings.Fails"],
+            ["callbacks.mine: RuntimeError: no such device"],
+        ),
+        (["trainer.overfit_batches=2"], ["4 steps", "scheduler=constant"]),
         (["+callbacks.mine.patience=3"], ["callbacks.mine", "_target_"]),
     ],
 )
@@ -218,7 +238,9 @@ def test_an_entry_that_is_null_is_left_out(tmp_path: Path) -> None:
 def test_what_lightning_refuses_in_the_training_is_one_line_and_leaves_no_folder(run: Run, tmp_path: Path) -> None:
     monitor = "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"
     for folder in ("output_dir=runs/mine", "output_dir=runs/${now:%Y}"):
-        one_line(run("train", *PLAIN, monitor, folder), "LearningRateMonitor", "no logger, such as logger=csv")
+        one_line(
+            run("train", *PLAIN, monitor, folder), "LearningRateMonitor", "no logger; choose one, such as logger=csv"
+        )
     assert list((tmp_path / "runs").iterdir()) == []
     (tmp_path / "runs" / "mine").mkdir()
     (tmp_path / "runs" / "mine" / "notes.txt").touch()
@@ -240,6 +262,25 @@ def test_without_a_terminal_each_epoch_is_a_line(run: Run) -> None:
     assert rest[0].startswith("test accuracy")
     silent = run("train", *PLAIN)
     assert silent.stdout.startswith("test accuracy")
+
+
+def test_a_long_epoch_prints_a_line_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mnist_cls.training.progress.EpochLines.seconds_between", 0.0)  # a minute
+    train(compose("train", [*PLAIN, "trainer.enable_progress_bar=true"]), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"epoch 1/2: 50% done, \d+ s, \d+ s left", lines[4])
+    assert EPOCH.fullmatch(lines[9])
+    assert lines[10].startswith("epoch 2/2: 10% done")
+
+
+def test_a_users_own_progress_bar_replaces_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = "+callbacks.bar._target_=lightning.pytorch.callbacks.TQDMProgressBar"
+    train(compose("train", [*PLAIN, "trainer.enable_progress_bar=true", bar]), tmp_path)
+    printed = capsys.readouterr().out
+    assert "Epoch 1: 100%" in printed
+    assert "epoch 1/2" not in printed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")

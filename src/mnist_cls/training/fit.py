@@ -72,8 +72,10 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     nonfinite = folder / "nonfinite"
     # Those that save come last: their checkpoints hold the state of the callbacks before them.
     callbacks = [StopOnNonFinite(nonfinite, _replay_command(settings, nonfinite)), *chosen.values(), best, last]
-    loggers = {} if settings.trainer.fast_dev_run else make_loggers(settings.logger, folder, last.step)
+    loggers = make_loggers(settings.logger, folder, last.step)
     trainer = make_trainer(settings.trainer, folder, callbacks, [*loggers.values()])
+    if settings.trainer.fast_dev_run:  # Lightning has replaced them by one that writes nothing
+        loggers = {}
 
     if trainer.world_size > 1:
         # All processes start from the same weights, but must draw different dropout masks and distortions.

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
@@ -28,7 +27,7 @@ def create_all(group: str, configs: Mapping[str, Any] | None, **known: object) -
         known: arguments for those classes that take them, unless the config sets them.
 
     Raises:
-        InputError: If there is no such class, it does not take these arguments, or its package is not installed.
+        InputError: If there is no such class, it cannot be created, or its package is not installed.
     """
     entries = {name: config for name, config in (configs or {}).items() if config is not None}
     return {name: _create(_KINDS[group], f"{group}.{name}", config, known) for name, config in entries.items()}
@@ -44,8 +43,8 @@ def _create(kind: type, key: str, config: Any, known: Mapping[str, object]) -> A
         created = factory(**{name: value for name, value in known.items() if name in takes and name not in given})
     except ModuleNotFoundError as error:
         raise not_installed(key, error) from error
-    except (TypeError, ValueError, MisconfigurationException) as error:
-        raise InputError(f"{key}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # the class may be anybody's
+        raise InputError(f"{key}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(created, kind):
         raise InputError(f"{key}._target_={config['_target_']}: expected a lightning.pytorch {kind.__name__}")
     return created

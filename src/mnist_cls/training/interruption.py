@@ -50,8 +50,8 @@ def _reason(error: Exception, folder: Path) -> str | None:
         hint = "; logger.wandb.offline=true needs no account and no network" if package == "wandb" else ""
         return f"logger ({package}): {shortened(' '.join(str(error).split()), 500).rstrip('.')}{hint}"
     if isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error):  # early stopping's
-        hint = ", such as logger=csv" if "no logger" in str(error) else ""
-        return f"Lightning refuses a setting: {' '.join(str(error).split()).rstrip('.')}{hint}"
+        hint = "; choose one, such as logger=csv" if "no logger" in str(error) else ""
+        return f"Lightning: {' '.join(str(error).split()).rstrip('.')}{hint}"
     if lost(error):
         return "lost another process of this training, or the network between them"
     # Lightning's logger for TensorBoard hides an OSError behind a ValueError about types.

@@ -39,8 +39,6 @@ def make_loggers(configs: Mapping[str, Any] | None, folder: Path, step: int) -> 
     Raises:
         InputError: If a config is wrong, or a package is not installed.
     """
-    if "none" in (configs or {}):
-        return {}
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # It warns that an experiment is new.

@@ -202,7 +202,10 @@ class MNISTModule(pl.LightningModule):
             if total < 0:
                 raise ValueError("a schedule needs the number of steps; set max_epochs or max_steps of the Trainer")
             scheduler = self.scheduler_factory(optimizer, total_steps=total)
-        except (TypeError, ValueError, ZeroDivisionError) as error:  # the last: OneCycleLR over too few steps
+        except ZeroDivisionError as error:  # PyTorch's OneCycleLR over too few steps
+            reason = f"the learning rate schedule does not fit {total} steps"
+            raise InputError(f"{reason}; train longer, or without one (scheduler=constant)") from error
+        except (TypeError, ValueError) as error:
             options = [getattr(one, "keywords", {}) for one in (self.optimizer_factory, self.scheduler_factory)]
             raise InputError(f"optimizer or scheduler with {options}: {' '.join(str(error).split())}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

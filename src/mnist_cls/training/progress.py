@@ -42,13 +42,15 @@ class TerminalBar(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """Prints a line for each epoch of a training: its metrics, and the time left."""
+    """Prints a line for each epoch of a training, with its metrics and the time left; in long epochs, each minute."""
+
+    seconds_between = 60.0
 
     def __init__(self) -> None:
         super().__init__()
-        self._started, self._first_step = 0.0, 0
-        self._epoch: int | None = None  # the epoch that has ended, until its line is printed
-        self._enabled = True
+        self._started = self._printed = 0.0
+        self._first_step = 0
+        self._enabled, self._epoch_ended = True, False
 
     def enable(self) -> None:
         """Print lines."""
@@ -60,33 +62,44 @@ class EpochLines(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._started, self._first_step = time.monotonic(), trainer.global_step
+        self._started = self._printed = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Print a line if the last one was long ago."""
+        if time.monotonic() - self._printed >= self.seconds_between and not trainer.is_last_batch:
+            done = trainer.fit_loop.batch_idx + 1
+            self._print(trainer, trainer.current_epoch + 1, [f"{done / trainer.num_training_batches:.0%} done"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line of the epoch before; in `on_train_epoch_end` its metrics were not yet known."""
-        self._print(trainer)
+        self._print_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the epoch has ended."""
-        self._epoch = trainer.current_epoch + 1
+        self._epoch_ended = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line of the last epoch."""
-        self._print(trainer)
+        self._print_epoch(trainer)
 
-    def _print(self, trainer: pl.Trainer) -> None:
-        if self._epoch is None or not self._enabled:
+    def _print_epoch(self, trainer: pl.Trainer) -> None:
+        if not self._epoch_ended:
             return
+        self._epoch_ended = False
         metrics = trainer.callback_metrics
         facts = [f"loss {metrics['train/loss'].item():.4f}"]
         if "val/accuracy" in metrics:
             facts.append(f"validation accuracy {metrics['val/accuracy'].item():.2%}")
         elif "val/loss" in metrics:
             facts.append(f"validation loss {metrics['val/loss'].item():.4f}")
-        facts += self._time(trainer)
-        of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        print(f"epoch {self._epoch}{of_all}: {', '.join(facts)}", flush=True)
-        self._epoch = None
+        self._print(trainer, trainer.current_epoch, facts)
+
+    def _print(self, trainer: pl.Trainer, epoch: int, facts: list[str]) -> None:
+        self._printed = time.monotonic()
+        if self._enabled:
+            of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+            print(f"epoch {epoch}{of_all}: {', '.join([*facts, *self._time(trainer)])}", flush=True)
 
     def _time(self, trainer: pl.Trainer) -> list[str]:
         elapsed, steps = time.monotonic() - self._started, trainer.global_step - self._first_step

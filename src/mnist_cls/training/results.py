@@ -49,7 +49,8 @@ def print_summary(
             print(f"{name + ' accuracy':<20} {metrics[f'{stage}/accuracy']:.2%}{remark}")
         elif f"{stage}/loss" in metrics:
             print(f"{name + ' loss':<20} {metrics[f'{stage}/loss']:.4f}{remark}")
-    speed = f"{metrics['epochs']} epochs, {metrics['train/images_per_second']:,.0f} images/s"
+    epochs = f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}"
+    speed = f"{epochs}, {metrics['train/images_per_second']:,.0f} images/s"
     print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
     logged = "".join(f", {name}" for name in loggers if (folder / name).is_dir())
     print(f"files                {path}: model.safetensors, metrics.json, checkpoints{logged}")

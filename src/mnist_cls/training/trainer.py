@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
@@ -70,7 +70,8 @@ def make_trainer(
     profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     profiler = profilers[settings.profiler](dirpath=folder, filename="profile") if settings.profiler else NoProfiler()
     arguments = dataclasses.asdict(as_launched(settings)) | {"profiler": profiler}
-    progress = [make_progress()] if settings.enable_progress_bar else []
+    own_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    progress = [make_progress()] if settings.enable_progress_bar and not own_progress else []
     try:
         trainer = pl.Trainer(
             **arguments,

@@ -114,7 +114,8 @@ class LastCheckpoint(Checkpoint):
         self._stops_after_step = True
         self._started = self._saved = time.monotonic()
         self._reclaim_signals()
-        trainer.should_stop = self._stopped_early
+        # A finished run that early stopping or max_time has ended goes on; an unfinished one had only to be tested.
+        trainer.should_stop = self._stopped_early and bool(pl_module.accept_complete)
         folder = self.path.parents[1]
         # Hydra's record is written by the first process only.
         for value in (trainer.global_step, (folder / ".hydra" / "config.yaml").is_file()):
