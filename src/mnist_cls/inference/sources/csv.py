@@ -207,7 +207,7 @@ def _numbers(lines: list[str], dialect: Dialect) -> np.ndarray | None:
     """Return lines of numbers as (N, width), or None if anything else is in them."""
     separator = dialect.separator
     if separator is not None:
-        lines = [_without_last(line, separator) for line in lines]
+        lines = [line.rstrip("\r\n").removesuffix(separator) for line in lines]
     if separator != ",":
         lines = [line.replace(",", ".") for line in lines]  # decimal commas
     # NumPy reads them several times as fast as the csv module and int().
@@ -217,10 +217,6 @@ def _numbers(lines: list[str], dialect: Dialect) -> np.ndarray | None:
             found = np.loadtxt(lines, dtype, comments=None, delimiter=separator, quotechar='"', ndmin=2)
             return found if found.shape == (len(lines), dialect.width) else None
     return None
-
-
-def _without_last(line: str, separator: str) -> str:
-    return line.rstrip("\r\n").removesuffix(separator)
 
 
 def _row(line: str, table: _Table) -> tuple[Content, int | None]:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def find_columns(names: Sequence[str]) -> Columns:
         InputError: If there are no images, or columns beside them that are no pixels.
     """
     plain = [name.strip().lower() for name in names]
-    if twice := [name for name in dict.fromkeys(plain) if plain.count(name) > 1]:
+    if twice := [name for name, times in Counter(plain).items() if times > 1]:
         raise InputError(f"has several columns called {listed(twice)}; remove or rename them")
     label = next((plain.index(name) for name in LABELS if name in plain), None)
     path = plain.index("path") if "path" in plain else None
