@@ -4,7 +4,7 @@
     python scripts/benchmark.py engines --rounds 5
 
 Variants run in turns, --rounds times, in separate processes; times are medians. memory and the standard example run
-once; floor, latency and augmentation repeat within a process.
+once; floor, latency, augmentation and trace repeat within a process.
 
 benchmarks:
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import distributed, growth, inference, prediction, quality, scaling, scans, training
+from benchmarks import distributed, growth, inference, prediction, quality, scaling, scans, tracing, training
 from benchmarks.measure import Row, print_table
 
 from mnist_cls.errors import InputError
@@ -30,7 +30,15 @@ SPEED: list[Callable[[argparse.Namespace], list[Row]]] = [
     *(inference.engines, prediction.prediction, inference.latency),
     *(growth.memory, growth.growth, scaling.scaling, growth.floor, growth.augmentation),
 ]
-OTHERS = [distributed.ray, quality.robustness, scans.scans, scans.rows, quality.early_exit, quality.is_digit]
+OTHERS = [
+    distributed.ray,
+    quality.robustness,
+    scans.scans,
+    scans.rows,
+    quality.early_exit,
+    quality.is_digit,
+    tracing.trace,
+]
 BENCHMARKS = {function.__name__: function for function in [*SPEED, *OTHERS]}
 
 

@@ -2,10 +2,8 @@
 
 import base64
 import io
-import timeit
 from collections.abc import Callable
 from html.parser import HTMLParser
-from time import process_time
 
 import numpy as np
 import pytest
@@ -74,12 +72,11 @@ def shown(model: nn.Module, x: Tensor) -> Page:
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_a_pass_of_each_network_takes_at_most_100_kb_and_50_ms(name: str, mnist_test: LabelledImages) -> None:
+def test_a_pass_of_each_network_takes_at_most_100_kb(name: str, mnist_test: LabelledImages) -> None:
     model = load_model(name) if name in list_weights() else create_model(name)
     trace = trace_forward(model.eval(), normalize(mnist_test.images[:1]))
     page = Page(trace._repr_html_())
     assert len(page.html.encode()) <= 100_000
-    assert min(timeit.repeat(trace._repr_html_, timer=process_time, number=1, repeat=3)) <= 0.05
     assert len(page.rows) == 1 + len(trace)
     assert len(page.pictures()) >= len(trace)
     for record in trace:
