@@ -171,6 +171,13 @@ def test_output_to_a_full_disk_is_one_line_and_status_2(arguments: str, names: l
     assert b"Exception ignored" not in done.stderr
 
 
+@pytest.mark.parametrize("ending", [b".csv", b".parquet"])
+def test_an_output_may_have_a_name_that_is_no_text(ending: bytes, names: list[bytes], tmp_path: Path) -> None:
+    done = start(tmp_path, "predict", b"input=" + names[1], b"output=rows\xff" + ending)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / os.fsdecode(b"rows\xff" + ending)).stat().st_size > 0
+
+
 def test_a_file_that_cannot_be_written_is_named_without_pythons_errno(names: list[bytes], tmp_path: Path) -> None:
     for command in ("predict input=plain.png output=/proc/x.csv", "predict_batch plain.png /proc/x.csv"):
         done = shell(tmp_path, command, "")

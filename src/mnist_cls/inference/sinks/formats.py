@@ -157,7 +157,8 @@ def _to_parquet(written: BinaryIO, target: Path, schema: "pa.Schema") -> None:
 
     size, held = written.seek(0, io.SEEK_END), schema.empty_table()
     written.seek(0)
-    with pq.ParquetWriter(target, schema) as writer:
+    # Opened here, because Arrow takes no path that is not UTF-8.
+    with target.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
         while written.tell() < size:
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(written), schema)
             held = pa.concat_tables([held, pa.Table.from_batches([batch])])
