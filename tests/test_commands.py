@@ -55,7 +55,6 @@ def test_paths_need_no_quotes_of_hydras(name: str, run: Run, png: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "override", "key", "value"),
     [
-        ("predict", "input=~/a.png", "input", str(Path.home() / "a.png")),
         ("predict", "input=null", "input", None),
         ("predict", r"input='it\'s (1).png'", "input", "it's (1).png"),
         ("predict", "is_digit=true", "is_digit", True),
@@ -67,6 +66,13 @@ def test_paths_need_no_quotes_of_hydras(name: str, run: Run, png: Path) -> None:
 )
 def test_what_hydra_can_read_means_what_it_means_to_hydra(entry: str, override: str, key: str, value: object) -> None:
     assert getattr(compose(entry, [override]), key) == value
+
+
+def test_a_run_folder_may_be_named_from_the_home_folder(run: Run, tmp_path: Path, png: Path) -> None:
+    for override in ("output_dir=~/a", "++output_dir=~/a"):
+        done = run("predict", f"input={png}", override, besides={"HOME": str(tmp_path)})
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {png.name, "a"}
 
 
 def test_lists_and_mappings_of_the_command_line_stay_lists_and_mappings() -> None:

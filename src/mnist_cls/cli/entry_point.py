@@ -181,16 +181,14 @@ def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
             raise InputError(f"{given}: settings have no dashes: {name}={value or 'VALUE'}")
         if entry == "forward":
             given = re.sub(r"^\+*mode=", "network_mode=", given)
-        if equals and kinds.get(key) in _MEANT:
-            if value.startswith("~/"):  # bash has expanded it, but other shells do so only in front
-                value = str(Path(value).expanduser())
-                given = f"{key}={value}"
+        kind = kinds.get(key.lstrip("+"))
+        if equals and kind in _MEANT:
             try:
                 read = parser.parse_override(given)
-                meant = (read.is_sweep_override() and sweep) or isinstance(read.value(), _MEANT[kinds[key]])
+                meant = (read.is_sweep_override() and sweep) or isinstance(read.value(), _MEANT[kind])
                 good = meant or str(read.value()) == value
             except HydraException:
-                good = kinds[key] is Any and value.startswith("[")  # no text: Hydra says that it cannot read it
+                good = kind is Any and value.startswith("[")  # no text: Hydra says that it cannot read it
             given = given if good else f"{key}={quoted(value)}"
         readable.append(given)
     return readable

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from ..errors import InputError
+from ..files import expand
 from .torchrun import attempt_folder, chosen_by_first, hosts, is_first, run_id, world_size
 
 # Called with settings that have an `output_dir`, and whether the user has named it; None: there is nothing to do.
@@ -64,7 +65,8 @@ def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
         return Path(runtime.run.dir)
     if settings.output_dir is None:  # the command makes no folder
         return None
-    named = any(text.startswith("output_dir=") for text in runtime.overrides.task)
+    settings.output_dir = str(expand(settings.output_dir))
+    named = any(text.lstrip("+").startswith("output_dir=") for text in runtime.overrides.task)
     if world_size() == 1:
         return choose(settings, named)
     attempt = attempt_folder()
