@@ -58,13 +58,13 @@ class Sweep:
     Attributes:
         folder: the folder of the sweep; None before the first run, and for a command that is no sweep.
         runs: number of runs.
-        failures: for each run that failed its number, its overrides and the reason.
+        failures: for each run that failed, which one it was, and the reason.
         incomplete: number of runs that did their work, but exited with status 1.
     """
 
     folder: Path | None = None
     runs: int = 0
-    failures: list[tuple[str, str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
     incomplete: int = 0
     process: int = field(default_factory=os.getpid)
 
@@ -87,7 +87,8 @@ class Sweep:
         config = HydraConfig.get()
         every: list[str] = list(config.overrides.task)
         own = [text for text in every if text not in sys.argv] or every  # those that the runs do not have in common
-        self.failures.append((str(config.job.num), " ".join(own), report(error, tracebacks)))
+        label = f"run {config.job.num} of the sweep failed, with {' '.join(own)}"
+        self.failures.append((label, report(error, tracebacks)))
 
     def comparable(self, result: Any) -> Any:
         """Return the result of a run, for the sweeper to compare.
@@ -109,14 +110,11 @@ class Sweep:
             return
         if not self.all_failed():
             _print_best(self.folder)
-        reasons = {reason for _, _, reason in self.failures}
-        if self.runs == 1:
-            pass  # it has been said already
-        elif self.all_failed() and len(reasons) == 1:
-            print_error(f"error: all {self.runs} runs failed: {reasons.pop()}")
-        else:
-            for number, overrides, reason in self.failures:
-                print_error(f"error: run {number} of the sweep failed, with {overrides}: {reason}")
+        lines = [f"{label}: {reason}" for label, reason in self.failures]
+        if self.all_failed() and len({reason for _, reason in self.failures}) == 1:
+            lines = [f"all {self.runs} runs failed: {self.failures[0][1]}"]
+        for line in lines if self.runs > 1 else []:  # of a single run, the error stands just above
+            print_error(f"error: {line}")
         if self.failures or self.incomplete:
             sys.exit(2 if self.all_failed() else 1)
 
