@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 from ..checkpoints.build import check_fit, named_model
 from ..checkpoints.find import find_checkpoint
@@ -67,25 +67,13 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     no_validation = _no_validation(settings)
     previous_folder = None if resume is None else resume.parent
     best = BestCheckpoint(folder / LAST.parent, None if no_validation else monitor, mode, previous_folder)
-    chosen = create_all("callbacks", settings.callbacks)
-    check_monitors(chosen, module.classifies, no_validation)
-    nonfinite = folder / "nonfinite"
-    # Those that save come last: their checkpoints hold the state of the callbacks before them.
-    callbacks = [StopOnNonFinite(nonfinite, _replay_command(settings, nonfinite)), *chosen.values(), best, last]
+    # These two come last: the checkpoints that they save hold the state of the callbacks before them.
+    callbacks = [*_callbacks(settings, folder, module.classifies, no_validation), best, last]
     loggers = make_loggers(settings.logger, folder, last.step)
     trainer = make_trainer(settings.trainer, folder, callbacks, [*loggers.values()])
     if settings.trainer.fast_dev_run:  # Lightning has replaced them by one that writes nothing
         loggers = {}
-
-    if trainer.world_size > 1:
-        # All processes start from the same weights, but must draw different dropout masks and distortions.
-        pl.seed_everything((settings.seed + 7919 * trainer.global_rank) % 2**32, workers=True, verbose=False)
-    batch_size, trainer.accumulate_grad_batches = _batch_size(settings, module, trainer)
-    if settings.data.batch_size != "auto":  # which is for machines with little memory
-        keep_freed_memory()
-    shuffle = settings.data.shuffle and not settings.trainer.overfit_batches
-    arguments = settings.data.arguments() | {"batch_size": batch_size, "shuffle": shuffle}
-    data = MNISTDataModule(**arguments, seed=settings.seed)
+    data = _data(settings, module, trainer)
     if trainer.is_global_zero:
         start(loggers, folder, hyperparameters(settings), last.step)
 
@@ -142,10 +130,28 @@ def _no_validation(settings: TrainSettings) -> str | None:
     return next((setting for setting, is_off in off.items() if is_off), None)
 
 
-def _replay_command(settings: TrainSettings, folder: Path) -> str:
-    path = display_path(folder)
+def _callbacks(settings: TrainSettings, folder: Path, classifies: bool, no_validation: str | None) -> list[Callback]:
+    """Create the callback that stops at the first NaN, and those of the config."""
+    kept = folder / "nonfinite"
+    path = display_path(kept)
     options = f"{override('checkpoint', path)} {override('input', path / 'batch.safetensors')} mode=train"
-    return f"{program('mnist_cls.forward')} {options}{model_file_option(settings)}"
+    replay = f"{program('mnist_cls.forward')} {options}{model_file_option(settings)}"
+    chosen = create_all("callbacks", settings.callbacks)
+    check_monitors(chosen, classifies, no_validation)
+    return [StopOnNonFinite(kept, replay), *chosen.values()]
+
+
+def _data(settings: TrainSettings, module: MNISTModule, trainer: pl.Trainer) -> MNISTDataModule:
+    """Create the DataModule, and set how many of its batches make an optimizer step."""
+    if trainer.world_size > 1:
+        # All processes start from the same weights, but must draw different dropout masks and distortions.
+        pl.seed_everything((settings.seed + 7919 * trainer.global_rank) % 2**32, workers=True, verbose=False)
+    batch_size, trainer.accumulate_grad_batches = _batch_size(settings, module, trainer)
+    if settings.data.batch_size != "auto":  # which is for machines with little memory
+        keep_freed_memory()
+    shuffle = settings.data.shuffle and not settings.trainer.overfit_batches
+    arguments = settings.data.arguments() | {"batch_size": batch_size, "shuffle": shuffle}
+    return MNISTDataModule(**arguments, seed=settings.seed)
 
 
 def _batch_size(settings: TrainSettings, module: MNISTModule, trainer: pl.Trainer) -> tuple[int, int]:

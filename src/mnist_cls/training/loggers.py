@@ -52,20 +52,17 @@ def make_loggers(configs: Mapping[str, Any] | None, folder: Path, step: int) -> 
 
 
 def start(loggers: Loggers, folder: Path, hyperparameters: dict[str, Any], step: int) -> None:
-    """Open the loggers and log the hyperparameters, in the first process; TensorBoard gets them with the results.
+    """Log the hyperparameters, in the first process; TensorBoard gets them with the results.
 
     Raises:
         InputError: If a package is not installed.
     """
     earlier = _ids(folder) if step else {}
-    ids = {}
     for name, logger in loggers.items():
         if isinstance(logger, TensorBoardLogger):
             continue
         rows = _rows_before(step, Path(logger.log_dir, "metrics.csv")) if isinstance(logger, CSVLogger) else []
         try:
-            if isinstance(logger, (MLFlowLogger, WandbLogger)):
-                ids[name] = _open(logger)
             if name not in earlier:  # MLflow's cannot be changed
                 logger.log_hyperparams(hyperparameters)
         except ModuleNotFoundError as error:
@@ -73,6 +70,7 @@ def start(loggers: Loggers, folder: Path, hyperparameters: dict[str, Any], step:
         for row in rows:  # Lightning's logger starts with an empty file
             logger.log_metrics(row, int(row.pop("step")))
         logger.save()
+    ids = {name: one.version for name, one in loggers.items() if isinstance(one, (MLFlowLogger, WandbLogger))}
     if ids:
         with whole_file(folder / _IDS) as temporary:
             temporary.write_text(json.dumps(ids), encoding="utf-8")
@@ -104,11 +102,6 @@ def closing_wandb() -> Iterator[None]:
 def of_a_logger(error: BaseException) -> bool:
     """Return whether an exception comes from a logger's package, or from its way to a server."""
     return type(error).__module__.partition(".")[0] in ("mlflow", "wandb", "requests", "urllib3")
-
-
-def _open(logger: MLFlowLogger | WandbLogger) -> str | None:
-    experiment: Any = logger.experiment
-    return experiment.id if isinstance(logger, WandbLogger) else logger.run_id
 
 
 def _ids(folder: Path) -> dict[str, str]:

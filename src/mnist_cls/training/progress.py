@@ -65,11 +65,13 @@ class EpochLines(ProgressBar):
         self._started = self._printed = time.monotonic()
         self._first_step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Print a line if the last one was long ago."""
         if time.monotonic() - self._printed >= self.seconds_between and not trainer.is_last_batch:
-            done = trainer.fit_loop.batch_idx + 1
-            self._print(trainer, trainer.current_epoch + 1, [f"{done / trainer.num_training_batches:.0%} done"])
+            done = (batch_idx + 1) / trainer.num_training_batches
+            self._print(trainer, trainer.current_epoch + 1, [f"{done:.0%} done"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the line of the epoch before; in `on_train_epoch_end` its metrics were not yet known."""
