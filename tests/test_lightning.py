@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -475,6 +476,28 @@ def test_a_subclass_gets_its_own_arguments(make: MakeTrainer, tmp_path: Path) ->
     del loaded.scale
     state = MNISTModule.load_from_checkpoint(tmp_path / "own.ckpt", model=loaded.model, strict=False)
     assert same(state, loaded)
+
+
+def test_a_training_step_of_ones_own_logs_what_it_logs(make: MakeTrainer, mnist_test: LabelledImages) -> None:
+    class Own(MNISTModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            images, labels = batch
+            loss = nn.functional.cross_entropy(self(images), labels)
+            self.log("own", loss)
+            return loss
+
+    trainer = make()
+    trainer.fit(Own(MLP), loader(mnist_test, to_tensor), loader(mnist_test, to_tensor))
+    assert trainer.callback_metrics.keys() == {"own", "val/loss", "val/accuracy"}
+
+
+def test_numbers_of_numpy_are_kept_as_plain_ones(make: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make()
+    size: Any = np.int64(32)
+    trainer.fit(MNISTModule(MLP, lr=np.logspace(-3, -1, 3)[1]), MNISTDataModule(batch_size=size))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert MNISTModule.load_from_checkpoint(tmp_path / "last.ckpt").lr == 0.01
+    assert MNISTDataModule.load_from_checkpoint(tmp_path / "last.ckpt").batch_size == 32
 
 
 def test_checkpoints_without_hyperparameters_load(tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ class BatchReader:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Bring images (B, 28, 28) or (B, 1, 28, 28) to (B, 28, 28) with values 0 to 255. Waits for a GPU.
+    """Bring images (B, 28, 28) or (B, 1, 28, 28) with values 0 to 255, or 0 to 1, to (B, 28, 28) with 0 to 255.
+
+    The brightest pixel decides which, so that a GPU is waited for.
 
     Raises:
         InputError: If they have another shape or other values, see `white_level`.

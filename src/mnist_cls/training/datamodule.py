@@ -63,7 +63,7 @@ class MNISTDataModule(pl.LightningDataModule):
         refuse_on_instances(self)
         self.save_hyperparameters(arguments)
         self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold)
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed = (arguments[key] for key in ("batch_size", "shuffle", "seed"))
         DataSettings(augmentation=augmentation)  # checks it
         self.augment = RandomDistortion(**augmentation) if augmentation else None
         self.train_data: LabelledImages | None = None

@@ -68,7 +68,8 @@ class StageMeans:
         means = {}
         for end, (loss, correct, images) in by_end.items():
             for name, total in zip(self.names, (loss, correct), strict=False):
-                means[name + end] = (total / images).float()
+                if images:  # none where a subclass has a training step of its own
+                    means[name + end] = (total / images).float()
         return means
 
 

@@ -44,7 +44,7 @@ class MNISTModule(pl.LightningModule):
 
     Args:
         model: name of a network, one of `list_models()`; its name and options, as `create_model(**model)` takes them;
-            or a network, which checkpoints then do not name.
+            or a network, which is then not named in checkpoints.
         optimizer: creates the optimizer from the parameters, such as `functools.partial(torch.optim.SGD, lr=0.1)`;
             None: AdamW with its defaults.
         scheduler: creates the learning rate schedule, stepped after each optimizer step, from the optimizer and
@@ -86,7 +86,7 @@ class MNISTModule(pl.LightningModule):
         self.scheduler_factory = scheduler
         self.label_smoothing = label_smoothing
         self.compile_mode = compile
-        self.lr = lr
+        self.lr = None if lr is None else float(lr)
         self.compiled: tuple[torch.Size, ForwardPass] | None = None
         self.forward_options: dict[str, bool] = {}
         self.images_seen = 0
@@ -108,14 +108,11 @@ class MNISTModule(pl.LightningModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> "Self":
-        """Create a module from a checkpoint, of which nothing is executed whatever `weights_only` is: `load_module`."""
+        """Create a module from a checkpoint, of which nothing is executed, see `load_module`."""
         return load_module(cls, checkpoint_path, kwargs, map_location, hparams_file, strict)
 
     def forward(self, images: Tensor) -> Any:
-        """Run the network on images as those of a batch; most networks return logits (B, 10).
-
-        The brightest pixel decides between 0 to 255 and 0 to 1; other values raise an `InputError`.
-        """
+        """Run the network on images (B, 28, 28) or (B, 1, 28, 28), see `as_pixels`; most return logits (B, 10)."""
         return self.run_network(as_pixels(images))
 
     def run_network(self, pixels: Tensor) -> Any:
@@ -222,7 +219,7 @@ class MNISTModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint before a Trainer loads it, and restore what `on_save_checkpoint` added to resume."""
+        """Check a checkpoint before a Trainer loads it; restore what `on_save_checkpoint` added, to resume."""
         path = Path(str(self.trainer.ckpt_path))
         weights = weights_of(checkpoint, path)
         if self.strict_loading:
