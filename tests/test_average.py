@@ -81,7 +81,7 @@ def test_an_ensemble_predicts(run: Run, tmp_path: Path, digits: np.ndarray) -> N
     [
         ("checkpoint=[]", "checkpoint=[]: expected a path, a name, or several in brackets"),
         ("checkpoint=[image_classifier,[]]", "expected a path, a name, or several in brackets"),
-        ("checkpoint=true", "expected a path, a name, or several in brackets"),
+        ("checkpoint=[true,image_classifier]", "expected a path, a name, or several in brackets"),
         ("checkpoint=20261123", "checkpoint=20261123: no such file"),
         ("checkpoint=[image_classifier,nothing]", "checkpoint=nothing: no such file"),
         ("checkpoint=[image_classifier,autoencoder]", "autoencoder.safetensors: gives no ten logits for each image"),

@@ -349,7 +349,7 @@ def test_cuda_where_there_is_none(run: Run, entry: str) -> None:
 
 
 def test_a_sweep_trains_each_and_keeps_them_apart(run: Run, tmp_path: Path) -> None:
-    done = run("train", "-m", "mode=fast_dev", "model=mlp", "seed=1,2", "hydra.sweep.dir=sweep")
+    done = run("train", "mode=fast_dev", "model=mlp", "-m", "seed=1,2", "hydra.sweep.dir=sweep")  # -m stands anywhere
     assert done.returncode == 0, done.stderr
     folders = [tmp_path / "sweep" / number for number in "01"]
     assert [read_weights(folder).provenance["config"]["seed"] for folder in folders] == [1, 2]

@@ -24,6 +24,8 @@ from .settings import SETTINGS
 from .status import leave, print_version, run_command
 from .sweep import Sweep
 
+_SWEEP = {"-m", "--multirun"}
+
 # What is meant by a value of settings that may be any text; another value, if it is not written like that, is a text.
 _TEXT = (str, QuotedString, type(None))
 _MEANT: dict[Any, tuple[type, ...]] = {
@@ -173,7 +175,7 @@ def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
         InputError: If a setting is written as an option: `--input=a.png`.
     """
     kinds, parser = setting_types(SETTINGS[entry]), OverridesParser.create()
-    sweep = "-m" in overrides or "--multirun" in overrides
+    sweep = not _SWEEP.isdisjoint(overrides)
     readable = []
     for given in overrides:
         key, equals, value = given.partition("=")
@@ -191,4 +193,4 @@ def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
                 good = kind is Any and value.startswith("[")  # no text: Hydra says that it cannot read it
             given = given if good else f"{key}={quoted(value)}"
         readable.append(given)
-    return readable
+    return sorted(readable, key=lambda text: text not in _SWEEP)  # Hydra refuses -m between overrides
