@@ -2,6 +2,7 @@
 """Execute the notebooks of the tutorial, and store their outputs: `python scripts/run_tutorial.py [NOTEBOOK ...]`"""
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def main() -> int:
     """Execute each notebook in its own folder; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", type=Path, help="by default all of docs/tutorial")
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums in another order would train another network
     for path in parser.parse_args().notebooks or sorted(FOLDER.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         try:
