@@ -10,8 +10,8 @@ from .streams import flush_output, prepare_streams, print_error
 from .torchrun import is_first, should_report_error
 
 
-def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> NoReturn:
-    """Run a command and exit with the status that it returns; 2 after an error, 130 after Ctrl-C."""
+def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> None:
+    """Run a command and exit with the status that it returns unless that is 0; 2 after an error, 130 after Ctrl-C."""
     prepare_streams()
     try:
         try:
@@ -25,7 +25,8 @@ def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> 
         sys.exit(130)
     except Exception as error:
         leave(error, tracebacks)
-    sys.exit(status)
+    if status:
+        sys.exit(status)
 
 
 def leave(error: Exception, tracebacks: bool = False) -> NoReturn:
