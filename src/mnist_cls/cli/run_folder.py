@@ -107,7 +107,8 @@ def removed_if_useless(folder: Path) -> Iterator[None]:
         yield
     except InputError:
         alone = HydraConfig.get().mode != RunMode.MULTIRUN and world_size() == 1 and is_first()
-        content = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        if alone and content == [".hydra"] and folder.resolve() != Path.cwd().resolve():
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the folder is gone, or there are no file handles left
+            content = [path.name for path in folder.iterdir()]
+            if alone and content == [".hydra"] and folder.resolve() != Path.cwd().resolve():
+                shutil.rmtree(folder, ignore_errors=True)
         raise
