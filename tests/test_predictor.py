@@ -58,6 +58,10 @@ def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **options: Any) 
     return file.getvalue()
 
 
+def table(images: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(images.reshape(-1, 784), columns=[f"pixel{number}" for number in range(784)])
+
+
 UNCHANGED: dict[str, Callable[[np.ndarray], Any]] = {
     "floats": lambda x: x / 255.0,
     "float32": lambda x: (x / 255).astype(np.float32),
@@ -74,6 +78,8 @@ UNCHANGED: dict[str, Callable[[np.ndarray], Any]] = {
     "lists of numbers": lambda x: x.tolist(),
     "array of arrays": lambda x: pd.Series(list(x)),
     "DataFrame": lambda x: pd.DataFrame(x.reshape(-1, 784)),
+    "DataFrame with columns in another order": lambda x: table(x)[sorted(table(x).columns)],
+    "DataFrame with labels and an index": lambda x: table(x).assign(label="seven").reset_index(),
     "DataFrame of pandas' own type": lambda x: pd.DataFrame(x.reshape(-1, 784)).astype("Int64"),
     "array of objects": lambda x: x.astype(object),
     "Series of lists": lambda x: pd.Series([image.tolist() for image in x]),
@@ -217,7 +223,9 @@ def test_three_images_of_28x28_are_three(predictor: Predictor, x: np.ndarray) ->
         (lambda x: (torch.from_numpy(x[:5]), torch.ones(5)), "item 0: an array of shape .* each item is one image"),
         (lambda x: [[x[0], x[1], x[2]]], "item 0 is of type list"),
         (lambda x: [[1, 2], [3]], "list is no array of numbers"),
-        (lambda x: pd.DataFrame(x.reshape(-1, 784)).assign(label=1), "a table of 785 columns; .* drop the others"),
+        (lambda x: table(x).assign(writer=1), "a table that has 'writer' beside 784 columns of pixels"),
+        (lambda x: pd.DataFrame({"image": [1]}), r"a table with a column 'image'; pass the column: table\['image'\]"),
+        (lambda x: x.reshape(-1, 784).T, "60 images in columns; pass array.T"),
         (lambda x: {"images": x}, r"dict with \['images'\]; name one of them"),
         (lambda x: np.ma.masked_equal(x, 0), r"a masked array; fill it first: array\.filled"),
         (lambda x: np.array(None), "item 0 is of type NoneType"),
@@ -463,3 +471,14 @@ def test_names_with_control_characters_are_escaped(predictor: Predictor, x: np.n
     text = str(predictor([path]))
     assert len(text.splitlines()) == 3
     assert re.search(r"\\x1b", text)
+
+
+def test_predict_is_the_call_and_prepared_images_are_checked(digits: np.ndarray, predictor: Predictor) -> None:
+    assert predictor.predict(digits / 255).labels.tolist() == predictor(digits).labels.tolist()
+    with pytest.raises(InputError, match=r"expected uint8 .*; call the predictor instead"):
+        predictor.classify_prepared(digits / 255)
+
+
+def test_a_file_opened_as_text_is_refused(png: Path, predictor: Predictor) -> None:
+    with png.open(encoding="utf-8") as file, pytest.raises(InputError, match="open image files with mode 'rb'"):
+        predictor(file)

@@ -160,6 +160,11 @@ def _is_many(shape: tuple[int, ...]) -> bool:
                 f"an array of shape {shape} may be one image or {SIZE * SIZE} of 28x28;"
                 " pass array[None] or array.reshape(-1, 28, 28)"
             )
+        if shape[0] == SIZE * SIZE:
+            raise InputError(
+                f"an array of shape {shape} may be {shape[1]} images in columns; pass array.T,"
+                " or array[None] if it is one image"
+            )
         if shape[1] == SIZE * SIZE + 1:
             raise InputError(
                 f"an array of shape {shape} may be rows of a label and {SIZE * SIZE} pixels; pass array[:, 1:],"

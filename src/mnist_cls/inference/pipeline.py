@@ -121,7 +121,7 @@ def predict_batches(
     progress = earlier
     for batch in batches_of(source, decoders, earlier):
         decoded = batch.decoded
-        predictions = predictor.classify(decoded.images, None if options.split else decoded.errors)
+        predictions = predictor.classify_prepared(decoded.images, None if options.split else decoded.errors)
         rows = batch_rows(batch, predictions, options, source.labelled)
         progress = progress.after(rows, batch.names_digest)
         yield batch, rows, progress

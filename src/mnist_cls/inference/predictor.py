@@ -139,11 +139,15 @@ class Predictor:
         with Decoders(self.preprocess, split=False, count=source.count) as decoders:
             for batch in batches_of(source, decoders, size=max(source.batch_size, self.batch_size)):
                 count += len(batch.names)
-                part = self.classify(batch.decoded.images, batch.decoded.errors, batch.names)
+                part = self.classify_prepared(batch.decoded.images, batch.decoded.errors, batch.names)
                 parts.append(part if count <= MOST_KEPT else replace(part, images=None))
-        return joined(parts or [self.classify(np.zeros((0, SIZE, SIZE), np.uint8))])
+        return joined(parts or [self.classify_prepared(np.zeros((0, SIZE, SIZE), np.uint8))])
 
-    def classify(
+    def predict(self, inputs: Any) -> Predictions:
+        """Classify images: the same as calling the predictor."""
+        return self(inputs)
+
+    def classify_prepared(
         self, images: np.ndarray, errors: Sequence[str | None] | None = None, names: list[str] | None = None
     ) -> Predictions:
         """Classify images that have been prepared.
@@ -152,7 +156,13 @@ class Predictor:
             images: uint8 (N, 28, 28), in MNIST's form.
             errors: for each image None, or why it cannot be used; such an image is not classified.
             names: for each image its path; None for indexes.
+
+        Raises:
+            InputError: If the images have another shape or dtype.
         """
+        if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE):
+            found = f"{images.dtype} {images.shape}"
+            raise InputError(f"prepared images are {found}, expected uint8 (N, 28, 28); call the predictor instead")
         all_errors: list[str | None] = [None] * len(images) if errors is None else list(errors)
         probabilities = np.full((len(images), CLASSES), np.nan, np.float32)
         labels = np.full(len(images), -1, np.int64)

@@ -1,5 +1,6 @@
 """What Python holds of images: arrays, tensors, Pillow images, the bytes of files, paths, and lists of these."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from ...preprocessing.decode import read_image
 from .blocks import ARRAY_BATCH, IMAGE_BATCH, Content, InputBlock, Sample, Source, blocks_of, index_names
 from .detect import open_source
 from .reading import LARGEST_FILE, printable, too_large
+from .tables import find_columns
 
 _EXPECTED = "expected a path, bytes, a Pillow image, an array, a tensor, or a list of these without labels"
 
@@ -37,6 +39,8 @@ def object_source(inputs: Any, preprocess: str) -> Source:
         return _listed([inputs])
     if isinstance(inputs, Mapping):
         raise InputError(f"{type(inputs).__name__} with {shortened(list(inputs))}; name one of them: inputs[...]")
+    if hasattr(inputs, "columns"):  # a DataFrame
+        return _array_source(_array(_pixel_columns(inputs)), preprocess, many=True)
     if hasattr(inputs, "__array__"):
         array = _array(inputs)
         if array.dtype.kind not in "OUS":
@@ -73,15 +77,22 @@ def _holds_numbers(inputs: object) -> bool:
 
 def _is_many(inputs: Any, shape: tuple[int, ...]) -> bool | None:
     """Return whether the first axis counts images, as far as it can be known from the type; see `as_stack`."""
-    if hasattr(inputs, "columns"):  # a DataFrame
-        if len(shape) != 2 or shape[1] != SIZE * SIZE:
-            raise InputError(
-                f"a table of {shape[1]} columns; expected the {SIZE * SIZE} pixels of an image: drop the others"
-            )
-        return True
     if hasattr(inputs, "detach") and len(shape) == 3 and shape[0] == 3 and shape[1:] != (SIZE, SIZE):
         return False  # colours come first in PyTorch
     return None
+
+
+def _pixel_columns(table: Any) -> Any:
+    """Return the columns of pixels of a DataFrame, in the order and by the names as in a file, see `find_columns`."""
+    names = list(table.columns)
+    try:
+        found = find_columns([str(name) for name in names])
+    except InputError as error:
+        raise InputError(f"a table that {error}") from error
+    if found.kind:
+        name = names[found.images[0]]
+        raise InputError(f"a table with a column {name!r}; pass the column: table[{name!r}]")
+    return table[[names[position] for position in found.images]]
 
 
 def _array(inputs: object) -> np.ndarray:
@@ -160,6 +171,8 @@ def _content(item: Any, index: int) -> Content:
 
 def _file_content(file: Any, index: int) -> Content:
     """Read an open file from its beginning, as Pillow does; raise an InputError if that is not possible."""
+    if isinstance(file, io.TextIOBase):
+        raise InputError(f"item {index} is a file of text; open image files with mode 'rb'")
     try:
         if file.seekable():
             file.seek(0)
@@ -167,5 +180,5 @@ def _file_content(file: Any, index: int) -> Content:
     except Exception as error:  # it is closed, open for writing, a connection that broke, ...
         raise InputError(f"item {index} cannot be read: {first_line(error)}") from error
     if not isinstance(content, bytes):
-        raise InputError(f"item {index} is a file of text; open image files with mode 'rb'")
+        raise InputError(f"item {index}: reading it gives {type(content).__name__}, expected bytes")
     return content if len(content) <= LARGEST_FILE else too_large(len(content))
