@@ -26,6 +26,7 @@ def main() -> None:
     command = name.replace("-", "_")
     if command not in COMMANDS:
         run_command(lambda: _answer(name))
+        return
     sys.argv[:2] = [f"{sys.argv[0]} {name}"]
     # As the main module, because processes that Lightning or a pool starts run the main module again.
     runpy.run_module(f"{__package__}.{command}", run_name="__main__", alter_sys=True)
