@@ -88,6 +88,7 @@ import os, signal
 from mnist_cls.eval import main
 from mnist_cls.training.module import MNISTModule
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let processes in the background ignore it
 MNISTModule.on_test_start = lambda module: os.kill(os.getpid(), signal.SIGINT)
 main()
 """
