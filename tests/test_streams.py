@@ -205,3 +205,16 @@ def test_a_reader_that_has_seen_enough_ends_a_command_silently(tmp_path: Path) -
     done = shell(tmp_path, "predict input=mnist:test output=-", "| head -n 2")
     assert done.stdout.count(b"\n") == 2
     assert done.stderr == b""
+
+
+def test_a_training_goes_on_when_its_output_cannot_be_written(tmp_path: Path) -> None:
+    train = f"train {' '.join(FAST)}"
+    done = shell(tmp_path, f"{train} output_dir=full", "> /dev/full")
+    assert done.returncode == 2
+    line = b"error: standard output: cannot be written (No space left on device)\n"
+    assert done.stderr == line
+    done = shell(tmp_path, f"{train} output_dir=read", "| head -n 1")
+    assert (done.stdout.count(b"\n"), done.stderr) == (1, b"")
+    for name in ("full", "read"):
+        assert (tmp_path / name / "model.safetensors").is_file()
+        assert (tmp_path / name / "metrics.json").is_file()

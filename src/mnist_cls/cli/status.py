@@ -6,25 +6,25 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..errors import InputError, described, first_line
-from .streams import flush_output, prepare_streams, print_error
+from .streams import flush_output, messages_anyway
 from .torchrun import is_first, should_report_error
 
 
 def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> None:
     """Run a command and exit with the status that it returns unless that is 0; 2 after an error, 130 after Ctrl-C."""
-    prepare_streams()
-    try:
+    with messages_anyway():
         try:
-            status: str | int | None = command()
-        except SystemExit as error:
-            status = error.code
-        flush_output()
-    except KeyboardInterrupt:
-        if is_first():
-            print_error("interrupted")
-        sys.exit(130)
-    except Exception as error:
-        leave(error, tracebacks)
+            try:
+                status: str | int | None = command()
+            except SystemExit as error:
+                status = error.code
+            flush_output()
+        except KeyboardInterrupt:
+            if is_first():
+                print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            leave(error, tracebacks)
     if status:
         sys.exit(status)
 
@@ -49,9 +49,9 @@ def leave(error: Exception, tracebacks: bool = False) -> NoReturn:
 def report(error: Exception, tracebacks: bool = False) -> str:
     """Print an error in one line, or with a traceback if it is a defect or `tracebacks` is set; return its reason."""
     if tracebacks or not isinstance(error, (InputError, OSError)):
-        print_error("".join(traceback.format_exception(error)).rstrip())
+        print("".join(traceback.format_exception(error)).rstrip(), file=sys.stderr)
         return f"{type(error).__name__}: {first_line(error)}"
-    print_error(f"error: {described(error)}")
+    print(f"error: {described(error)}", file=sys.stderr)
     return described(error)
 
 

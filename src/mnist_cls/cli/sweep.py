@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from ..errors import InputError
 from .messages import display_path, override
 from .status import leave, report
-from .streams import print_error
 from .torchrun import is_first, launched
 
 
@@ -114,7 +113,7 @@ class Sweep:
         if self.all_failed() and len({reason for _, reason in self.failures}) == 1:
             lines = [f"all {self.runs} runs failed: {self.failures[0][1]}"]
         for line in lines if self.runs > 1 else []:  # of a single run, the error stands just above
-            print_error(f"error: {line}")
+            print(f"error: {line}", file=sys.stderr)
         if self.failures or self.incomplete:
             sys.exit(2 if self.all_failed() else 1)
 
