@@ -329,3 +329,9 @@ train(compose("train", {options}), Path("run"))
     assert {output.get("name", output.output_type) for output in outputs} == {"stdout", "execute_result"}
     lines = "".join(output.text for output in outputs if output.output_type == "stream").splitlines()
     assert [bool(EPOCH.fullmatch(line)) for line in lines[:3]] == [True, True, False]
+
+
+@pytest.mark.parametrize("scheduler", ["one_cycle", "constant"])
+def test_too_rare_a_validation_is_not_blamed_on_the_optimizer(tmp_path: Path, scheduler: str) -> None:
+    message = refused(tmp_path, "trainer.val_check_interval=100000", f"scheduler={scheduler}")
+    assert message.startswith("trainer: `val_check_interval` (100000)")

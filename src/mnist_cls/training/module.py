@@ -191,11 +191,11 @@ class MNISTModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create the optimizer and its learning rate schedule."""
+        total = self._total_steps()
         try:
             optimizer = self._optimizer()
             if self.scheduler_factory is None:
                 return optimizer
-            total = self._total_steps()
             if total < 0:
                 raise ValueError("a schedule needs the number of steps; set max_epochs or max_steps of the Trainer")
             scheduler = self.scheduler_factory(optimizer, total_steps=total)
@@ -255,6 +255,8 @@ class MNISTModule(pl.LightningModule):
             return int(self.trainer.estimated_stepping_batches)
         except (OverflowError, MisconfigurationException):
             return -1
+        except ValueError as error:  # Lightning prepares its loops here, and checks val_check_interval
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _optimizer(self) -> Optimizer:
         options: dict[str, Any] = {} if self.lr is None else {"lr": self.lr}
