@@ -84,7 +84,13 @@ def test_lists_and_mappings_of_the_command_line_stay_lists_and_mappings() -> Non
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("predict seven.png", "cannot read 'seven.png': expected KEY=VALUE"),
+        ("predict seven.png", "cannot read 'seven.png': expected KEY=VALUE, such as input=seven.png"),
+        ("train callbacks.early_stopping.monitor=val_loss", "callbacks=early_stopping adds it"),
+        ("train +callbacks=early_stopping", "leave out the +, callbacks=early_stopping"),
+        ("train logger=false", "logger=none instead of"),
+        ("train +trainer.foo=3", "no key 'trainer.foo' in the config; --help"),
+        ("train trainer.max_epoch=3", "did you mean 'trainer.max_epochs'"),
+        ("train trainer.min_epochs=5 trainer.max_epochs=2", "expected at most trainer.max_epochs, 2"),
         ("predict --input=seven.png", "settings have no dashes: input=seven.png"),
         ("predict --save-preprocessed out", "settings have no dashes: save_preprocessed=VALUE"),
         ("predict input=~/none.png", f"{Path.home()}/none.png: no such file"),

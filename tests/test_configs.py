@@ -7,7 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mnist_cls.cli.entry_point import compose, config_folder
+from mnist_cls.cli.entry_point import compose
+from mnist_cls.cli.help import config_folder
 from mnist_cls.cli.settings import SETTINGS, DataSettings, TrainerSettings
 from mnist_cls.data.embedded import FOLDER
 from mnist_cls.inference.options import PredictOptions

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
-from .help import register_resolvers
+from .help import config_folder, register_resolvers
 from .messages import explain, explained, quoted, setting_types
 from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run, removed_if_useless
 from .settings import SETTINGS
@@ -37,12 +37,6 @@ _MEANT: dict[Any, tuple[type, ...]] = {
 
 # Called with the typed settings and the run's folder (None if the command makes none); returns what a sweep optimizes.
 Task = Callable[[Any, Any], Any]
-
-
-def config_folder() -> Path:
-    """Return the folder of the configs: inside the installed package, or at the top of a checkout."""
-    installed = Path(__file__).parents[1] / "configs"
-    return installed if installed.is_dir() else Path(__file__).parents[3] / "configs"
 
 
 register_resolvers()

@@ -19,6 +19,12 @@ _LEFT = 36
 _NARROW = 72
 
 
+def config_folder() -> Path:
+    """Return the folder of the configs: inside the installed package, or at the top of a checkout."""
+    installed = Path(__file__).parents[1] / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "configs"
+
+
 def register_resolvers() -> None:
     """Let configs/hydra/default.yaml and its kin use `${choices:GROUP,...}` and `${values:}`."""
     OmegaConf.register_new_resolver("choices", choices, replace=True)

@@ -15,6 +15,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..errors import InputError, described, first_line
+from .help import config_folder
 from .settings import SETTINGS
 
 
@@ -73,8 +74,11 @@ def explain(error: BaseException, entry: str) -> str:
         return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
-            return f"cannot read {error.override!r}: expected KEY=VALUE; --help shows the keys"
+            such = f", such as {override('input', error.override)}" if "input" in setting_types(SETTINGS[entry]) else ""
+            return f"cannot read {error.override!r}: expected KEY=VALUE{such}; --help shows the keys"
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
+    if "Config group override must be a string or a list" in str(error):
+        return "a group takes the name of a choice, or a list of names: logger=none instead of logger=false"
     if type(error) in (AssertionError, TypeError):
         reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
         return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
@@ -89,6 +93,8 @@ def explain(error: BaseException, entry: str) -> str:
             return (
                 f"{key}={values}: put -m before the settings for a run with each value, or use a list: {key}=[{values}]"
             )
+        if twice := re.match("Multiple values for (.+?)\\. To override a value use 'override .+?: (.*)'", str(error)):
+            return f"{twice[1]} is chosen already: leave out the +, {twice[1]}={twice[2]}"
         if isinstance(cause, OmegaConfBaseException) and not isinstance(error, InstantiationException):
             return explain(cause, entry)
         return " ".join(str(error).split())  # the lines after the first say what to do
@@ -100,14 +106,19 @@ def explain(error: BaseException, entry: str) -> str:
 
 def _no_key(key: str, entry: str) -> str:
     kinds = setting_types(SETTINGS[entry])
-    near = _nearest(key, [known for known in kinds if known.count(".") == key.count(".")])
-    add = f", +{key}=VALUE adds it" if get_origin(kinds.get(key.partition(".")[0])) is dict else ""
+    group, *inner = key.split(".")
+    if inner and (config_folder() / group / f"{inner[0]}.yaml").is_file():  # callbacks.early_stopping.patience
+        return f"no key {key!r} in the config: {group}={inner[0]} adds it"
+    parent, _, last = key.rpartition(".")
+    siblings = [known.rpartition(".")[2] for known in kinds if known.rpartition(".")[0] == parent]
+    near = _nearest(last, siblings, parent) if siblings else _nearest(key, kinds)
+    add = f", +{key}=VALUE adds it" if get_origin(kinds.get(group)) is dict else ""
     return f"no key {key!r} in the config{near}; --help shows them all{add}"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _nearest(word: str, known: Iterable[str], parent: str = "") -> str:
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f", did you mean {'.'.join(filter(None, [parent, near[0]]))!r}?" if near else ""
 
 
 def setting_types(settings: Any, prefix: str = "") -> dict[str, Any]:

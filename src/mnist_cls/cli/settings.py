@@ -148,6 +148,8 @@ class TrainerSettings:
         epochs, endless = self.max_epochs, self.max_time is None and steps == -1
         good = epochs >= 1 or (epochs == -1 and not endless)
         _require(good, "trainer.max_epochs", epochs, "at least 1, or -1 beside trainer.max_time or trainer.max_steps")
+        good = self.min_epochs is None or epochs == -1 or self.min_epochs <= epochs
+        _require(good, "trainer.min_epochs", self.min_epochs, f"at most trainer.max_epochs, {epochs}")
         _require(steps == -1 or steps >= 1, "trainer.max_steps", steps, "-1 (no limit) or at least 1")
         _require(limit > 0, "trainer.limit_train_batches", limit, "more than 0")
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "more than 0, or null")
