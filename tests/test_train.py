@@ -291,7 +291,7 @@ def test_a_finished_training_is_not_resumed(run: Run, trained: Path) -> None:
         ("model.name=resnet", ["'resnet'", "image_classifier"]),
         ("trainer.devices=many", ["many"]),
         ("output_dir=/proc/nowhere", ["/proc/nowhere"]),
-        ("model=3", ["Got int"]),
+        ("model=3", ["the name of a choice", "type int"]),
         ("sweep=optuna", ["sweep=optuna without -m"]),
         ("model=[3]", ["neither a name nor a list of names"]),
         ("seed=1,2", ["seed=1,2: put -m before the settings"]),

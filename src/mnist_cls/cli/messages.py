@@ -77,8 +77,11 @@ def explain(error: BaseException, entry: str) -> str:
             such = f", such as {override('input', error.override)}" if "input" in setting_types(SETTINGS[entry]) else ""
             return f"cannot read {error.override!r}: expected KEY=VALUE{such}; --help shows the keys"
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
-    if "Config group override must be a string or a list" in str(error):
-        return "a group takes the name of a choice, or a list of names: logger=none instead of logger=false"
+    if wrong := re.match("Config group override must be a string or a list. Got (.+)", str(error)):
+        return (
+            f"a group takes the name of a choice or a list of names, and got a value of type {wrong[1]}: "
+            "logger=none, for example, instead of logger=false; --help shows the choices"
+        )
     if type(error) in (AssertionError, TypeError):
         reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
         return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
