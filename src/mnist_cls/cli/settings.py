@@ -14,7 +14,7 @@ BATCH_SIZE: Final = 128
 
 _PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")  # weights stay float32: checkpoints and prediction rely on it
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-_AUGMENTATIONS = ("rotation", "scale", "shear", "shift", "elastic", "brightness", "noise")
+_AUGMENTATIONS = ("rotation", "scale", "shear", "shift", "elastic", "brightness", "noise", "strong", "spoilt")
 
 
 def _require(ok: bool, key: str, value: object, expected: str) -> None:
@@ -78,6 +78,7 @@ class DataSettings:
     folds: int | None = None
     fold: int | None = None
     augmentation: dict[str, float] | None = None
+    drawn: float = 0.0
 
     def __post_init__(self) -> None:
         size, effective = self.batch_size, self.effective_batch_size
@@ -87,6 +88,7 @@ class DataSettings:
         good = effective is None or (effective >= 1 and effective % unit == 0)
         _require(good, "data.effective_batch_size", effective, f"a multiple of data.batch_size, {unit}")
         _at_least_1(self, "train_size", prefix="data.")
+        _require(0 <= self.drawn < 1, "data.drawn", self.drawn, "0 or more, and less than 1")
         self._check_folds()
         for key in self.augmentation or {}:
             _require(key in _AUGMENTATIONS, f"data.augmentation.{key}", "...", f"one of {', '.join(_AUGMENTATIONS)}")

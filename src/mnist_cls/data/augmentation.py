@@ -8,10 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..images import SIZE
+from .spoiling import spoil
 
 # The elastic field is a sum of Gaussian bumps, 4 pixels wide and 4 pixels apart: as smooth as a hand's tremor.
 _WIDTH = 4.0
 _KNOTS = torch.arange(-_WIDTH / 2, SIZE + _WIDTH, _WIDTH)
+
+# How much is added to the limits of the images that are distorted strongly, as a multiple of them.
+_STRONGER = 1.0
 
 
 def _bumps() -> Tensor:
@@ -37,6 +41,9 @@ class RandomDistortion:
         elastic: standard deviation of the field in pixels, in each direction.
         brightness: limit of the grey level that black becomes, of 255; white stays as it is.
         noise: limit of the standard deviation of Gaussian noise, of 255.
+        strong: fraction of the images, 0 to 1, for which the limits of rotation, scale, shear and shift are twice as
+            high.
+        spoilt: fraction of the images, 0 to 1, that are spoilt besides, see `spoil`.
     """
 
     rotation: float = 0.0
@@ -46,6 +53,8 @@ class RandomDistortion:
     elastic: float = 0.0
     brightness: float = 0.0
     noise: float = 0.0
+    strong: float = 0.0
+    spoilt: float = 0.0
     bumps: Tensor = field(default_factory=_bumps, init=False, repr=False)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -58,9 +67,10 @@ class RandomDistortion:
             float32 (B, 28, 28), values 0 to 255. Pixels from outside the image are black.
         """
         count, device = len(images), images.device
+        factor = 1 + _STRONGER * (torch.rand(count, device=device) < self.strong) if self.strong else 1
 
         def draw(limit: float) -> Tensor:
-            return (torch.rand(count, device=device) * 2 - 1) * limit
+            return (torch.rand(count, device=device) * 2 - 1) * limit * factor
 
         grid = affine_grid(
             angle=draw(math.radians(self.rotation)),
@@ -72,6 +82,8 @@ class RandomDistortion:
         if self.elastic:
             grid += self._field(count, device) * (2 * self.elastic / SIZE)
         x = resample(images, grid)
+        if self.spoilt:
+            x = spoil(x, self.spoilt)
         if self.brightness:
             x = x.lerp(x.new_tensor(255.0), torch.rand(count, 1, 1, device=device).square() * (self.brightness / 255))
         if self.noise:

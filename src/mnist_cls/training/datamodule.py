@@ -41,6 +41,7 @@ class MNISTDataModule(pl.LightningDataModule):
         folds: number of parts of the training images for cross-validation, see `fold_indices`; None: none.
         fold: which of these parts is held out for validation, from 0.
         augmentation: arguments of `RandomDistortion`, applied in training only; None: no augmentation.
+        drawn: fraction of the training images, 0 to 1, that are not of the dataset but drawn, see `draw_digits`.
         seed: seed of the run, for the order of the training images. The split does not depend on it.
     """
 
@@ -56,13 +57,14 @@ class MNISTDataModule(pl.LightningDataModule):
         folds: int | None = DataSettings.folds,
         fold: int | None = DataSettings.fold,
         augmentation: dict[str, float] | None = DataSettings.augmentation,
+        drawn: float = DataSettings.drawn,
         seed: int = 0,
     ) -> None:
         arguments = {key: plain(key, value) for key, value in locals().items() if key not in ("self", "__class__")}
         super().__init__()
         refuse_on_instances(self)
         self.save_hyperparameters(arguments)
-        self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold)
+        self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold, drawn)
         self.batch_size, self.shuffle, self.seed = (arguments[key] for key in ("batch_size", "shuffle", "seed"))
         DataSettings(augmentation=augmentation)  # checks it
         self.augment = RandomDistortion(**augmentation) if augmentation else None

@@ -9,6 +9,7 @@ import torch
 
 from ..cli.settings import DataSettings
 from ..data.datasets import LabelledImages, load_dataset
+from ..data.drawing import draw_digits
 from ..data.splits import fixed_order, fold_indices, train_validation_indices
 from ..errors import InputError
 from .own_data import Part, find_parts
@@ -26,10 +27,13 @@ class Dataset:
         validation_size: int | None = None,
         folds: int | None = None,
         fold: int | None = None,
+        drawn: float = 0.0,
     ) -> None:
-        DataSettings(train_size=train_size, validation_size=validation_size, folds=folds, fold=fold)  # checks them
+        # Checks them.
+        DataSettings(train_size=train_size, validation_size=validation_size, folds=folds, fold=fold, drawn=drawn)
         self.name, self.dir, self.test_dir = name, dir, test_dir
         self.train_size, self.validation_size, self.folds, self.fold = train_size, validation_size, folds, fold
+        self.drawn = drawn
         self._read: dict[Part, LabelledImages] = {}
 
     @cached_property
@@ -85,6 +89,9 @@ class Dataset:
             if self.train_size > count:
                 raise InputError(f"data.train_size={self.train_size}, but there are {count:,} training images")
             train_data = train_data.subset(torch.arange(self.train_size))
+        if self.drawn:
+            drawn = draw_digits(round(len(train_data.labels) * self.drawn / (1 - self.drawn)))
+            train_data = LabelledImages(*map(torch.cat, zip(train_data, drawn, strict=True)))
         return train_data, val_data
 
     def test(self) -> LabelledImages:
