@@ -42,12 +42,16 @@ def _positions(x: Tensor) -> tuple[Tensor, Tensor]:
     return positions[:, None], positions
 
 
+def _rectangle(x: Tensor, largest: float) -> Tensor:
+    """Return masks of rectangles up to `largest` pixels wide and high, bool (B, 28, 28)."""
+    rows, columns = _positions(x)
+    across = (columns - _uniform(x, -12, 12)).abs() < _uniform(x, 1, largest / 2)
+    return across & ((rows - _uniform(x, -12, 12)).abs() < _uniform(x, 1, largest / 2))
+
+
 def _covered(x: Tensor) -> Tensor:
     """Cover a rectangle with any grey."""
-    rows, columns = _positions(x)
-    across = (columns - _uniform(x, -12, 12)).abs() < _uniform(x, 1, 5)
-    down = (rows - _uniform(x, -12, 12)).abs() < _uniform(x, 1, 5)
-    return torch.where(across & down, _uniform(x, 0, 255), x)
+    return torch.where(_rectangle(x, 10), _uniform(x, 0, 255), x)
 
 
 def _disc(x: Tensor, smallest: float, largest: float) -> Tensor:
@@ -69,8 +73,10 @@ def _inverted_half(x: Tensor) -> Tensor:
     return torch.where(rows * angle.cos() + columns * angle.sin() > _uniform(x, -8, 8), 255 - x, x)
 
 
-def _inverted_disc(x: Tensor) -> Tensor:
-    return torch.where(_disc(x, 2, 12), 255 - x, x)
+def _inverted_rectangles(x: Tensor) -> Tensor:
+    """Invert three rectangles; where two overlap, twice."""
+    inverted = _rectangle(x, 24) ^ _rectangle(x, 24) ^ _rectangle(x, 24)
+    return torch.where(inverted, 255 - x, x)
 
 
 def _salt_and_pepper(x: Tensor) -> Tensor:
@@ -132,6 +138,6 @@ def _neighbour(x: Tensor) -> Tensor:
 
 
 _KINDS: list[Callable[[Tensor], Tensor]] = [
-    *(_covered, _holes, _inverted_half, _inverted_disc, _salt_and_pepper, _arc, _arc, _coarse, _moved),
+    *(_covered, _holes, _inverted_half, _inverted_rectangles, _salt_and_pepper, _arc, _arc, _coarse, _moved),
     *(_thicker, _thinner, _slanting_light, _neighbour),
 ]
