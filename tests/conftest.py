@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_cls.cli.entry_point import compose
 from mnist_cls.data.datasets import LabelledImages, load_dataset
+from mnist_cls.errors import InputError
 from mnist_cls.models.registry import _MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +135,17 @@ def png(tmp_path: Path, digits: np.ndarray) -> Path:
     path = tmp_path / "seven.png"
     Image.fromarray(digits[0]).save(path)
     return path
+
+
+def refused_training(folder: Path, *overrides: str) -> str:
+    """Check that a training is refused in one line, before it begins; return the line."""
+    from mnist_cls.training.fit import train  # imports Lightning
+
+    with pytest.raises(InputError) as caught:
+        train(compose("train", overrides), folder)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "checkpoints").exists()
+    return str(caught.value)
 
 
 def one_line(done: Completed, *words: str) -> str:

@@ -15,10 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from mnist_cls.cli.entry_point import compose
-from mnist_cls.errors import InputError
 from mnist_cls.training.fit import train
 
-from .conftest import SMALL, Run, one_line
+from .conftest import SMALL, Run, one_line, refused_training
 from .test_train import metrics_of
 
 TINY = ["mode=fast_dev", "model=mlp", "trainer=cpu"]
@@ -192,11 +191,7 @@ def test_a_server_that_is_not_there_ends_in_one_line(run: Run) -> None:
 
 
 def refused(tmp_path: Path, *overrides: str) -> str:
-    with pytest.raises(InputError) as caught:
-        train(compose("train", [*TINY, *overrides]), tmp_path)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "checkpoints").exists()
-    return str(caught.value)
+    return refused_training(tmp_path, *TINY, *overrides)
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

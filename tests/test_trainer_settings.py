@@ -18,7 +18,7 @@ from mnist_cls.cli.entry_point import compose
 from mnist_cls.errors import InputError
 from mnist_cls.training.fit import train
 
-from .conftest import SMALL, Run, one_line
+from .conftest import SMALL, Run, one_line, refused_training
 from .test_loggers import column, rows_of
 from .test_train import figures_of, metrics_of
 
@@ -54,10 +54,13 @@ def trained_with(folder: Path, *overrides: str) -> dict[str, float]:
     return metrics_of(folder)
 
 
-def test_max_time_ends_a_training_without_a_number_of_epochs(tmp_path: Path) -> None:
+def test_max_time_ends_a_training_without_a_number_of_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start = time.monotonic()
     endless = ["trainer.max_epochs=-1", "scheduler=constant", "save_every_seconds=0.2"]
     metrics = trained_with(tmp_path, *endless, "trainer.max_time={seconds: 2}")
+    assert ", ended by trainer.max_time\n" in capsys.readouterr().out
     assert 2 <= metrics["train/seconds"] < time.monotonic() - start < 60
     assert metrics["steps"] > 1
     assert (tmp_path / "model.safetensors").is_file()
@@ -151,11 +154,7 @@ def test_validations_counted_over_the_ends_of_epochs_are_not_lost_by_a_resumed_r
 
 
 def refused(tmp_path: Path, *overrides: str) -> str:
-    with pytest.raises(InputError) as caught:
-        train(compose("train", [*PLAIN, *overrides]), tmp_path)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "checkpoints").exists()
-    return str(caught.value)
+    return refused_training(tmp_path, *PLAIN, *overrides)
 
 
 STOPPING = ["+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping", "+callbacks.stop.patience=2"]
@@ -236,12 +235,33 @@ def test_what_lightning_refuses_in_the_training_is_one_line_and_leaves_no_folder
         one_line(
             run("train", *PLAIN, monitor, folder), "LearningRateMonitor", "no logger; choose one, such as logger=csv"
         )
-    assert list((tmp_path / "runs").iterdir()) == []
-    (tmp_path / "runs" / "mine").mkdir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "notes.txt").touch()
     one_line(run("train", *PLAIN, monitor, "output_dir=runs/mine"))
     one_line(run("train", *PLAIN, monitor, "output_dir=."))
     assert (tmp_path / "runs" / "mine" / "notes.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["data.folds=90000", "data.fold=0"],
+        ["trainer.val_check_interval=5000"],
+        ["data.validation_size=1", "data.train_size=60000"],
+        ["optimizer.lr=-1", "logger=[csv,tensorboard]"],
+        ["checkpoint=nowhere.ckpt"],
+    ],
+)
+def test_a_run_that_is_refused_before_its_first_step_leaves_nothing(run: Run, tmp_path: Path, wrong: list[str]) -> None:
+    for where in ([], ["output_dir=new/folder"]):
+        one_line(run("train", "trainer=cpu", "model=mlp", *wrong, *where))
+        assert list(tmp_path.iterdir()) == []
+    earlier = tmp_path / "run" / "tensorboard" / "events.out.tfevents.1"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    one_line(run("train", "trainer=cpu", "model=mlp", "logger=tensorboard", *wrong, "output_dir=run"))
+    assert earlier.is_file()
 
 
 def test_without_a_terminal_each_epoch_is_a_line(run: Run) -> None:

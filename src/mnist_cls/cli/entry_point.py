@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
+from ..files import expand
 from .help import config_folder, register_resolvers
-from .messages import explain, explained, quoted, setting_types
+from .messages import explain, explained, nearest_leaf, quoted, setting_types
 from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run, removed_if_useless
 from .settings import SETTINGS
 from .status import leave, print_version, run_command
@@ -148,12 +149,14 @@ def _run(config: DictConfig, entry: str, task: Task, choose_folder: ChooseFolder
     runtime = HydraConfig.get()
     if runtime.mode != RunMode.MULTIRUN and (sweep := runtime.runtime.choices.get("sweep")):
         raise InputError(f"sweep={sweep} without -m would train once: put -m before the settings")
+    parents = [] if settings.output_dir is None else expand(settings.output_dir).absolute().parents
+    new_parents = [parent for parent in parents if not parent.exists()]
     folder = decide_folder(settings, choose_folder)
     if folder is None:
         return task(settings, None)
     config.output_dir = str(folder)
     record_run(folder, config)
-    with removed_if_useless(folder.absolute()):
+    with removed_if_useless(folder.absolute(), new_parents):
         # Read again, because a value may refer to the folder: ${hydra:runtime.output_dir}.
         return task(to_settings(config, entry), folder.absolute())
 
@@ -175,6 +178,8 @@ def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
         key, equals, value = given.partition("=")
         if key.startswith("--") and (name := key[2:].replace("-", "_")) in kinds:
             raise InputError(f"{given}: settings have no dashes: {name}={value or 'VALUE'}")
+        if key.startswith("--") and (near := nearest_leaf(key[2:].replace("-", "_"), kinds)):
+            raise InputError(f"{given}: settings have no dashes, and are KEY=VALUE; did you mean {near}=VALUE?")
         if entry == "forward":
             given = re.sub(r"^\+*mode=", "network_mode=", given)
         kind = kinds.get(key.lstrip("+"))

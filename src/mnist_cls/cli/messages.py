@@ -104,6 +104,9 @@ def explain(error: BaseException, entry: str) -> str:
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
         return _no_key(full_key, entry)
     message = described(error)
+    if null := re.match("Incompatible value 'None' for field of type '(.+)'", message):
+        expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+        return f"{full_key}=null: expected {expected.get(null[1], null[1])}"
     return f"{full_key}: {message}" if full_key not in message else message
 
 
@@ -122,6 +125,14 @@ def _no_key(key: str, entry: str) -> str:
 def _nearest(word: str, known: Iterable[str], parent: str = "") -> str:
     near = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {'.'.join(filter(None, [parent, near[0]]))!r}?" if near else ""
+
+
+def nearest_leaf(word: str, keys: Iterable[str]) -> str | None:
+    """Return the key whose last part is most like a word: `trainer.max_epochs` for `epochs`; None if none is."""
+    leaves = {key.rpartition(".")[2]: key for key in keys}
+    likeness = {leaf: difflib.SequenceMatcher(None, leaf, word).ratio() for leaf in leaves}
+    nearest = max(likeness, key=likeness.__getitem__)  # of several, the first
+    return leaves[nearest] if likeness[nearest] >= 0.7 else None
 
 
 def setting_types(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ def record_run(folder: Path, config: DictConfig) -> None:
 
 
 @contextlib.contextmanager
-def removed_if_useless(folder: Path) -> Iterator[None]:
-    """Remove a run's folder if bad input ends the block before anything but the record is in it."""
+def removed_if_useless(folder: Path, new_parents: Iterable[Path]) -> Iterator[None]:
+    """Remove a run's folder, and its parents that are new, if bad input ends the block with nothing but the record."""
     try:
         yield
     except InputError:
@@ -111,4 +111,6 @@ def removed_if_useless(folder: Path) -> Iterator[None]:
             content = [path.name for path in folder.iterdir()]
             if alone and content == [".hydra"] and folder.resolve() != Path.cwd().resolve():
                 shutil.rmtree(folder, ignore_errors=True)
+                for parent in new_parents:
+                    parent.rmdir()
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Timer, WeightAveraging
 
 from ..checkpoints.build import check_fit, named_model
 from ..checkpoints.find import find_checkpoint
@@ -26,7 +26,7 @@ from .datamodule import MNISTDataModule
 from .distributed import print_once
 from .from_config import check_monitors, create_all
 from .interruption import resumable
-from .loggers import closing_wandb, make_loggers, start
+from .loggers import closing_wandb, discard, make_loggers, start
 from .module import MNISTModule
 from .results import hyperparameters, model_file_option, print_summary, save_results
 from .resume import LAST, RESUME, finished, run_lock
@@ -80,7 +80,12 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     if trainer.world_size == 1:  # of several processes, Lightning lets one do this
         data.prepare_data()  # takes no part in the time of the training
     started = time.perf_counter()
-    _fit(trainer, module, data, resume)
+    try:
+        _fit(trainer, module, data, resume)
+    except Exception:
+        if trainer.global_step == 0 and resume is None:
+            discard(loggers)
+        raise
     seconds = last.seconds_before + time.perf_counter() - started
     metrics = {
         "train/seconds": seconds,
@@ -96,7 +101,7 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     metrics |= _evaluate(settings, trainer, module, data)
     if trainer.is_global_zero:
         save_results(settings, module, metrics, folder, loggers)
-        print_summary(settings, module, metrics, folder, loggers)
+        print_summary(settings, module, metrics, folder, loggers, _is_out_of_time(trainer))
     return metrics.get(monitor, math.nan)
 
 
@@ -185,6 +190,12 @@ def _fit(trainer: pl.Trainer, module: MNISTModule, data: MNISTDataModule, resume
     finally:
         if not frozen:
             gc.unfreeze()
+
+
+def _is_out_of_time(trainer: Any) -> bool:
+    """Whether `trainer.max_time` is over; Lightning does not declare a trainer's callbacks."""
+    remaining = [one.time_remaining() for one in trainer.callbacks if isinstance(one, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in remaining)
 
 
 def _evaluate(

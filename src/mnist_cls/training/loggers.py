@@ -1,12 +1,13 @@
 """Loggers: where the curves and hyperparameters of a training go, and how a resumed run continues in them."""
 
+import contextlib
 import csv
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def start(loggers: Loggers, folder: Path, hyperparameters: dict[str, Any], step:
             temporary.write_text(json.dumps(ids), encoding="utf-8")
 
 
+def discard(loggers: Loggers) -> None:
+    """Remove the files that these loggers have opened for a training that has not begun, unless others lie there."""
+    for logger in loggers.values():
+        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            folder = Path(logger.log_dir)
+            with contextlib.suppress(OSError):
+                if len([*folder.iterdir()]) <= (1 if isinstance(logger, TensorBoardLogger) else 2):
+                    shutil.rmtree(folder)
+
+
 def log_results(loggers: Loggers, hyperparameters: dict[str, Any], metrics: dict[str, float]) -> None:
     """Log the metrics of the finished training as `final/...`."""
     final = {f"final/{name}": value for name, value in metrics.items()}
@@ -87,7 +98,7 @@ def log_results(loggers: Loggers, hyperparameters: dict[str, Any], metrics: dict
         logger.save()
 
 
-@contextmanager
+@contextlib.contextmanager
 def closing_wandb() -> Iterator[None]:
     """Close a run at Weights & Biases that the block has started: the next training of a sweep would log into it."""
     before = _wandb_run()

@@ -40,7 +40,12 @@ def save_results(
 
 
 def print_summary(
-    settings: TrainSettings, module: MNISTModule, metrics: dict[str, float], folder: Path, loggers: Loggers
+    settings: TrainSettings,
+    module: MNISTModule,
+    metrics: dict[str, float],
+    folder: Path,
+    loggers: Loggers,
+    out_of_time: bool,
 ) -> None:
     """Print the metrics, where the files are, and the next commands to run."""
     path = display_path(folder)
@@ -51,7 +56,8 @@ def print_summary(
             print(f"{name + ' loss':<20} {metrics[f'{stage}/loss']:.4f}{remark}")
     epochs = f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}"
     speed = f"{epochs}, {metrics['train/images_per_second']:,.0f} images/s"
-    print(f"training             {metrics['train/seconds']:.1f} s, {speed}")
+    ended = ", ended by trainer.max_time" if out_of_time else ""
+    print(f"training             {metrics['train/seconds']:.1f} s, {speed}{ended}")
     logged = "".join(f", {name}" for name in loggers if (folder / name).is_dir())
     print(f"files                {path}: model.safetensors, metrics.json, checkpoints{logged}")
     if module.classifies or hasattr(module.model, "reconstruction_error"):
