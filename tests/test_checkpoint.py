@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mnist_cls import create_model, list_weights, load_model
+from mnist_cls import MNISTModule, Predictor, create_model, list_weights, load_model
 from mnist_cls.checkpoints.find import find_checkpoint
 from mnist_cls.checkpoints.weights import read_ckpt, read_weights, save_ckpt, save_weights
 from mnist_cls.data.normalization import normalize
@@ -161,6 +161,17 @@ class Bomb:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("5.png", "an image"), ("5.JPG", "an image"), ("test.csv", "a text file")])
+def test_an_input_in_place_of_a_checkpoint_is_told_where_it_belongs(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"whatever it holds")
+    for load in (load_model, Predictor, MNISTModule.load_from_checkpoint):
+        with pytest.raises(
+            InputError, match=rf"{name}: {kind}, not a checkpoint; .* Predictor\(\)\(PATH\), input=PATH"
+        ):
+            load(path)
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch", "inside"])

@@ -9,8 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock
@@ -419,6 +421,19 @@ def test_a_scripted_network_is_refused_in_a_line(make: Callable[[nn.Module], nn.
         trace_forward(scripted, torch.ones(3, 4))
     with pytest.raises(InputError, match=r"^layer '1' of the network is scripted"):
         trace_forward(nn.Sequential(nn.Linear(4, 4), scripted), torch.ones(3, 4))
+
+
+def test_an_input_that_is_no_normalized_tensor_is_refused_in_a_line() -> None:
+    model = create_model("image_classifier")
+    for image in (np.zeros((1, 1, 28, 28), np.float32), Image.new("L", (28, 28))):
+        with pytest.raises(
+            InputError, match=rf"of type {type(image).__name__}; expected a tensor, such as .*normalize"
+        ):
+            trace_forward(model, image)
+    with pytest.raises(InputError, match=r"the input is uint8; expected floats, such as .*normalize"):
+        trace_forward(model, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    # What a network does with its input is its own business.
+    assert trace_forward(nn.Identity(), torch.zeros(3, dtype=torch.uint8)).output.dtype == torch.uint8
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")

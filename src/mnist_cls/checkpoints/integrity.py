@@ -6,6 +6,7 @@ CRC and digest detect damage, not intent: whoever forges a file computes them, t
 import hashlib
 import io
 import json
+import mimetypes
 import pickletools
 import re
 import zipfile
@@ -135,6 +136,12 @@ def digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def not_whole(path: Path, error: Exception) -> InputError:
     """Build the message about a file that is damaged or of another kind."""
+    kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
+    if kind in ("image", "text"):
+        what = {"image": "an image", "text": "a text file"}[kind]
+        return InputError(
+            f"{path}: {what}, not a checkpoint; it goes where the input goes: Predictor()(PATH), input=PATH"
+        )
     reason = shortened(first_line(error), 200)
     return InputError(f"{path}: not a whole checkpoint ({reason}); copy it again, or train again")
 

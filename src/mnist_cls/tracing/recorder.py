@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..models import shapes
 from .dataflow import Dataflow
 from .flops import FlopCount
@@ -33,6 +33,10 @@ _OWN_FRAMES = {__file__, shapes.__file__}
 _COMPILED = "_orig_mod"
 # Threads take turns: each replaces the network's buffers, and restores PyTorch's random state.
 _TURN = threading.RLock()
+
+
+# What the networks of this package take.
+_NORMALIZED = "such as mnist_cls.data.normalization.normalize(torch.as_tensor(images)) makes from uint8 (B, 28, 28)"
 
 
 def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
@@ -53,11 +57,19 @@ def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
 
     Raises:
         InputError: If `model` is no `nn.Module`, has a scripted layer (`torch.jit`) or a lazy one that has not run yet,
-            or is on the meta device.
+            or is on the meta device; if the input is an array or an image; if it is uint8, and the network fails.
     """
-    _check(model, tensors_in((inputs, options)))
+    tensors = tensors_in((inputs, options))
+    _check(model, tensors)
+    if inputs and not tensors and hasattr(inputs[0], "__array_interface__"):  # of NumPy or Pillow
+        raise InputError(f"an input of type {type(inputs[0]).__name__}; expected a tensor, {_NORMALIZED}")
     with unchanged(model), recording(model, (inputs, options)) as trace:
-        trace.output = model(*inputs, **options)
+        try:
+            trace.output = model(*inputs, **options)
+        except RuntimeError as error:
+            if any(tensor.dtype == torch.uint8 for tensor in tensors):
+                raise InputError(f"{first_line(error)}: the input is uint8; expected floats, {_NORMALIZED}") from error
+            raise
     return trace
 
 

@@ -103,7 +103,8 @@ def _columns(dialect: Dialect, lines: Lines) -> Columns:
     if len(columns) == PIXELS:
         return Columns("", columns)
     if len(columns) != PIXELS + 1:
-        raise InputError(f"has no header and {wrong_number(dialect.width)}")
+        index = "; leave the index of pandas out: to_csv(..., index=False)" if len(columns) == PIXELS + 2 else ""
+        raise InputError(f"has no header and {wrong_number(dialect.width)}{index}")
     rows = _Table(lines, dialect, Columns("", columns)).rows()
     with contextlib.closing(rows):
         position, is_label = _other_column(dialect.cells(line)[first:] for line in rows)
