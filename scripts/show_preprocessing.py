@@ -18,7 +18,8 @@ from mnist_cls.preprocessing.cleaning import clean
 from mnist_cls.preprocessing.components import INKED, ink_box
 from mnist_cls.preprocessing.decode import decode, enlarge
 from mnist_cls.preprocessing.digit import SIDE
-from mnist_cls.preprocessing.paper import find_ink, fit_paper
+from mnist_cls.preprocessing.ink import find_ink
+from mnist_cls.preprocessing.paper import fit_paper
 from mnist_cls.preprocessing.prepare import prepare
 
 TITLES = ["grey", "the paper, fitted", "ink", "cleaned", "cropped", "MNIST's form"]

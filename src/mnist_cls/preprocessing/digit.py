@@ -10,8 +10,8 @@ from ..images import SIZE, in_mnist_form
 from .cleaning import clean
 from .components import INKED, SOFT, bounding_box, cut_out, find_components, group_into_digits, ink_box
 from .decode import Page, enlarge
+from .ink import find_ink
 from .mnist_form import centre, scale_and_centre
-from .paper import find_ink
 from .row import are_stacked, cut_row
 
 # Resolution at which pages are analysed: pixels of the longer side, if the file has as many. Rows need more.
@@ -68,7 +68,7 @@ def find_row(page: Page) -> Digits:
         InputError: If there are none, or several rows.
     """
     grey, zoom = enlarge(page.grey)
-    digits = cut_row(clean(find_ink(grey)))
+    digits = cut_row(find_ink(grey))
     boxes = np.array([box for _, box in digits], np.float64) * (page.scale / zoom)
     return Digits(np.stack([scale_and_centre(ink) for ink, _ in digits]), boxes.round().astype(np.int32))
 

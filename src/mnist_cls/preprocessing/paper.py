@@ -1,13 +1,8 @@
-"""Separate ink from paper: dark or light ink, in uneven light, on paper with grain."""
+"""The brightness of the paper at each pixel of a page, in uneven light, in shadows and beside objects."""
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-
-from ..errors import InputError
-
-# The least difference between ink and paper, in grey levels of 255. Anything fainter is no writing.
-_LEAST_CONTRAST = 16
 
 # The light on a page changes slowly, so the paper is fitted to a picture of at most this many pixels on each side.
 _FIT_SIDE = 40
@@ -15,52 +10,17 @@ _FIT_SIDE = 40
 # Rounds of the robust fit of the paper's brightness.
 _ROUNDS = 9
 
-# Medians and percentiles are taken of at least this many pixels, if there are as many. All of them would take longer
-# than everything else.
-_SAMPLES = 5000
+# Where light changes at once, the paper is estimated on a picture whose shorter side has this many pixels, from what is
+# around a stroke: within a disc of this diameter, which no stroke covers.
+_LOCAL_SIDE, _DISC_SIDE = 48, 9
+_Y, _X = np.mgrid[:_DISC_SIDE, :_DISC_SIDE] - _DISC_SIDE // 2
+_DISC = np.hypot(_Y, _X) <= _DISC_SIDE / 2
 
+# The diameter of the disc as a fraction of the page's shorter side.
+WIDEST_STROKE = _DISC_SIDE / _LOCAL_SIDE
 
-def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
-    """Compute for each pixel of a page how much of it is covered by ink.
-
-    The paper's brightness is fitted by a polynomial of degree two, so that light may fall from one side. Ink is what
-    differs from it by more than the paper's own grain: darker or lighter, whichever there is more of.
-
-    Args:
-        grey: uint8 (H, W).
-        coarse: whether the page was enlarged from pixels as wide as strokes. Then grey is the fraction of a pixel that
-            is ink, as in MNIST's own images. Otherwise it is mostly the blurred edge of a stroke, and dark grey is ink.
-
-    Returns:
-        float32 (H, W), from 0, paper, to 1, ink.
-
-    Raises:
-        InputError: If nothing stands out from the paper.
-    """
-    paper = fit_paper(grey)
-    darker = paper - grey
-    # Ink on darker paper has less contrast, but the same as a fraction of the paper's brightness.
-    difference = np.where(darker > 0, darker * (255 / np.maximum(paper, 32)), darker)
-    grain = _noise(difference)
-    if grain > 2:
-        difference = ndimage.gaussian_filter(difference, min(1.0, max(grey.shape) / 64))
-        grain = _noise(difference)
-    threshold = max(_LEAST_CONTRAST / 2, 4 * grain)
-    dark, light = (np.clip(side - threshold, 0, None).sum() for side in (difference, -difference))
-    ink = difference if dark >= light else -difference
-    contrast = _percentile(ink[ink > threshold], 85)
-    if contrast < max(_LEAST_CONTRAST, 5 * grain):
-        raise InputError(
-            f"no digit found: the contrast is {max(contrast, 0):.0f} of 255 grey levels, the noise of the paper"
-            f" {grain:.0f}; colours count by their brightness alone"
-        )
-    if coarse:
-        black, white = 0.96 * _percentile(ink[ink > threshold], 90), 3 * grain
-    else:
-        black, white = 0.92 * contrast, max(3 * grain, 0.15 * contrast)
-    white = min(white, 0.4 * contrast)
-    coverage: np.ndarray = np.clip((ink - white) / (black - white), 0, 1).astype(np.float32)
-    return coverage
+# Areas with at least this much ink on average are no paper.
+_INKED = 0.3
 
 
 def fit_paper(grey: np.ndarray) -> np.ndarray:
@@ -88,6 +48,53 @@ def fit_paper(grey: np.ndarray) -> np.ndarray:
     a, b, c, d, e, f = coefficients.astype(np.float32)
     surface: np.ndarray = a + b * x + c * y + d * x * x + e * x * y + f * y * y
     return surface
+
+
+def fit_local_paper(grey: np.ndarray) -> tuple[np.ndarray, int]:
+    """Estimate the paper's brightness from the surroundings of each pixel, so that it may change at once.
+
+    What is narrower than a fifth of the page is ink, and all else is paper: shadows, the desk, objects on the page.
+
+    Args:
+        grey: uint8 (H, W).
+
+    Returns:
+        paper: float32 (H, W).
+        sign: 1 if the ink is darker than the paper, -1 if it is lighter.
+    """
+    small = reduce_locally(grey)
+    padded = np.pad(small, _DISC_SIDE, mode="edge")  # things at the border go on beyond it
+    inside = (slice(_DISC_SIDE, -_DISC_SIDE),) * 2
+    around = ndimage.median_filter(padded, footprint=_DISC)[inside]
+    darker = around - small
+    sign = 1 if (darker * np.where(darker > 0, 255 / np.maximum(around, 32), 1)).sum() >= 0 else -1
+    # A closing fills what is darker than its surroundings and narrower than the disc, and an opening what is lighter.
+    # The pixels next to an edge may be as dark as its dark side.
+    paper = sign * ndimage.grey_closing(sign * padded, footprint=_DISC)[inside]
+    paper = sign * ndimage.minimum_filter(sign * paper, 3)
+    size = grey.shape[1], grey.shape[0]
+    return np.asarray(Image.fromarray(paper).resize(size, Image.Resampling.BILINEAR)), sign
+
+
+def reduce_locally(page: np.ndarray) -> np.ndarray:
+    """Average a page over squares, float32: the resolution at which `fit_local_paper` works."""
+    height, width = page.shape
+    ratio = min(1.0, _LOCAL_SIDE / min(height, width))
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return np.asarray(Image.fromarray(page.astype(np.float32, copy=False)).resize(size, Image.Resampling.BOX))
+
+
+def solid_thickness(ink: np.ndarray) -> float:
+    """Return the thickness in pixels of the thickest area of ink, 0.0 if it may be a stroke."""
+    if min(ink.shape) < 2 * _LOCAL_SIDE:
+        return 0.0  # on so few pixels, strokes and the gaps between them run together
+    inked = reduce_locally(ink) >= _INKED
+    within_disc = round(0.7 * _DISC_SIDE)  # side of a square; filtering by one is faster
+    if inked.sum() < within_disc**2 / 2 or not ndimage.minimum_filter(inked, within_disc, mode="nearest").any():
+        return 0.0
+    padded = np.pad(inked, _DISC_SIDE, mode="edge")
+    thickness = 2 * float(ndimage.distance_transform_edt(padded).max())
+    return thickness * min(ink.shape) / min(inked.shape) if thickness > _DISC_SIDE else 0.0
 
 
 def _border_weights(height: int, width: int) -> np.ndarray:
@@ -123,14 +130,3 @@ def _robust_fit(terms: np.ndarray, values: np.ndarray, weights: np.ndarray, star
         coefficients[:degree] = np.linalg.solve(normal, used.T @ (values * robust))
         residuals = values - terms @ coefficients
     return coefficients, float((weights / (1 + (residuals / 4) ** 2)).sum())
-
-
-def _noise(difference: np.ndarray) -> float:
-    """Estimate the standard deviation of the paper's grain: by the median of deviations small enough for it."""
-    deviations = np.abs(difference.ravel()[:: difference.size // _SAMPLES * 2 + 1])
-    small = deviations[deviations <= 48]
-    return float(1.4826 * np.median(small)) if len(small) else 0.0
-
-
-def _percentile(values: np.ndarray, percent: float) -> float:
-    return float(np.percentile(values[:: len(values) // _SAMPLES * 2 + 1], percent)) if len(values) else 0.0
