@@ -8,7 +8,7 @@ from scipy import ndimage
 from ..errors import InputError
 from .components import INKED, Box, Component, find_components, ink_box
 from .mnist_form import stroke_width
-from .paper import WIDEST_STROKE, fit_local_paper, fit_paper, solid_thickness
+from .paper import NOT_PAPER, WIDEST_STROKE, fit_local_paper, fit_paper, solid_thickness
 
 # The least difference between ink and paper, in grey levels of 255. Anything fainter is no writing.
 _LEAST_CONTRAST = 16
@@ -62,7 +62,7 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
 
 def _paper_box(ink: np.ndarray) -> Box | None:
     """Return the bounding box of all ink if it is a filled rectangle: a picture of paper, pasted onto a canvas."""
-    mask = ink >= INKED
+    mask = ink >= NOT_PAPER
     if not mask.any():
         return None
     box = ink_box(mask)
@@ -147,8 +147,10 @@ class _Strokes(NamedTuple):
     def only(self, kept: np.ndarray) -> "_Strokes | None":
         """Leave out components, given bool (K + 1,) by label; return None if no stroke is left."""
         kept = kept.copy()
-        kept[0] = True  # the soft edges
-        rest = self._replace(ink=self.ink * kept[self.labels], kept=kept)
+        kept[0] = False
+        mask = kept[self.labels]
+        soft = ndimage.maximum_filter(mask, 2 * max(1, round(stroke_width(mask) / 2)) + 1) & (self.labels == 0)
+        rest = self._replace(ink=np.where(mask | soft, self.ink, 0).astype(np.float32), kept=kept)
         longest = max((one.box.longer_side for one in self.components if kept[one.label]), default=0)
         return rest if longest >= max(WIDEST_STROKE * min(self.ink.shape) / 4, 2 * rest.width, 1) else None
 
@@ -175,7 +177,7 @@ def _find_strokes(grey: np.ndarray) -> _Strokes | None:
 
 def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> _Strokes | None:
     """Leave out what is part of a thick digit: joined to solid ink and as dark, or as light as the paper around it."""
-    found, components = find_components(ink)
+    found, components = find_components((ink >= NOT_PAPER).astype(np.float32))
     solid = ndimage.minimum_filter((found > 0) & (strokes.labels == 0), 3)  # without soft edges
     contrast = np.abs(paper - grey)
     is_part = np.zeros(len(components) + 1, bool)
@@ -183,7 +185,7 @@ def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: 
     thick = [one for one, area in zip(components, _areas(found, solid), strict=True) if area >= least]
     for component in thick:
         pixels = found == component.label
-        within = pixels & strokes.kept[strokes.labels] & (strokes.labels > 0)
+        within = pixels & strokes.kept[strokes.labels]
         darkest = np.median(contrast[within]) if within.any() else 0.0
         if np.median(contrast[pixels & solid]) > _PAPER_CONTRAST * darkest:
             if not _touches_edge(component.box, grey.shape):

@@ -20,7 +20,7 @@ _DISC = np.hypot(_Y, _X) <= _DISC_SIDE / 2
 WIDEST_STROKE = _DISC_SIDE / _LOCAL_SIDE
 
 # Areas with at least this much ink on average are no paper.
-_INKED = 0.3
+NOT_PAPER = 0.3
 
 
 def fit_paper(grey: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def solid_thickness(ink: np.ndarray) -> float:
     """Return the thickness in pixels of the thickest area of ink, 0.0 if it may be a stroke."""
     if min(ink.shape) < 2 * _LOCAL_SIDE:
         return 0.0  # on so few pixels, strokes and the gaps between them run together
-    inked = reduce_locally(ink) >= _INKED
+    inked = reduce_locally(ink) >= NOT_PAPER
     within_disc = round(0.7 * _DISC_SIDE)  # side of a square; filtering by one is faster
     if inked.sum() < within_disc**2 / 2 or not ndimage.minimum_filter(inked, within_disc, mode="nearest").any():
         return 0.0
