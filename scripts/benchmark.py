@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import distributed, growth, inference, prediction, quality, scaling, scans, tracing, training
+from benchmarks import digits, distributed, growth, inference, prediction, quality, scaling, scans, tracing, training
 from benchmarks.measure import Row, print_table
 
 from mnist_cls.errors import InputError
@@ -35,6 +35,7 @@ OTHERS = [
     quality.robustness,
     scans.scans,
     scans.rows,
+    digits.digits,
     quality.early_exit,
     quality.is_digit,
     tracing.trace,
@@ -49,12 +50,15 @@ def main() -> int:
     description = (__doc__ or "") + "\n".join(summaries)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", choices=[*BENCHMARKS, "all"], metavar="BENCHMARK", help="one of the above")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="digits: a folder of labelled images")
     parser.add_argument("--checkpoint", help="weights to use instead of the packaged ones")
     parser.add_argument("--rounds", type=int, default=7, help="number of rounds (default: %(default)s)")
     parser.add_argument("--images", type=int, default=2000, help="scans, rows: number of test images (%(default)s)")
     parser.add_argument("--fashion-mnist", metavar="FOLDER", help="folder with the files of Fashion-MNIST")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
-    parser.add_argument("--plot", metavar="FILE.png", help="growth: draw the figures into this file")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="growth: draw the figures into this file; digits: the wrong images"
+    )
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds}: expected at least 1")
