@@ -98,6 +98,18 @@ def mask_of(components: Iterable[Component], labels: np.ndarray) -> np.ndarray:
     return mask
 
 
+def typical_height(components: Iterable[Component]) -> float:
+    """Return the median height of one or more components, without those less than half as high as the tallest."""
+    heights = np.array([component.box.height for component in components])
+    return float(np.median(heights[heights >= 0.5 * heights.max()]))
+
+
+def thickness_of(mask: np.ndarray) -> float:
+    """Return the mean width of strokes, bool (H, W), in pixels: from how many of their pixels are at an edge."""
+    edges = mask & ~ndimage.minimum_filter(mask.view(np.uint8), 3).view(bool)
+    return 2 * float(np.count_nonzero(mask)) / max(np.count_nonzero(edges), 1)
+
+
 def group_into_digits(components: list[Component]) -> list[list[Component]]:
     """Group components into digits, from left to right: those above one another belong together."""
     groups: list[list[Component]] = []

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterable
-from itertools import chain, pairwise
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from ..errors import InputError
 from .components import (
+    INKED,
+    NEIGHBOURS,
     SOFT,
     Box,
     Component,
@@ -18,18 +21,29 @@ from .components import (
     group_into_digits,
     ink_box,
     mask_of,
+    typical_height,
 )
+from .lines import without_lines
 
-# All lengths are fractions of the height of the row's tallest component.
+# All lengths are fractions of the typical height of the row's components.
 
-# Ink whose longer side is shorter than this is no digit, but a comma or a point.
-_SHORTEST = 0.45
+# Ink whose longer side is at least this long is a digit. Ink lower than `_FLAT` is none, but a dash.
+_DIGIT = 0.45
+_FLAT = 0.25
 
-# Ink lower than this is no digit, but a dash.
-_LOWEST = 0.25
+# Smaller ink is clearly none: a speck, or a point, which fills most of its bounding box.
+_MARK = 0.25
+_POINT = 0.33
+_SOLID = 0.6
 
-# Ink that consists of components shorter than this is no digit, but a colon.
-_SHORTEST_COMPONENT = 0.35
+# A digit of two pieces has one with a longer side of at least this.
+_PIECE = 0.35
+
+# In between, only what is no plain stroke is a digit: wider than `_WIDE` of its height. A comma or an apostrophe is
+# beside the nearest digit over less than `_BESIDE`. Of anything else one cannot tell.
+_SMALL_DIGIT = 0.33
+_WIDE = 0.5
+_BESIDE = 0.2
 
 # Ink lower than this is a fragment: it belongs to a digit nearby, if there is one.
 _FRAGMENT = 0.6
@@ -37,45 +51,90 @@ _FRAGMENT = 0.6
 # The largest distance between a fragment and the digit that it belongs to.
 _NEARBY = 0.15
 
+# The largest distance between two parts of a digit above one another that are no fragments.
+_STACKED = 0.3
+
 # A single digit is hardly wider than this; wider ink consists of several that touch.
 _WIDEST = 1.05
 
+# Nor is it without flat strokes on both sides that make it wider than that, such as the foot of a 1.
+_FOOTED = 0.6
+_THIN = 0.1
+
 # The mean width of digits that touch.
 _TOUCHING_WIDTH = 0.8
+
+# Faint ink is looked for at a resolution of this many pixels for the typical height.
+_FAINT_HEIGHT = 30
+
+# Strokes with at least this much ink, in the mean, are faint, but can be read.
+_FAINT = 0.12
+
+# Pixels with at least this much ink may belong to a stroke that is too faint to read.
+_FAINTEST = 0.02
+
+# Ink next to the digits and at least this many times as thick as their strokes is an object, or a shadow.
+_THICK = 4.0
+
+_SEVERAL_ROWS = "several rows of digits; expected one"
 
 
 def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
     """Cut a row of digits.
 
     Ink that is connected, or one above the other, is one digit. If it is too wide, it is cut where there is least ink.
+    What is left out is clearly smaller than a digit, or lies above or below the row, or is a line or a dark edge.
 
     Args:
-        ink: float32 (H, W), 0 to 1, cleaned.
+        ink: float32 (H, W), 0 to 1.
 
     Returns:
         For each digit from left to right its ink, cropped and without that of others, and its box.
 
     Raises:
-        InputError: If there are several rows, or lines around or through the digits.
+        InputError: If there are no digits, or several rows, lines around or through them, or ink that may be a digit.
     """
     labels, components = find_components(ink)
-    components = _without_underlines(components)
-    tallest = max(component.box.height for component in components)
-    groups = _attach_fragments(group_into_digits(components), labels, tallest)
-    groups = [group for group in groups if _is_digit(group, tallest)]
-    if sum(map(are_stacked, groups)) > len(groups) / 2 or _has_steps(groups, tallest):
-        raise InputError("several rows of digits; expected one")
-    digits = []
-    for group in groups:
-        mask = mask_of(group, labels)
-        group_ink, box = cut_out(ink, mask, (labels > 0) & ~mask)
-        for start, stop in _cuts(group_ink, tallest):
+    if components:
+        height = typical_height(components)
+        faint = _find_faint(ink, height)
+        strong = _strengthened(ink, faint)
+        if strong is not ink:
+            labels, components = find_components(strong)
+        cleaned = without_lines(strong, labels, components)
+        if cleaned is not strong:
+            labels, components = find_components(cleaned)
+        components = _without_dark_edges(components, labels)
+    if not components:
+        raise InputError("no digit found: nothing but lines, or dark areas along the edges of the page")
+    height = typical_height(components)
+    components = _without_underlines(components, height)
+    groups = _attach_fragments(_group(components, height), labels, height)
+    digits = _choose_digits(groups, height)
+    _check_one_row(digits, height)
+    _check_nothing_faint(faint, digits, height)
+    tallest = max(bounding_box(group).height for group in digits)
+    cut = []
+    for group in digits:
+        group_ink, box = _cut_out(cleaned, group, labels)
+        for start, stop in _cuts(group_ink, tallest) if _is_wide(group_ink, tallest) else [(0, box.width)]:
             soft = group_ink[:, start:stop] >= SOFT
             if soft.any():
                 _, top, _, bottom = ink_box(soft)
                 digit_box = Box(box.left + start, box.top + top, box.left + stop, box.top + bottom)
-                digits.append((group_ink[top:bottom, start:stop], digit_box))
-    return digits
+                cut.append((group_ink[top:bottom, start:stop], digit_box))
+    return cut
+
+
+def _cut_out(ink: np.ndarray, group: list[Component], labels: np.ndarray) -> tuple[np.ndarray, Box]:
+    """Return a group's ink, cropped and without that of others, and its box."""
+    box = bounding_box(group)
+    margin = box.longer_side  # more than `cut_out` looks at
+    left, top = max(box.left - margin, 0), max(box.top - margin, 0)
+    around = slice(top, box.bottom + margin), slice(left, box.right + margin)
+    mask = mask_of(group, labels[around])
+    group_ink, inner = cut_out(ink[around], mask, (labels[around] > 0) & ~mask)
+    return group_ink, Box(left + inner.left, top + inner.top, left + inner.right, top + inner.bottom)
 
 
 def are_stacked(group: list[Component]) -> bool:
@@ -92,37 +151,183 @@ def _high_boxes(components: Iterable[Component], least: float) -> list[Box]:
     return [component.box for component in components if component.box.height >= least]
 
 
-def _without_underlines(components: list[Component]) -> list[Component]:
+class _Faint(NamedTuple):
+    """Ink as large as a digit that is faint throughout.
+
+    Attributes:
+        box: its bounding box.
+        mask: bool, its pixels within the box.
+        strength: the mean of its ink.
+    """
+
+    box: Box
+    mask: np.ndarray
+    strength: float
+
+
+def _find_faint(ink: np.ndarray, height: float) -> list[_Faint]:
+    """Find faint ink next to digits with a typical height, in pixels."""
+    step = max(1, round(height / _FAINT_HEIGHT))
+    small = ink[::step, ::step]
+    faint = small >= _FAINTEST
+    # Most pages have soft edges of strokes, and nothing else that is faint.
+    if not (faint & (ndimage.maximum_filter((small >= INKED).view(np.uint8), 5) == 0)).any():
+        return []
+    pieces = ndimage.maximum_filter(faint.view(np.uint8), 3)
+    labels, count = ndimage.label(pieces, NEIGHBOURS)
+    labels[~faint] = 0
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    inked = np.bincount(labels[small >= INKED], minlength=count + 1)
+    found = []
+    for label, place in enumerate(ndimage.find_objects(labels), 1):
+        box = Box(*(step * edge for edge in (place[1].start, place[0].start, place[1].stop, place[0].stop)))
+        # Grain and stains are smaller, shadows larger.
+        if inked[label] < 0.3 * areas[label] and _SMALL_DIGIT * height <= box.longer_side <= 2 * height:
+            mask = labels[place] == label
+            found.append(_Faint(box, mask.repeat(step, 0).repeat(step, 1), float(small[place][mask].mean())))
+    return found
+
+
+def _strengthened(ink: np.ndarray, faint: list[_Faint]) -> np.ndarray:
+    """Return the ink, float32 (H, W), with faint strokes as strong as others, if they can be read at all."""
+    readable = [one for one in faint if one.strength >= _FAINT]
+    if not readable:
+        return ink
+    ink = ink.copy()
+    for box, mask, strength in readable:
+        part = ink[box.top : box.bottom, box.left : box.right]
+        part[mask[: part.shape[0], : part.shape[1]]] *= 0.8 / strength
+    ink[ink > 1] = 1
+    return ink
+
+
+def _check_nothing_faint(faint: list[_Faint], digits: list[list[Component]], height: float) -> None:
+    """Refuse a row with ink too faint to read before, between or after its digits."""
+    boxes = [bounding_box(group) for group in digits]
+    for box, _, strength in faint:
+        nearest = min(boxes, key=lambda other: abs(other.left + other.right - box.left - box.right))
+        beside = all(min(box.right, other.right) - max(box.left, other.left) < 0.3 * box.width for other in boxes)
+        within = box.top < nearest.bottom and box.bottom > nearest.top
+        if beside and within and box.height >= _DIGIT * height:
+            position = sum(other.left < box.left for other in boxes)
+            raise InputError(f"the ink after digit {position} is too faint to read: {strength:.2f} of the others'")
+
+
+def _without_dark_edges(components: list[Component], labels: np.ndarray) -> list[Component]:
+    """Leave out what lies along the edges of the page: dark objects, much thicker than strokes, and thin borders."""
+    height, width = labels.shape
+    if len(components) < 2:
+        return components
+    mask = labels > 0
+    edges = mask & (ndimage.minimum_filter(mask.view(np.uint8), 3, mode="nearest") == 0)
+    perimeters = np.bincount(labels[edges], minlength=labels.max() + 1)
+    thickness = {component: 2 * component.area / max(perimeters[component.label], 1) for component in components}
+    strokes = [thickness[component] for component in components if component.box.longer_side >= max(height, width) / 60]
+    typical = float(np.median(strokes or list(thickness.values())))
+    rest = []
+    for component in components:
+        left, top, right, bottom = box = component.box
+        at_edge = left <= 1 or top <= 1 or right >= width - 1 or bottom >= height - 1
+        whole_side = box.width >= 0.9 * width or box.height >= 0.9 * height
+        if at_edge and (thickness[component] > _THICK * typical or whole_side):
+            continue
+        rest.append(component)
+    return rest
+
+
+def _without_underlines(components: list[Component], height: float) -> list[Component]:
     """Leave out long flat components; refuse components that extend around several others, such as cells of a form."""
-    tallest = max(component.box.height for component in components)
-    long = 1.5 * float(np.median([box.width for box in _high_boxes(components, 0.5 * tallest)]))
-    rest = [
-        component for component in components if component.box.height > 0.15 * tallest or component.box.width < long
-    ]
-    high = _high_boxes(rest, 0.4 * tallest)
-    for left, _, right, _ in (component.box for component in rest):
-        if sum(left < box.left and box.right < right for box in high) > 1:
+    long = 1.5 * float(np.median([box.width for box in _high_boxes(components, 0.5 * height)]))
+    rest = [component for component in components if component.box.height > 0.15 * height or component.box.width < long]
+    high = _high_boxes(rest, 0.4 * height)
+    for left, top, right, bottom in (component.box for component in rest):
+        within = [box for box in high if left < box.left and box.right < right]
+        if len(within) > 1:
+            if all(box.bottom < top or box.top > bottom for box in within):
+                raise InputError(_SEVERAL_ROWS)
             raise InputError("lines around or through the digits; expected a row of digits on plain paper")
     return rest
 
 
-def _has_steps(groups: list[list[Component]], tallest: int) -> bool:
-    """Whether one of two neighbours, both high enough for digits, lies entirely above the other."""
-    boxes = sorted(_high_boxes(chain.from_iterable(groups), 0.6 * tallest), key=lambda box: box.left)
-    return any(max(one.top, other.top) > min(one.bottom, other.bottom) for one, other in pairwise(boxes))
+def _group(components: list[Component], height: float) -> list[list[Component]]:
+    """Group components into digits, from left to right; what is far above or below another stays on its own."""
+    groups = []
+    for group in group_into_digits(components):
+        main = max(group, key=lambda component: component.box.height)
+        near: list[Component] = []
+        far: list[Component] = []
+        for component in group:
+            gap = max(component.box.top - main.box.bottom, main.box.top - component.box.bottom)
+            reach = _NEARBY if component.box.longer_side < _FRAGMENT * height else _STACKED
+            (far if gap > reach * height else near).append(component)
+        groups += [near, *([component] for component in far)]
+    return groups
 
 
-def _attach_fragments(groups: list[list[Component]], labels: np.ndarray, tallest: int) -> list[list[Component]]:
+def _choose_digits(groups: list[list[Component]], height: float) -> list[list[Component]]:
+    """Return the groups that are digits, from left to right.
+
+    Raises:
+        InputError: If a group is too small for a digit, and too large for a mark.
+    """
+    boxes = [bounding_box(group) for group in groups]
+    certain = [box for box in boxes if box.longer_side >= _DIGIT * height and box.height >= _FLAT * height]
+    if not certain:
+        raise InputError("no digit found: nothing but flat strokes")
+    digits, elsewhere = [], 0
+    for group, box in sorted(zip(groups, boxes, strict=True), key=lambda pair: pair[1].left):
+        if box in certain:
+            longest = max(component.box.longer_side for component in group)
+            # Neither a colon nor what a line leaves behind is as high as a digit in many pieces.
+            if longest >= _PIECE * height or (len(group) > 2 and box.height >= _FRAGMENT * height):
+                digits.append(group)
+            continue
+        is_mark = box.longer_side < _MARK * height or box.height < _FLAT * height
+        if is_mark or all(_is_point(component, height) for component in group):
+            continue
+        wide = box.width > _WIDE * box.height and box.longer_side >= _SMALL_DIGIT * height
+        row = min(certain, key=lambda other: abs(other.left + other.right - box.left - box.right))
+        if min(box.bottom, row.bottom) - max(box.top, row.top) < _BESIDE * height:
+            elsewhere += wide
+        elif wide:
+            digits.append(group)
+        else:
+            raise InputError(
+                f"cannot tell whether the ink after digit {len(digits)} is a digit:"
+                f" its size is {box.longer_side / height:.2f} of the others'"
+            )
+    if elsewhere > 1:
+        raise InputError(_SEVERAL_ROWS)
+    if not digits:
+        raise InputError("no digit found: nothing but short strokes and points")
+    return digits
+
+
+def _is_point(component: Component, height: float) -> bool:
+    box = component.box
+    round_ = box.longer_side < 2 * min(box.width, box.height)
+    return round_ and box.longer_side < _POINT * height and component.area >= _SOLID * box.width * box.height
+
+
+def _check_one_row(digits: list[list[Component]], height: float) -> None:
+    boxes = sorted(map(bounding_box, digits), key=lambda box: box.left)
+    steps = any(max(one.top, other.top) > min(one.bottom, other.bottom) for one, other in pairwise(boxes))
+    high = [group for group in digits if bounding_box(group).height > 1.6 * height]
+    if steps or any(map(are_stacked, high)) or sum(map(are_stacked, digits)) > len(digits) / 2:
+        raise InputError(_SEVERAL_ROWS)
+
+
+def _attach_fragments(groups: list[list[Component]], labels: np.ndarray, height: float) -> list[list[Component]]:
     """Merge ink too low for a digit with the nearest ink, if both fit into one digit.
 
     Pens skip, and the bar of a 5 often stands apart.
     """
-    low = [group for group in groups if bounding_box(group).height < _FRAGMENT * tallest]
+    low = [group for group in groups if bounding_box(group).height < _FRAGMENT * height]
     for component, *_ in sorted(low, key=lambda group: bounding_box(group).height):
         fragment = next(group for group in groups if component in group)  # lower ones may have been merged with it
-        for group in _nearby(fragment, groups, labels, _NEARBY * tallest):
+        for group in _nearby(fragment, groups, labels, _NEARBY * height):
             merged = group + fragment
-            if bounding_box(merged).longer_side <= _WIDEST * tallest:
+            if bounding_box(merged).longer_side <= _WIDEST * height:
                 groups = [merged if one is group else one for one in groups if one is not fragment]
                 break
     return groups
@@ -141,22 +346,23 @@ def _nearby(
     return [groups[index] for index in order if groups[index] is not fragment and distances[index] <= reach]
 
 
-def _is_digit(group: list[Component], tallest: int) -> bool:
-    box = bounding_box(group)
-    longest = max(component.box.longer_side for component in group)
-    return (
-        box.height >= _LOWEST * tallest
-        and box.longer_side >= _SHORTEST * tallest
-        and longest >= _SHORTEST_COMPONENT * tallest
-    )
+def _is_wide(ink: np.ndarray, tallest: float) -> bool:
+    """Whether ink is too wide for a digit, apart from flat strokes on both sides such as the foot of a 1."""
+    soft = ink >= SOFT
+    heights = np.where(soft.any(0), len(ink) - soft.argmax(0) - soft[::-1].argmax(0), 0)
+    for height, widest in ((0, _WIDEST), (_THIN, _WIDEST), (_FLAT, _FOOTED)):
+        columns = np.flatnonzero(heights >= height * tallest)
+        if not len(columns) or columns[-1] - columns[0] + 1 <= widest * tallest:
+            return False
+    return True
 
 
-def _cuts(ink: np.ndarray, tallest: int) -> list[tuple[int, int]]:
+def _cuts(ink: np.ndarray, height: int) -> list[tuple[int, int]]:
     """Return the first column of each digit in connected ink, and the one past its last."""
     width = ink.shape[1]
-    if width <= _WIDEST * tallest:
+    if width <= _WIDEST * height:
         return [(0, width)]
-    count = max(2, round(width / (_TOUCHING_WIDTH * tallest)))
+    count = max(2, round(width / (_TOUCHING_WIDTH * height)))
     profile = ink.sum(0)
     edges = [0]
     for number in range(1, count):
@@ -164,5 +370,5 @@ def _cuts(ink: np.ndarray, tallest: int) -> list[tuple[int, int]]:
         first, last = int(middle - reach), int(middle + reach) + 1
         # Cuts near the border between digits of equal width are preferred, but a stroke's width of ink outweighs that.
         offset = np.abs(np.arange(first, last) - middle) / reach
-        edges.append(first + int((profile[first:last] + 0.05 * tallest * offset).argmin()))
+        edges.append(first + int((profile[first:last] + 0.05 * height * offset).argmin()))
     return list(pairwise([*edges, width]))
