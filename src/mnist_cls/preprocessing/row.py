@@ -276,11 +276,9 @@ def _choose_digits(groups: list[list[Component]], height: float) -> list[list[Co
         raise InputError("no digit found: nothing but flat strokes")
     digits, elsewhere = [], 0
     for group, box in sorted(zip(groups, boxes, strict=True), key=lambda pair: pair[1].left):
-        if box in certain:
-            longest = max(component.box.longer_side for component in group)
-            # Neither a colon nor what a line leaves behind is as high as a digit in many pieces.
-            if longest >= _PIECE * height or (len(group) > 2 and box.height >= _FRAGMENT * height):
-                digits.append(group)
+        longest = max(component.box.longer_side for component in group)
+        if box in certain and (longest >= _PIECE * height or (len(group) > 2 and box.height >= _FRAGMENT * height)):
+            digits.append(group)
             continue
         is_mark = box.longer_side < _MARK * height or box.height < _FLAT * height
         if is_mark or all(_is_point(component, height) for component in group):
@@ -289,7 +287,7 @@ def _choose_digits(groups: list[list[Component]], height: float) -> list[list[Co
         row = min(certain, key=lambda other: abs(other.left + other.right - box.left - box.right))
         if min(box.bottom, row.bottom) - max(box.top, row.top) < _BESIDE * height:
             elsewhere += wide
-        elif wide:
+        elif wide and longest >= _SMALL_DIGIT * height:
             digits.append(group)
         else:
             raise InputError(
