@@ -5,12 +5,16 @@ from scipy import ndimage
 
 from ..errors import InputError
 from .components import INKED, NEIGHBOURS, Box, Component, bounding_box, find_components, mask_of
+from .mnist_form import stroke_width
 
 # The strokes of a worn pen break. Gaps of up to this fraction of the largest component's longer side are bridged.
 _PEN_SKIP = 0.03
 
 # Where a pen was light, components are connected by pixels with at least this much ink.
 _FAINT = 0.15
+
+# Rulings are often fainter than ink. Pixels with at least this much of it may belong to one.
+_FAINT_RULING = 0.3
 
 # Components with less than this fraction of the largest one's pixels are specks.
 _SPECK = 0.03
@@ -58,10 +62,11 @@ def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndar
 
 
 def _without_rulings(ink: np.ndarray) -> np.ndarray:
-    """Remove lines that run from edge to edge in the outer quarters of the page, even where they touch the digit.
+    """Remove lines that run from edge to edge of the page, even where they touch or cross the digit.
 
     The bar of a 7 in a tight crop is such a line, too. But then the rest of the ink reaches the side on which the line
-    ends, while the rest of a digit that stands on a ruling does not.
+    ends, while the rest of a digit that stands on a ruling does not. And it is as thick as the rest, while rulings
+    that cross a digit are thinner, or several.
     """
     return _without_horizontal_rulings(_without_horizontal_rulings(ink).T).T
 
@@ -69,17 +74,32 @@ def _without_rulings(ink: np.ndarray) -> np.ndarray:
 def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
     height, width = ink.shape
     mask = ink >= INKED
-    ruled = mask[:, 0] & mask[:, -1] & (mask.mean(1) > 0.95)  # for each pixel row
-    ruled[height // 4 : height - height // 4] = False
+    faint = ink >= _FAINT_RULING
+    ruled = (faint[:, 0] & faint[:, -1] & (faint.mean(1) > 0.95))[:, None]  # for each pixel row
+    _, count = ndimage.label(ruled)
     # The bar of a 7 is thicker than a ruling.
-    if not ruled.any() or ruled.sum() > 0.1 * height:
+    if not count or ruled.sum() > 0.1 * height * (1 if count == 1 else 3):
         return ink
-    rest = ink.copy()
-    rest[ndimage.binary_dilation(ruled)] = 0
+    removed = ndimage.binary_dilation(ruled, np.ones((3, 1)))
+    rest = np.where(removed, 0, ink).astype(np.float32)
     coverage = (rest >= INKED).mean(0)
     in_digit = (coverage > 0) & (coverage < 0.6)  # more is a vertical ruling, such as the side of a frame
     margin = max(2, width // 8)
-    return ink if not coverage.any() or in_digit[:margin].any() or in_digit[-margin:].any() else rest
+    if not in_digit.any():
+        return ink
+    if in_digit[:margin].any() or in_digit[-margin:].any():
+        # It may be a crop, unless no stroke is as thin as the lines, and one of them crosses an empty quarter of it.
+        thin = ruled.sum() / count < 0.5 * stroke_width(rest >= INKED)
+        if not (thin and (count > 1 or not in_digit[: width // 4].any() or not in_digit[-(width // 4) :].any())):
+            return ink
+    # Strokes go on where there is ink on both sides of a line.
+    for rows, _ in ndimage.find_objects(ndimage.label(removed)[0]):
+        above, below = (mask[row] for row in (max(rows.start - 1, 0), min(rows.stop, height - 1)))
+        reach = 2 * (rows.stop - rows.start) + 1
+        crossed = ndimage.maximum_filter1d(above, reach) & ndimage.maximum_filter1d(below, reach)
+        crossed &= ndimage.maximum_filter1d(above | below, reach // 2)
+        rest[rows] = np.where(crossed, ink[rows], 0)
+    return rest
 
 
 def _is_background(component: Component, page: tuple[int, ...]) -> bool:

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from ..errors import InputError
 from .components import INKED, Box, Component, find_components, ink_box
 from .mnist_form import stroke_width
-from .paper import NOT_PAPER, WIDEST_STROKE, fit_local_paper, fit_paper, solid_thickness
+from .paper import NOT_PAPER, WIDEST_STROKE, fit_local_paper, fit_paper, reduce_locally, solid_thickness
 
 # The least difference between ink and paper, in grey levels of 255. Anything fainter is no writing.
 _LEAST_CONTRAST = 16
@@ -178,7 +179,10 @@ def _find_strokes(grey: np.ndarray) -> _Strokes | None:
 def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> _Strokes | None:
     """Leave out what is part of a thick digit: joined to solid ink and as dark, or as light as the paper around it."""
     found, components = find_components((ink >= NOT_PAPER).astype(np.float32))
-    solid = ndimage.minimum_filter((found > 0) & (strokes.labels == 0), 3)  # without soft edges
+    flat = ((found > 0) & (strokes.labels == 0)).astype(np.float32)
+    inner = ndimage.minimum_filter(reduce_locally(flat) >= 0.6, 3)  # without soft edges
+    size = grey.shape[1], grey.shape[0]
+    solid = np.asarray(Image.fromarray(inner).resize(size, Image.Resampling.NEAREST)) & (flat > 0)
     contrast = np.abs(paper - grey)
     is_part = np.zeros(len(components) + 1, bool)
     least = (WIDEST_STROKE * min(grey.shape)) ** 2 / 2
