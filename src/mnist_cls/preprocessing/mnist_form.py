@@ -18,6 +18,13 @@ THINNEST, THICKEST = 2.1, 5.2
 # Strokes are measured and adjusted at this many times the resolution.
 _OVERSAMPLING = 4
 
+# Strokes are lost at that resolution if less than this fraction of the ink is left, and what is left is at most this
+# many pixels wide. Ink of dots, as of dithering, is wider.
+_LOST, _THIN = 0.8, 3.0
+
+# There, pixels with this much ink are part of a stroke.
+_FAINTEST = 0.25
+
 
 def scale_and_centre(ink: np.ndarray, adjust_strokes: bool = True) -> np.ndarray:
     """Scale a digit to 20x20 with its aspect ratio kept, and centre it in 28x28 by its mass, as in LeCun et al. 1998.
@@ -59,7 +66,7 @@ def stroke_width(mask: np.ndarray) -> float:
 
 def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
     """Return the digit with a stroke width between `THINNEST` and `THICKEST`, unchanged if it has one."""
-    mask = _resize(ink, _OVERSAMPLING * _DIGIT_SIZE, Image.Resampling.BILINEAR) >= 0.5
+    mask = _reduced_mask(ink, _OVERSAMPLING * _DIGIT_SIZE)
     width = stroke_width(mask) / _OVERSAMPLING
     if not mask.any() or THINNEST <= width <= THICKEST:
         return ink
@@ -74,6 +81,18 @@ def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
         return ink
     box = ink_box(moved_mask)
     return moved[box.top : box.bottom, box.left : box.right]
+
+
+def _reduced_mask(ink: np.ndarray, longer_side: int) -> np.ndarray:
+    """Scale a digit to the given longer side, bool, and keep strokes that are thinner than a pixel."""
+    mask: np.ndarray = _resize(ink, longer_side, Image.Resampling.BILINEAR) >= 0.5
+    ratio = max(ink.shape) / longer_side
+    if mask.sum() * ratio**2 >= _LOST * ink.sum() or stroke_width(mask) > _THIN:
+        return mask
+    # A line on the border between two pixels is faint in both. Widened, it fills at least one.
+    widened = ndimage.maximum_filter(ink, math.ceil(2 * ratio))
+    kept: np.ndarray = _resize(widened, longer_side, Image.Resampling.BILINEAR) >= _FAINTEST
+    return kept
 
 
 def _resize(ink: np.ndarray, longer_side: int, resampling: Image.Resampling) -> np.ndarray:

@@ -1,0 +1,39 @@
+"""Thin pens, white made transparent, and files of formats that phones and editors write."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from mnist_cls.images import in_mnist_form
+from mnist_cls.preprocessing import to_mnist_form
+from mnist_cls.preprocessing.prepare import prepare
+
+
+def four(side: int, size: float, pen: int) -> Image.Image:
+    """Draw an open 4, dark on white, `size` of the page high."""
+    page = Image.new("L", (side, side), 255)
+    points = np.array([[0.6, 0.05], [0.15, 0.6], [0.85, 0.6]]), np.array([[0.62, 0.3], [0.62, 0.95]])
+    for line in points:
+        corners = [tuple(point) for point in (line - 0.5) * size * side + side / 2]
+        ImageDraw.Draw(page).line(corners, fill=0, width=pen)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "pen"), [(600, 0.8, 1), (1000, 0.8, 1), (2000, 0.8, 2), (4000, 0.7, 1), (4000, 0.7, 4)]
+)
+def test_a_pen_much_thinner_than_a_pixel_of_the_result_is_thickened(side: int, size: float, pen: int) -> None:
+    thin, usual = to_mnist_form(four(side, size, pen)), to_mnist_form(four(side, size, side // 14))
+    assert 0.6 < thin.sum() / usual.sum() < 1.2
+    # Each stroke is there: hardly any ink of the usual pen is far from ink of the thin one.
+    near = ndimage.maximum_filter(thin > 128, 5)
+    assert near[usual > 128].mean() > 0.95
+
+
+def test_lines_one_pixel_wide_in_28x28_are_thickened() -> None:
+    image = np.zeros((28, 28), np.uint8)
+    image[4:24, 9] = image[14, 9:19] = image[4:24, 18] = 255
+    assert not in_mnist_form(image[None])[0]
+    assert to_mnist_form(image).sum() > 1.3 * image.sum()
+    np.testing.assert_array_equal(prepare(image, preprocess="none").images[0], image)
