@@ -173,7 +173,7 @@ def _find_faint(ink: np.ndarray, height: float) -> list[_Faint]:
     # Most pages have soft edges of strokes, and nothing else that is faint.
     if not (faint & (ndimage.maximum_filter((small >= INKED).view(np.uint8), 5) == 0)).any():
         return []
-    pieces = ndimage.maximum_filter(faint.view(np.uint8), 3)
+    pieces = ndimage.maximum_filter(faint.view(np.uint8), 5)
     labels, count = ndimage.label(pieces, NEIGHBOURS)
     labels[~faint] = 0
     areas = np.bincount(labels.ravel(), minlength=count + 1)
