@@ -1,5 +1,7 @@
 """Thin pens, white made transparent, and files of formats that phones and editors write."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -37,3 +39,19 @@ def test_lines_one_pixel_wide_in_28x28_are_thickened() -> None:
     assert not in_mnist_form(image[None])[0]
     assert to_mnist_form(image).sum() > 1.3 * image.sum()
     np.testing.assert_array_equal(prepare(image, preprocess="none").images[0], image)
+
+
+@pytest.mark.parametrize("pen", [20, 120])
+@pytest.mark.parametrize("form", ["GIF", "PNG", "LA", "WEBP"])
+def test_white_made_transparent_reads_as_it_did_when_opaque(digits: np.ndarray, pen: int, form: str) -> None:
+    for digit in digits[:8]:
+        ink = np.asarray(Image.fromarray(digit).resize((112, 112), Image.Resampling.BICUBIC)) / 255
+        page = Image.fromarray((255 - ink * (255 - pen)).round().astype(np.uint8))
+        file = io.BytesIO()
+        if form in ("GIF", "PNG"):
+            page.save(file, form, transparency=255)
+        else:
+            alpha = page.point(lambda grey: 0 if grey > 250 else 255)
+            Image.merge("LA", (page, alpha)).save(file, "PNG" if form == "LA" else form, lossless=True)
+        difference = prepare(file.getvalue()).images[0].astype(int) - to_mnist_form(page)
+        assert np.abs(difference).mean() < 2

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 
 from ..errors import InputError, first_line
 
@@ -20,6 +21,9 @@ MOST_PIXELS = 64_000_000
 
 # Pages are enlarged until their shorter side has this many pixels, or the longer one eight times as many.
 _ENLARGED_SIDE = 64
+
+# Opaque pixels next to transparent ones that differ from the others by more grey levels than this are soft edges.
+_SOFT_STEP = 16
 
 # Keys of `Image.info` under which Pillow keeps the orientation of an image in any format but TIFF.
 _ORIENTATION_KEYS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
@@ -144,18 +148,24 @@ def to_grey(image: Image.Image) -> np.ndarray:
         return np.asarray(image if image.mode == "L" else image.convert("L"))
     luminance, alpha = (np.asarray(band).astype(np.float32) for band in image.convert("RGBA").convert("LA").split())
     opacity = alpha / 255
-    backdrop = _backdrop(luminance[opacity > 0.5], luminance.size)
+    backdrop = _backdrop(luminance, opacity > 0.5)
     return (luminance * opacity + backdrop * (1 - opacity)).round().astype(np.uint8)
 
 
-def _backdrop(opaque: np.ndarray, count: int) -> float:
-    """Choose the grey to put behind transparent pixels, given the opaque ones of an image of `count` pixels."""
-    if not len(opaque):
+def _backdrop(luminance: np.ndarray, opaque: np.ndarray) -> float:
+    """Choose the grey to put behind transparent pixels, given a page, float32 (H, W), and which pixels are opaque."""
+    if not opaque.any():
         return 255
-    darkest, middle, lightest = np.percentile(opaque, (0.5, 50, 99.5))
-    if len(opaque) > count / 2 and lightest - darkest > 64:
+    edge = opaque & ndimage.maximum_filter(~opaque, 3)
+    all_levels, at_edge, inside = luminance[opaque], luminance[edge], luminance[opaque & ~edge]
+    darkest, middle, lightest = np.percentile(all_levels, (0.5, 50, 99.5))
+    # Where white was made transparent, what is next to it is lighter than the strokes; and darker for black.
+    step = float(np.median(at_edge) - np.median(inside)) if len(at_edge) and len(inside) else 0.0
+    if len(all_levels) > luminance.size / 2 and lightest - darkest > 64 and abs(step) <= _SOFT_STEP:
         return float(middle)  # a page that was cut out: continue its paper
-    return 0 if opaque.mean() > 127 else 255  # nothing but ink
+    if abs(step) > _SOFT_STEP:
+        return 255 if step > 0 else 0
+    return 0 if all_levels.mean() > 127 else 255  # nothing but ink
 
 
 def _from_high_bit_depth(values: np.ndarray, floating: bool) -> np.ndarray:
