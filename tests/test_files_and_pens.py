@@ -55,3 +55,18 @@ def test_white_made_transparent_reads_as_it_did_when_opaque(digits: np.ndarray, 
             Image.merge("LA", (page, alpha)).save(file, "PNG" if form == "LA" else form, lossless=True)
         difference = prepare(file.getvalue()).images[0].astype(int) - to_mnist_form(page)
         assert np.abs(difference).mean() < 2
+
+
+def test_heic_is_read() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    page, file = four(600, 0.6, 40), io.BytesIO()
+    heif.from_pillow(page.convert("RGB")).save(file, quality=90)
+    difference = prepare(file.getvalue()).images[0].astype(int) - to_mnist_form(page)
+    assert np.abs(difference).mean() < 5
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_108_megapixels_is_decoded_smaller(progressive: bool) -> None:
+    file = io.BytesIO()
+    four(3000, 0.6, 200).resize((12_000, 9_000)).save(file, "JPEG", progressive=progressive)
+    assert prepare(file.getvalue()).images.any()

@@ -19,6 +19,12 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF
 # A page scanned at 600 dpi has 35 million pixels. Decoding takes up to ten bytes of memory for each.
 MOST_PIXELS = 64_000_000
 
+# First bytes of HEIC files, after their length: the brands of still pictures, coded by HEVC.
+_HEIC_BRANDS = {b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1")}
+
+# JPEGs may be larger, as they are decoded smaller; but a progressive one takes up to eight bytes for each pixel.
+_MOST_JPEG_PIXELS = 2 * MOST_PIXELS
+
 # Pages are enlarged until their shorter side has this many pixels, or the longer one eight times as many.
 _ENLARGED_SIDE = 64
 
@@ -47,12 +53,25 @@ def decode(content: bytes, side: int) -> Page:
         InputError: If the content is no such file, is broken, holds several images, or more than `MOST_PIXELS`.
     """
     with _decoder_errors():
+        formats: tuple[str, ...] = FORMATS
+        if content[4:12] in _HEIC_BRANDS:
+            formats = (*FORMATS, _register_heic())
         try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=formats) as image:
                 return _read(image, side)
         except UnidentifiedImageError as error:
             found = "not an image" if content else "an empty file"
             raise InputError(f"{found}: expected one of {', '.join(FORMATS)}") from error
+
+
+def _register_heic() -> str:
+    """Teach Pillow to read HEIC, and return its name for it."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise InputError("a HEIC image, as phones write them: pip install 'mnist-cls[heic]' to read it") from error
+    register_heif_opener()
+    return "HEIF"
 
 
 def read_image(image: Image.Image) -> np.ndarray:
@@ -82,13 +101,15 @@ def _decoder_errors() -> Iterator[None]:
 
 
 def _read(image: Image.Image, side: int) -> Page:
-    _check_size(image)
     width, height = image.size
+    is_jpeg = image.format in ("JPEG", "MPO")
+    _check_size(image, _MOST_JPEG_PIXELS if is_jpeg else MOST_PIXELS)
     # The second image of an MPO is the camera's preview.
     if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
         raise InputError(f"holds {count} images; expected one per file")
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size and without its colours, in a fraction of the time.
     image.draft("L", (min(width, side), min(height, side)))
+    _check_size(image)
     image.load()
     upright = _upright(image)
     scale = max(width, height) / max(upright.size)
@@ -101,14 +122,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if may_be_turned else image
 
 
-def _check_size(image: Image.Image) -> None:
+def _check_size(image: Image.Image, most: int = MOST_PIXELS) -> None:
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise InputError(_too_large(f"{width} x {height} pixels"))
+    if width * height > most:
+        raise InputError(_too_large(f"{width} x {height} pixels", most))
 
 
-def _too_large(found: str) -> str:
-    return f"too large: {found}; expected at most {MOST_PIXELS:,} pixels"
+def _too_large(found: str, most: int = MOST_PIXELS) -> str:
+    return f"too large: {found}; expected at most {most:,} pixels"
 
 
 def reduce(grey: np.ndarray, side: int, scale: float = 1.0) -> Page:
