@@ -21,7 +21,8 @@ def digit_ink(image: np.ndarray, side: int) -> np.ndarray:
     """Enlarge an image to side x side and crop it to its ink; float32 (H, W), 0 to 1."""
     ink = np.clip(np.asarray(Image.fromarray(image / np.float32(255)).resize((side, side))), 0, 1)
     rows, columns = (np.flatnonzero((ink > 0.3).any(axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    cropped: np.ndarray = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return cropped
 
 
 def one_digit(image: np.ndarray, random: Generator) -> np.ndarray:
@@ -34,7 +35,8 @@ def one_digit(image: np.ndarray, random: Generator) -> np.ndarray:
 
 def photo(ink: np.ndarray, random: Generator, light: np.ndarray | float = 1.0) -> np.ndarray:
     grey = ndimage.gaussian_filter((random.uniform(190, 240) - random.uniform(130, 160) * ink) * light, 1)
-    return np.clip(grey + random.normal(0, 2, ink.shape), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(grey + random.normal(0, 2, ink.shape), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def shadow(ink: np.ndarray, random: Generator, width: float) -> np.ndarray:
