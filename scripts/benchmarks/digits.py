@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from benchmarks.measure import Row
-from benchmarks.scans import WEIGHTS
+from benchmarks.scans import WEIGHTS, read_row
 from mnist_cls import Predictor
 from mnist_cls.checkpoints.find import DETECTOR
 from mnist_cls.errors import InputError, shortened
@@ -107,12 +107,14 @@ def _readers(checkpoint: str | None, split: bool) -> dict[str, Callable[[Images]
 
     def by_package(predict: Predictor) -> Callable[[Images], list[Reading]]:
         def read(images: Images) -> list[Reading]:
-            return [
-                Reading("", _reason(found))
-                if isinstance(found, InputError)
-                else Reading("".join(map(str, predict(found.images).labels)), "", found.images)
-                for found in prepare_all(list(images.values()), split=split)
-            ]
+            readings = []
+            for found in prepare_all(list(images.values()), split=split, all_cuts=True):
+                if isinstance(found, InputError):
+                    readings.append(Reading("", _reason(found)))
+                else:
+                    text, seen = read_row(predict, found)
+                    readings.append(Reading(text, "", seen))
+            return readings
 
         return read
 

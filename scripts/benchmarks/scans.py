@@ -12,6 +12,7 @@ from mnist_cls.data.datasets import load_dataset
 from mnist_cls.data.scans import list_scans, scan, scan_row
 from mnist_cls.preprocessing.digit import Digits
 from mnist_cls.preprocessing.prepare import prepare_all
+from mnist_cls.preprocessing.touching import best_way
 
 WEIGHTS = ["image_classifier", "accurate"]
 # Fonts that look like handwriting, from Debian's packages fonts-breip, fonts-comic-neue, fonts-dkg-handwriting,
@@ -61,17 +62,25 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
     table: list[Row] = []
     for gap in GAPS:
         pages = [scan_row(images[number], gap, number) for number in range(count)]
-        found = [one.images if isinstance(one, Digits) else None for one in prepare_all(pages, split=True)]
-        five = [one is not None and len(one) == 5 for one in found]
+        found = prepare_all(pages, split=True, all_cuts=True)
         correct = {}
         for name, predict in predictors.items():
-            read = [
-                digits is not None and len(digits) == 5 and (predict(digits).labels == expected).all()
-                for digits, expected in zip(found, labels[:count], strict=True)
-            ]
-            correct[name] = round(float(np.mean(read)), 4)
-        table.append({"gap": gap, "rows": count, "cut into five": round(float(np.mean(five)), 4), **correct})
+            readings = [read_row(predict, one)[0] if isinstance(one, Digits) else "" for one in found]
+            expected = ["".join(map(str, digits)) for digits in labels[:count]]
+            correct[name] = round(
+                float(np.mean([one == other for one, other in zip(readings, expected, strict=True)])), 4
+            )
+        table.append(
+            {"gap": gap, "rows": count, "refused": sum(not isinstance(one, Digits) for one in found), **correct}
+        )
     return table
+
+
+def read_row(predict: Predictor, row: Digits) -> tuple[str, np.ndarray]:
+    """Return what is read from a row of digits, and the images of its digits, uint8 (K, 28, 28)."""
+    predictions = predict(row.images)
+    chosen = best_way(row.spans, row.priors + np.log(predictions.confidences))
+    return "".join(map(str, predictions.labels[chosen])), row.images[chosen]
 
 
 def handwriting_fonts() -> tuple[list[np.ndarray], np.ndarray]:

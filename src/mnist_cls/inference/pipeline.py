@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..files import expand
+from .cuts import choose_cuts
 from .decoding.batches import Batch, batches_of
 from .decoding.pool import Decoders
 from .options import PredictOptions
@@ -122,6 +123,8 @@ def predict_batches(
     for batch in batches_of(source, decoders, earlier):
         decoded = batch.decoded
         predictions = predictor.classify_prepared(decoded.images, None if options.split else decoded.errors)
+        if options.split:
+            batch.decoded, predictions = choose_cuts(decoded, predictions)
         rows = batch_rows(batch, predictions, options, source.labelled)
         progress = progress.after(rows, batch.names_digest)
         yield batch, rows, progress

@@ -100,14 +100,15 @@ def mask_of(components: Iterable[Component], labels: np.ndarray) -> np.ndarray:
 
 def typical_height(components: Iterable[Component]) -> float:
     """Return the median height of one or more components, without those less than half as high as the tallest."""
-    heights = np.array([component.box.height for component in components])
-    return float(np.median(heights[heights >= 0.5 * heights.max()]))
+    heights = [component.box.height for component in components]
+    tallest = max(heights)
+    return float(np.median([height for height in heights if height >= 0.5 * tallest]))
 
 
 def thickness_of(mask: np.ndarray) -> float:
     """Return the mean width of strokes, bool (H, W), in pixels: from how many of their pixels are at an edge."""
     edges = mask & ~ndimage.minimum_filter(mask.view(np.uint8), 3).view(bool)
-    return 2 * float(np.count_nonzero(mask)) / max(np.count_nonzero(edges), 1)
+    return 2 * int(mask.sum()) / max(int(edges.sum()), 1)
 
 
 def group_into_digits(components: list[Component]) -> list[list[Component]]:

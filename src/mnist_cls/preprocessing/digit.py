@@ -14,6 +14,7 @@ from .decode import Page, enlarge
 from .ink import find_ink
 from .mnist_form import centre, scale_and_centre
 from .row import cut_row
+from .touching import best_way
 
 # Resolution at which pages are analysed: pixels of the longer side, if the file has as many. Rows need more.
 SIDE, ROW_SIDE = 240, 960
@@ -52,10 +53,20 @@ class Digits(NamedTuple):
         images: uint8 (K, 28, 28), in MNIST's form, from left to right.
         boxes: int32 (K, 4), the bounding box of each digit in the original image, in its pixels: left, top, right,
             bottom (the last two exclusive). For an image that is in MNIST's form already, the whole image.
+        spans: int32 (K, 2), for each digit the numbers of the cuts on its left and on its right, from 0. Where digits
+            of a row may touch, there may be images for all likely ways of cutting them.
+        priors: float32 (K,), logarithms of the likelihoods of these cuts.
     """
 
     images: np.ndarray
     boxes: np.ndarray
+    spans: np.ndarray = np.array([[0, 1]], np.int32)
+    priors: np.ndarray = np.zeros(1, np.float32)
+
+    def most_likely(self) -> "Digits":
+        """Return the digits of a row by the likelihoods of the cuts alone."""
+        chosen = best_way(self.spans, self.priors)
+        return Digits(self.images[chosen], self.boxes[chosen], self.spans[chosen], self.priors[chosen])
 
 
 def find_digit(page: Page, read: Callable[[int], Page]) -> Digits:
@@ -79,15 +90,18 @@ def find_digit(page: Page, read: Callable[[int], Page]) -> Digits:
 
 
 def find_row(page: Page) -> Digits:
-    """Find the digits of a page that shows one row of them.
+    """Find the digits of a page that shows one row of them; where they may touch, with all likely ways of cutting them.
 
     Raises:
         InputError: If there are none, or several rows.
     """
     grey, zoom = enlarge(page.grey)
-    digits = cut_row(find_ink(grey))
-    boxes = np.array([box for _, box in digits], np.float64) * (page.scale / zoom)
-    return Digits(np.stack([scale_and_centre(ink) for ink, _ in digits]), boxes.round().astype(np.int32))
+    segments = cut_row(find_ink(grey))
+    images = np.stack([scale_and_centre(one.ink) for one in segments])
+    boxes = np.array([one.box for one in segments], np.float64) * (page.scale / zoom)
+    spans = np.array([(one.start, one.end) for one in segments], np.int32)
+    priors = np.array([one.prior for one in segments], np.float32)
+    return Digits(images, boxes.round().astype(np.int32), spans, priors)
 
 
 def _find_digit(page: Page) -> Digits:

@@ -51,12 +51,16 @@ def prepare(image: bytes | np.ndarray | Image.Image, preprocess: str = "auto", s
 
 
 def prepare_all(
-    images: Iterable[bytes | np.ndarray | Image.Image | InputError], preprocess: str = "auto", split: bool = False
+    images: Iterable[bytes | np.ndarray | Image.Image | InputError],
+    preprocess: str = "auto",
+    split: bool = False,
+    all_cuts: bool = False,
 ) -> list[Digits | InputError]:
     """Prepare many images, see `prepare`, and return an error in place of each that fails.
 
     Errors among `images` are passed on. Images of 28x28 pixels are checked for MNIST's form all at once, which takes a
-    fraction of the time.
+    fraction of the time. With `all_cuts`, rows of digits that may touch are cut in all likely ways, for a network to
+    choose, see `Digits.spans`.
     """
     results = [_digits_or_small_page(image, preprocess, split) for image in images]
     pages = {index: result for index, result in enumerate(results) if isinstance(result, Page)}
@@ -70,7 +74,8 @@ def prepare_all(
                 results[index] = Digits(image[None], np.array([[0, 0, SIZE, SIZE]], np.int32))
             else:
                 results[index] = _find(page, partial(reduce, page.grey), split)
-    return [result for result in results if not isinstance(result, Page)]
+    found = [result for result in results if not isinstance(result, Page)]
+    return found if all_cuts else [one.most_likely() if isinstance(one, Digits) else one for one in found]
 
 
 def _digits_or_small_page(

@@ -19,11 +19,11 @@ from .components import (
     cut_out,
     find_components,
     group_into_digits,
-    ink_box,
     mask_of,
     typical_height,
 )
 from .lines import without_lines
+from .touching import Segment, segments
 
 # All lengths are fractions of the typical height of the row's components.
 
@@ -61,8 +61,8 @@ _WIDEST = 1.05
 _FOOTED = 0.6
 _THIN = 0.1
 
-# The mean width of digits that touch.
-_TOUCHING_WIDTH = 0.8
+# Ink that is wider than this may be two digits that touch, such as a 1 and a 7.
+_MAY_TOUCH = 0.8
 
 # Faint ink is looked for at a resolution of this many pixels for the typical height.
 _FAINT_HEIGHT = 30
@@ -79,7 +79,7 @@ _THICK = 4.0
 _SEVERAL_ROWS = "several rows of digits; expected one"
 
 
-def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
+def cut_row(ink: np.ndarray) -> list[Segment]:
     """Cut a row of digits.
 
     Ink that is connected, or one above the other, is one digit. If it is too wide, it is cut where there is least ink.
@@ -89,7 +89,7 @@ def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
         ink: float32 (H, W), 0 to 1.
 
     Returns:
-        For each digit from left to right its ink, cropped and without that of others, and its box.
+        The digits from left to right, without the ink of others. Those that may touch are cut in all likely ways.
 
     Raises:
         InputError: If there are no digits, or several rows, lines around or through them, or ink that may be a digit.
@@ -114,16 +114,14 @@ def cut_row(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
     _check_one_row(digits, height)
     _check_nothing_faint(faint, digits, height)
     tallest = max(bounding_box(group).height for group in digits)
-    cut = []
+    found = list[Segment]()
     for group in digits:
         group_ink, box = _cut_out(cleaned, group, labels)
-        for start, stop in _cuts(group_ink, tallest) if _is_wide(group_ink, tallest) else [(0, box.width)]:
-            soft = group_ink[:, start:stop] >= SOFT
-            if soft.any():
-                _, top, _, bottom = ink_box(soft)
-                digit_box = Box(box.left + start, box.top + top, box.left + stop, box.top + bottom)
-                cut.append((group_ink[top:bottom, start:stop], digit_box))
-    return cut
+        several = _may_touch(group_ink, tallest)
+        cut = segments(group_ink, tallest) if several else [Segment(group_ink, Box(0, 0, *group_ink.shape[::-1]), 0, 1)]
+        first = max((one.end for one in found), default=0)
+        found += [one.moved(box.left, box.top, first) for one in cut]
+    return found
 
 
 def _cut_out(ink: np.ndarray, group: list[Component], labels: np.ndarray) -> tuple[np.ndarray, Box]:
@@ -344,6 +342,12 @@ def _nearby(
     return [groups[index] for index in order if groups[index] is not fragment and distances[index] <= reach]
 
 
+def _may_touch(ink: np.ndarray, tallest: float) -> bool:
+    """Whether ink may be several digits."""
+    width = ink.shape[1]
+    return width > _MAY_TOUCH * tallest and (width <= _WIDEST * tallest or _is_wide(ink, tallest))
+
+
 def _is_wide(ink: np.ndarray, tallest: float) -> bool:
     """Whether ink is too wide for a digit, apart from flat strokes on both sides such as the foot of a 1."""
     soft = ink >= SOFT
@@ -353,20 +357,3 @@ def _is_wide(ink: np.ndarray, tallest: float) -> bool:
         if not len(columns) or columns[-1] - columns[0] + 1 <= widest * tallest:
             return False
     return True
-
-
-def _cuts(ink: np.ndarray, height: int) -> list[tuple[int, int]]:
-    """Return the first column of each digit in connected ink, and the one past its last."""
-    width = ink.shape[1]
-    if width <= _WIDEST * height:
-        return [(0, width)]
-    count = max(2, round(width / (_TOUCHING_WIDTH * height)))
-    profile = ink.sum(0)
-    edges = [0]
-    for number in range(1, count):
-        middle, reach = width * number / count, 0.3 * width / count
-        first, last = int(middle - reach), int(middle + reach) + 1
-        # Cuts near the border between digits of equal width are preferred, but a stroke's width of ink outweighs that.
-        offset = np.abs(np.arange(first, last) - middle) / reach
-        edges.append(first + int((profile[first:last] + 0.05 * height * offset).argmin()))
-    return list(pairwise([*edges, width]))

@@ -30,16 +30,26 @@ class Decoded(NamedTuple):
         images: uint8 (M, 28, 28).
         counts: N numbers of images; 1 each without splitting, where the image of an input with an error is all zeros.
         boxes: int32 (M, 4), the position of each image in its input: left, top, right, bottom.
+        spans, priors: int32 (M, 2) and float32 (M,), the ways of cutting rows of digits, see `Digits`.
         errors: N reasons why there is no image, None for readable inputs.
     """
 
     images: np.ndarray
     counts: list[int]
     boxes: np.ndarray
+    spans: np.ndarray
+    priors: np.ndarray
     errors: list[str | None]
 
 
-NOTHING = Decoded(np.zeros((0, SIZE, SIZE), np.uint8), [], np.zeros((0, 4), np.int32), [])
+NOTHING = Decoded(
+    np.zeros((0, SIZE, SIZE), np.uint8),
+    [],
+    np.zeros((0, 4), np.int32),
+    np.zeros((0, 2), np.int32),
+    np.zeros(0, np.float32),
+    [],
+)
 
 
 def concatenate(parts: Sequence[Decoded]) -> Decoded:
@@ -50,6 +60,8 @@ def concatenate(parts: Sequence[Decoded]) -> Decoded:
         np.concatenate([part.images for part in parts]),
         [count for part in parts for count in part.counts],
         np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.spans for part in parts]),
+        np.concatenate([part.priors for part in parts]),
         [error for part in parts for error in part.errors],
     )
 
@@ -59,14 +71,21 @@ def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded
 
     Whatever is wrong with one becomes its error.
     """
-    found = prepare_all(map(_load, contents), preprocess, split)
+    found = prepare_all(map(_load, contents), preprocess, split, all_cuts=True)
     count = int(not split)
-    none = Digits(np.zeros((count, SIZE, SIZE), np.uint8), np.zeros((count, 4), np.int32))
+    none = Digits(
+        np.zeros((count, SIZE, SIZE), np.uint8),
+        np.zeros((count, 4), np.int32),
+        np.zeros((count, 2), np.int32),
+        np.zeros(count, np.float32),
+    )
     digits = [none if isinstance(result, InputError) else result for result in found]
     return Decoded(
         np.concatenate([one.images for one in digits]),
         [len(one.images) for one in digits],
         np.concatenate([one.boxes for one in digits]),
+        np.concatenate([one.spans for one in digits]),
+        np.concatenate([one.priors for one in digits]),
         [_one_line(str(result)) if isinstance(result, InputError) else None for result in found],
     )
 
@@ -98,7 +117,8 @@ def undecoded(block: InputBlock, preprocess: str, split: bool) -> tuple[list[Con
             found[others], boxes[others] = decoded.images, decoded.boxes
         for index, error in zip(others.tolist(), decoded.errors, strict=True):
             errors[index] = error
-        return Decoded(found, [1] * len(images), boxes, errors)
+        spans, priors = np.zeros((len(images), 2), np.int32), np.zeros(len(images), np.float32)
+        return Decoded(found, [1] * len(images), boxes, spans, priors, errors)
 
     return list(images[others]), complete
 

@@ -1,0 +1,94 @@
+"""Digits of a row that may touch are cut where the network reads the pieces best."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_cls.data.datasets import load_dataset
+from mnist_cls.data.scans import scan_row
+from mnist_cls.inference.options import PredictOptions
+from mnist_cls.inference.pipeline import predict_files
+from mnist_cls.preprocessing.touching import best_way, segments
+
+
+def readings(folder: Path, pages: list[bytes], batch_size: int | None = None) -> list[dict[str, str]]:
+    folder.mkdir()
+    for number, page in enumerate(pages):
+        (folder / f"{number:03}.png").write_bytes(page)
+    predict_files(folder, folder.with_suffix(".csv"), PredictOptions("accurate", split=True, batch_size=batch_size))
+    with folder.with_suffix(".csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def groups(start: int, count: int, digits: int) -> tuple[np.ndarray, list[str]]:
+    """Return training images in groups, (count, digits, 28, 28), and their labels."""
+    data = load_dataset()
+    part = slice(start, start + count * digits)
+    images = data.images[part].numpy().reshape(count, digits, 28, 28)
+    return images, ["".join(map(str, row)) for row in data.labels[part].reshape(count, digits).tolist()]
+
+
+def accuracy(rows: list[dict[str, str]], labels: list[str]) -> float:
+    return float(np.mean([row["reading"] == label for row, label in zip(rows, labels, strict=True)]))
+
+
+def test_pairs_of_touching_digits(tmp_path: Path) -> None:
+    images, labels = groups(50_000, 80, 2)
+    rows = readings(tmp_path / "pairs", [scan_row(pair, -1, number) for number, pair in enumerate(images)])
+    assert accuracy(rows, labels) >= 0.85  # 0.77 if ink too wide for a digit is cut where there is least of it
+
+
+def test_a_digit_that_stands_alone_is_not_cut(tmp_path: Path) -> None:
+    images, labels = groups(51_000, 150, 1)
+    rows = readings(tmp_path / "single", [scan_row(one, 4, number) for number, one in enumerate(images)])
+    assert np.mean([len(row["reading"]) == 1 for row in rows]) >= 0.98
+    assert accuracy(rows, labels) >= 0.95
+
+
+def test_a_reading_does_not_depend_on_what_shares_its_batch(tmp_path: Path) -> None:
+    images, _ = groups(52_000, 6, 3)
+    pages = [scan_row(three, -1, number) for number, three in enumerate(images)]
+    together = readings(tmp_path / "together", pages)
+    alone = [readings(tmp_path / f"alone{number}", [page], batch_size=1)[0] for number, page in enumerate(pages)]
+    for one, other in zip(together, alone, strict=True):
+        assert one["reading"] == other["reading"]
+        assert one["boxes"] == other["boxes"]
+        assert float(one["confidence"]) == pytest.approx(float(other["confidence"]), abs=1e-5)
+        assert len(one["reading"]) == one["boxes"].count("[") - 1
+
+
+# Cuts 0, 1, 2, 3; the first of the segments is the next two together.
+SPANS = np.array([[0, 2], [0, 1], [1, 2], [2, 3]])
+
+
+def test_the_way_with_the_best_pieces_is_taken() -> None:
+    assert best_way(SPANS, np.log([0.99, 0.6, 0.6, 0.9])) == [0, 3]
+    assert best_way(SPANS, np.log([0.3, 0.99, 0.99, 0.9])) == [1, 2, 3]
+
+
+def test_without_a_choice_all_segments_are_taken() -> None:
+    assert best_way(np.array([[0, 1], [1, 2], [2, 3]]), np.log([0.5, 0.2, 0.9])) == [0, 1, 2]
+    assert best_way(SPANS[:0], np.zeros(0)) == []
+
+
+def test_without_a_network_wide_ink_is_cut_where_there_is_little() -> None:
+    ink = np.zeros((100, 150), np.float32)
+    ink[:, :60] = ink[:, 90:] = 1
+    ink[48:54] = 1  # what joins the two
+    found = segments(ink, 100)
+    spans, priors = np.array([(one.start, one.end) for one in found]), np.array([one.prior for one in found])
+    left, right = (found[index].box for index in best_way(spans, priors))
+    assert 55 <= left.right <= right.left <= 95
+
+
+def test_a_cut_runs_between_slanted_strokes() -> None:
+    ink = np.zeros((100, 90), np.float32)
+    for row in range(100):
+        for left in (5, 45):
+            ink[row, left + (99 - row) // 3 : left + (99 - row) // 3 + 8] = 1
+    whole, *pieces = segments(ink, 100)
+    assert (whole.start, whole.box) == (0, (0, 0, 90, 100))
+    halves = [piece.ink.sum() for piece in pieces if 0.3 < piece.box.width / 90 < 0.5]
+    assert 800 in halves  # all of a stroke, and nothing of the other
