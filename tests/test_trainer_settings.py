@@ -247,6 +247,7 @@ def test_what_lightning_refuses_in_the_training_is_one_line_and_leaves_no_folder
     "wrong",
     [
         ["data.folds=90000", "data.fold=0"],
+        ["data.dir=nowhere", "logger=csv"],
         ["trainer.val_check_interval=5000"],
         ["data.validation_size=1", "data.train_size=60000"],
         ["optimizer.lr=-1", "logger=[csv,tensorboard]"],
@@ -257,11 +258,32 @@ def test_a_run_that_is_refused_before_its_first_step_leaves_nothing(run: Run, tm
     for where in ([], ["output_dir=new/folder"]):
         one_line(run("train", "trainer=cpu", "model=mlp", *wrong, *where))
         assert list(tmp_path.iterdir()) == []
-    earlier = tmp_path / "run" / "tensorboard" / "events.out.tfevents.1"
-    earlier.parent.mkdir(parents=True)
-    earlier.touch()
-    one_line(run("train", "trainer=cpu", "model=mlp", "logger=tensorboard", *wrong, "output_dir=run"))
-    assert earlier.is_file()
+    # What lies in the run's folder already is kept.
+    earlier = [tmp_path / "run" / name for name in ("tensorboard/events.out.tfevents.1", "csv/notes", ".hydra/notes")]
+    for path in earlier:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    one_line(run("train", "trainer=cpu", "model=mlp", "logger=[csv,tensorboard]", *wrong, "output_dir=run"))
+    for path in earlier:
+        assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train", "data.dir=nowhere"], ["eval", "data.dir=nowhere"], ["forward", "input=nowhere.png"]],
+    ids=lambda command: command[0],
+)
+def test_a_folder_that_existed_before_a_refused_run_is_kept(run: Run, tmp_path: Path, command: list[str]) -> None:
+    one_line(run(*command))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    for option in ("output_dir=mine", "hydra.run.dir=mine"):
+        one_line(run(*command, option))
+        assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    (tmp_path / "mine" / ".hydra").mkdir()
+    (tmp_path / "mine" / ".hydra" / "notes").touch()
+    one_line(run(*command, "output_dir=mine"))
+    assert (tmp_path / "mine" / ".hydra" / "notes").is_file()
 
 
 def test_without_a_terminal_each_epoch_is_a_line(run: Run) -> None:

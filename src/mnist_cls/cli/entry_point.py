@@ -17,15 +17,28 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
-from ..files import expand
 from .help import config_folder, register_resolvers
-from .messages import explain, explained, nearest_leaf, quoted, setting_types
-from .run_folder import ChooseFolder, decide_folder, named_or_new_folder, record_run, removed_if_useless
+from .messages import explain, explained, nearest_leaf, override, quoted, setting_types
+from .run_folder import (
+    ChooseFolder,
+    decide_folder,
+    existing_paths,
+    named_or_new_folder,
+    record_run,
+    removed_if_useless,
+)
 from .settings import SETTINGS
 from .status import leave, print_version, run_command
 from .sweep import Sweep
 
 _SWEEP = {"-m", "--multirun"}
+
+# Any other would make argparse print Hydra's usage, over several lines.
+_HYDRAS_OPTIONS = {
+    *("--", "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
+    *("-m", "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
+    *("-cd", "--config-dir", "--experimental-rerun", "-i", "--info"),
+}
 
 # What is meant by a value of settings that may be any text; another value, if it is not written like that, is a text.
 _TEXT = (str, QuotedString, type(None))
@@ -149,14 +162,13 @@ def _run(config: DictConfig, entry: str, task: Task, choose_folder: ChooseFolder
     runtime = HydraConfig.get()
     if runtime.mode != RunMode.MULTIRUN and (sweep := runtime.runtime.choices.get("sweep")):
         raise InputError(f"sweep={sweep} without -m would train once: put -m before the settings")
-    parents = [] if settings.output_dir is None else expand(settings.output_dir).absolute().parents
-    new_parents = [parent for parent in parents if not parent.exists()]
+    earlier = existing_paths(settings)
     folder = decide_folder(settings, choose_folder)
     if folder is None:
         return task(settings, None)
     config.output_dir = str(folder)
     record_run(folder, config)
-    with removed_if_useless(folder.absolute(), new_parents):
+    with removed_if_useless(folder.absolute(), earlier):
         # Read again, because a value may refer to the folder: ${hydra:runtime.output_dir}.
         return task(to_settings(config, entry), folder.absolute())
 
@@ -174,12 +186,16 @@ def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
     kinds, parser = setting_types(SETTINGS[entry]), OverridesParser.create()
     sweep = not _SWEEP.isdisjoint(overrides)
     readable = []
-    for given in overrides:
+    for index, given in enumerate(overrides):
         key, equals, value = given.partition("=")
+        following = overrides[index + 1 : index + 2]
         if key.startswith("--") and (name := key[2:].replace("-", "_")) in kinds:
             raise InputError(f"{given}: settings have no dashes: {name}={value or 'VALUE'}")
-        if key.startswith("--") and (near := nearest_leaf(key[2:].replace("-", "_"), kinds)):
-            raise InputError(f"{given}: settings have no dashes, and are KEY=VALUE; did you mean {near}=VALUE?")
+        if key.startswith("-") and key not in _HYDRAS_OPTIONS:
+            near = nearest_leaf(key.strip("-").replace("-", "_"), kinds)
+            value = value or next((text for text in following if re.fullmatch(r"[^-=][^=]*", text)), "VALUE")
+            guess = f"did you mean {override(near, value)}?" if near else "--help shows the keys"
+            raise InputError(f"{given}: no such option; settings are KEY=VALUE, without dashes; {guess}")
         if entry == "forward":
             given = re.sub(r"^\+*mode=", "network_mode=", given)
         kind = kinds.get(key.lstrip("+"))

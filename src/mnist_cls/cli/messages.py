@@ -104,9 +104,9 @@ def explain(error: BaseException, entry: str) -> str:
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)):
         return _no_key(full_key, entry)
     message = described(error)
-    if null := re.match("Incompatible value 'None' for field of type '(.+)'", message):
+    if null := re.match(r".*'None'.* (?:of type|type hint) '(?:Union\[)?([^']+?)\]?'$", message):
         expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
-        return f"{full_key}=null: expected {expected.get(null[1], null[1])}"
+        return f"{full_key}=null: expected {' or '.join(expected.get(kind, kind) for kind in null[1].split(', '))}"
     return f"{full_key}: {message}" if full_key not in message else message
 
 

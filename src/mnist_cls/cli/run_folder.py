@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,12 @@ def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
     Raises:
         InputError: If several hosts have no common name for it.
     """
-    runtime = HydraConfig.get()
-    if runtime.mode == RunMode.MULTIRUN:
-        return Path(runtime.runtime.output_dir)
-    # The default of `hydra.run.dir` is "."; Lightning passes the folder by it to the processes that it starts.
-    if runtime.run.dir != "." or any(text.startswith("hydra.run.dir=") for text in runtime.overrides.hydra):
-        return Path(runtime.run.dir)
+    if hydras := _hydras_folder():
+        return hydras
     if settings.output_dir is None:  # the command makes no folder
         return None
     settings.output_dir = str(expand(settings.output_dir))
-    named = any(text.lstrip("+").startswith("output_dir=") for text in runtime.overrides.task)
+    named = any(text.lstrip("+").startswith("output_dir=") for text in HydraConfig.get().overrides.task)
     if world_size() == 1:
         return choose(settings, named)
     attempt = attempt_folder()
@@ -86,6 +83,17 @@ def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
     return folder
 
 
+def _hydras_folder() -> Path | None:
+    """Return the folder that Hydra has made: of a sweep's run, or the one that `hydra.run.dir=DIR` names."""
+    runtime = HydraConfig.get()
+    if runtime.mode == RunMode.MULTIRUN:
+        return Path(runtime.runtime.output_dir)
+    # The default of `hydra.run.dir` is "."; Lightning passes the folder by it to the processes that it starts.
+    if runtime.run.dir != "." or any(text.startswith("hydra.run.dir=") for text in runtime.overrides.hydra):
+        return Path(runtime.run.dir)
+    return None
+
+
 def record_run(folder: Path, config: DictConfig) -> None:
     """Tell Hydra the run's folder, and write Hydra's usual record of the config into it, in the first process."""
     runtime: Any = HydraConfig.get()
@@ -100,17 +108,41 @@ def record_run(folder: Path, config: DictConfig) -> None:
         OmegaConf.save(runtime.overrides.task, record / "overrides.yaml")
 
 
+def existing_paths(settings: Any) -> set[Path]:
+    """Return the absolute paths of what exists before a run: its wanted folder, the parents, and what lies in it."""
+    wanted = _hydras_folder() or (settings.output_dir and expand(settings.output_dir))
+    if not wanted:
+        return set()
+    folder = wanted.absolute()
+    # Unlike Path.exists, this raises nothing below a folder that must not be read.
+    exist = filter(os.path.exists, (folder, *folder.parents))
+    return {*_content(folder), *exist}
+
+
 @contextlib.contextmanager
-def removed_if_useless(folder: Path, new_parents: Iterable[Path]) -> Iterator[None]:
-    """Remove a run's folder, and its parents that are new, if bad input ends the block with nothing but the record."""
+def removed_if_useless(folder: Path, earlier: Set[Path]) -> Iterator[None]:
+    """Remove a run's record, folder and parents if bad input ends the block with nothing but the record.
+
+    Args:
+        folder: of the run, an absolute path.
+        earlier: what existed before the run, see `existing_paths`. It is kept.
+    """
     try:
         yield
     except InputError:
         alone = HydraConfig.get().mode != RunMode.MULTIRUN and world_size() == 1 and is_first()
-        with contextlib.suppress(OSError):  # the folder is gone, or there are no file handles left
-            content = [path.name for path in folder.iterdir()]
-            if alone and content == [".hydra"] and folder.resolve() != Path.cwd().resolve():
-                shutil.rmtree(folder, ignore_errors=True)
-                for parent in new_parents:
-                    parent.rmdir()
+        record = folder / ".hydra"
+        if alone and _content(folder) - earlier == {record}:
+            shutil.rmtree(record, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another run has begun in a parent
+                for path in (folder, *folder.parents):
+                    if path not in earlier:
+                        path.rmdir()
         raise
+
+
+def _content(folder: Path) -> set[Path]:
+    try:
+        return {*folder.iterdir()}
+    except (OSError, ValueError):  # none, or not readable; or no path at all
+        return set()

@@ -26,7 +26,7 @@ from .datamodule import MNISTDataModule
 from .distributed import print_once
 from .from_config import check_monitors, create_all
 from .interruption import resumable
-from .loggers import closing_wandb, discard, make_loggers, start
+from .loggers import closing_wandb, discard, logged_files, make_loggers, start
 from .module import MNISTModule
 from .results import hyperparameters, model_file_option, print_summary, save_results
 from .resume import LAST, RESUME, finished, run_lock
@@ -74,17 +74,18 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     if settings.trainer.fast_dev_run:  # Lightning has replaced them by one that writes nothing
         loggers = {}
     data = _data(settings, module, trainer)
+    if trainer.world_size == 1:  # of several processes, Lightning lets one do this
+        data.prepare_data()  # takes no part in the time of the training
+    earlier = logged_files(loggers)
     if trainer.is_global_zero:
         start(loggers, folder, hyperparameters(settings), last.step)
 
-    if trainer.world_size == 1:  # of several processes, Lightning lets one do this
-        data.prepare_data()  # takes no part in the time of the training
     started = time.perf_counter()
     try:
         _fit(trainer, module, data, resume)
     except Exception:
         if trainer.global_step == 0 and resume is None:
-            discard(loggers)
+            discard(loggers, earlier)
         raise
     seconds = last.seconds_before + time.perf_counter() - started
     metrics = {

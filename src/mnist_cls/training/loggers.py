@@ -5,7 +5,6 @@ import csv
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,14 +76,18 @@ def start(loggers: Loggers, folder: Path, hyperparameters: dict[str, Any], step:
             temporary.write_text(json.dumps(ids), encoding="utf-8")
 
 
-def discard(loggers: Loggers) -> None:
-    """Remove the files that these loggers have opened for a training that has not begun, unless others lie there."""
-    for logger in loggers.values():
-        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
-            folder = Path(logger.log_dir)
-            with contextlib.suppress(OSError):
-                if len([*folder.iterdir()]) <= (1 if isinstance(logger, TensorBoardLogger) else 2):
-                    shutil.rmtree(folder)
+def logged_files(loggers: Loggers) -> set[Path]:
+    """Return the folders of the loggers for TensorBoard and CSV that exist, and what is in them."""
+    local = [one for one in loggers.values() if isinstance(one, (TensorBoardLogger, CSVLogger))]
+    folders = [Path(logger.log_dir) for logger in local]
+    return {path for folder in folders if folder.is_dir() for path in (folder, *folder.iterdir())}
+
+
+def discard(loggers: Loggers, earlier: set[Path]) -> None:
+    """Remove the files that these loggers have opened for a training that has not begun, but none of the earlier."""
+    for path in sorted(logged_files(loggers) - earlier, reverse=True):  # files before their folder
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def log_results(loggers: Loggers, hyperparameters: dict[str, Any], metrics: dict[str, float]) -> None:
