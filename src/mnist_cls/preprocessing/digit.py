@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..images import SIZE, in_mnist_form
 from .cleaning import clean
-from .components import INKED, SOFT, Box, bounding_box, cut_out, find_components, ink_box
+from .components import INKED, SOFT, Box, Component, bounding_box, cut_out, find_components, ink_box
 from .decode import Page, enlarge
 from .ink import find_ink
 from .mnist_form import centre, scale_and_centre
@@ -32,7 +32,7 @@ _COARSE_SOFT = 0.2
 # Components are connected by pixels with at least this much ink.
 _FAINT = 0.15
 
-# Gaps in the strokes of a digit are up to this fraction of its largest component's longer side.
+# Gaps in the strokes of a digit are up to this fraction of its height.
 _BROKEN = 0.07
 
 # Components with a longer side of at least this fraction of the largest one's are digits, or large parts of one. Parts
@@ -136,9 +136,15 @@ def _moved_mnist_digit(grey: np.ndarray) -> Digits | None:
 
 def _check_single(ink: np.ndarray) -> None:
     """Refuse ink that consists of several digits: beside one another, above one another, or joined by a line."""
-    # Where a pen was light, its ink may be faint. What faint ink joins is one digit.
-    _, components = find_components(np.where(ink >= _FAINT, 1, 0).astype(np.float32), _BROKEN)
+    # Where a pen was light, its ink may be faint. What faint ink joins is one digit; what is faint throughout is none.
+    joined = np.where(ink >= _FAINT, 1, 0).astype(np.float32)
+    components = _inked(*find_components(joined), ink)
     largest = max(component.box.longer_side for component in components)
+    if len(components) > 1:
+        # A broken digit is hardly more than twice as high as its largest part; a page of several rows is higher.
+        height = min(bounding_box(components).height, 2 * largest)
+        components = _inked(*find_components(joined, _BROKEN * height / largest), ink)
+        largest = max(component.box.longer_side for component in components)
     candidates = [component for component in components if component.box.longer_side >= _DIGIT_PART * largest]
     heights = [component.box.height for component in candidates]
     box = bounding_box(candidates)
@@ -152,6 +158,12 @@ def _check_single(ink: np.ndarray) -> None:
         raise InputError("several digits in one image; expected one (split=true of predict reads rows)")
     if stacked:
         raise InputError("digits above one another; expected one digit")
+
+
+def _inked(labels: np.ndarray, components: list[Component], ink: np.ndarray) -> list[Component]:
+    """Return the components that are not faint throughout."""
+    inked = set(np.unique(labels[ink >= INKED]).tolist())
+    return [component for component in components if component.label in inked]
 
 
 def _are_stacked(one: Box, other: Box) -> bool:

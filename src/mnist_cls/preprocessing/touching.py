@@ -35,7 +35,7 @@ _LENGTH_COST, _SIDE_COST = 0.05, 0.4
 # and of the ink that a cut crosses, for each height of it.
 _CUT, _CROSSED = -0.2, -0.5
 
-# A digit is seldom wider than `_WIDE`; the logarithm of its likelihood falls with the square of the excess in this unit.
+# A digit is seldom wider than this; the logarithm of its likelihood falls with the square of the excess, in this unit.
 # Two digits that touch are wider, and a network reads them as one, sure of itself.
 _WIDE, _EXCESS = 0.95, 0.1
 
