@@ -18,7 +18,7 @@ from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 from mnist_cls.models import Autoencoder
 from mnist_cls.preprocessing.digit import Digits
-from mnist_cls.preprocessing.prepare import prepare_all, to_mnist_form
+from mnist_cls.preprocessing.prepare import prepare_all
 
 # The folder of Debian's package dataset-fashion-mnist.
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -118,7 +118,10 @@ def is_digit(arguments: argparse.Namespace) -> list[Row]:
 
 
 def letters() -> torch.Tensor:
-    """A to Z and a to z in each of `FONTS`, in MNIST form: uint8 (N, 28, 28). Some look like digits: O, l, S."""
+    """A to Z and a to z in each of `FONTS`, in MNIST form: uint8 (N, 28, 28). Some look like digits: O, l, S.
+
+    Without those that preprocessing refuses, such as some i and j for their points.
+    """
     import matplotlib
 
     drawn = []
@@ -127,5 +130,5 @@ def letters() -> torch.Tensor:
         for letter in string.ascii_letters:
             page = Image.new("L", (96, 96), 255)
             ImageDraw.Draw(page).text((48, 48), letter, fill=0, font=font, anchor="mm")
-            drawn.append(to_mnist_form(page))
-    return torch.from_numpy(np.stack(drawn))
+            drawn.append(np.asarray(page))
+    return torch.from_numpy(np.stack([one.images[0] for one in prepare_all(drawn) if isinstance(one, Digits)]))
