@@ -1,6 +1,7 @@
 """Weights are read as they were written; any other file is refused in one line and runs nothing."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -9,8 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -21,7 +25,9 @@ from mnist_cls.checkpoints.weights import read_ckpt, read_weights, save_ckpt, sa
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
 
+from .conftest import Run, one_line
 from .forged import archive_of, training
+from .test_sources import as_png
 
 
 @pytest.fixture
@@ -151,8 +157,14 @@ def test_layers_that_share_their_weights_are_saved(tmp_path: Path) -> None:
 def test_a_missing_one_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file or folder.*image_classifier"):
         load_model(tmp_path / "nothing.ckpt")
-    with pytest.raises(InputError, match="is it the folder of a training run"):
+    with pytest.raises(InputError, match="expected the folder of a training run"):
         load_model(tmp_path)
+
+
+def saved_array(save: Any) -> bytes:
+    file = io.BytesIO()
+    save(file, np.zeros((2, 28, 28), np.uint8))
+    return file.getvalue()
 
 
 class Bomb:
@@ -163,15 +175,56 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("5.png", "an image"), ("5.JPG", "an image"), ("test.csv", "a text file")])
-def test_an_input_in_place_of_a_checkpoint_is_told_where_it_belongs(tmp_path: Path, name: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("5.png", b"damaged", "an image"),
+        ("5.JPG", b"damaged", "an image"),
+        ("test.csv", b"1,2", "a table"),
+        ("five", as_png(np.zeros((28, 28), np.uint8)), "an image"),
+        ("five.ckpt", as_png(np.zeros((28, 28), np.uint8)), "an image"),
+        ("test.npy", saved_array(np.save), "an array"),
+        ("test.npz", saved_array(np.savez), "an archive of arrays, images or tables"),
+    ],
+)
+def test_an_input_in_place_of_a_checkpoint_is_told_where_it_belongs(
+    tmp_path: Path, name: str, content: bytes, kind: str
+) -> None:
     path = tmp_path / name
-    path.write_bytes(b"whatever it holds")
+    path.write_bytes(content)
     for load in (load_model, Predictor, MNISTModule.load_from_checkpoint):
         with pytest.raises(
             InputError, match=rf"{name}: {kind}, not a checkpoint; .* Predictor\(\)\(PATH\), input=PATH"
         ):
             load(path)
+
+
+def test_images_in_place_of_a_checkpoint_are_told_where_they_belong(tmp_path: Path) -> None:
+    (tmp_path / "5.png").write_bytes(as_png(np.zeros((28, 28), np.uint8)))
+    for load in (load_model, Predictor, MNISTModule.load_from_checkpoint):
+        with pytest.raises(InputError, match=r"a folder of images goes where .* Predictor\(\)\(PATH\), input=PATH"):
+            load(tmp_path)
+    images: list[Any] = [
+        np.zeros((3, 28, 28)),
+        torch.zeros(3, 28, 28),
+        [np.zeros((28, 28))],
+        Image.new("L", (28, 28)),
+        pd.DataFrame(np.zeros((2, 784))),
+        as_png(np.zeros((28, 28), np.uint8)),
+    ]
+    for value in images:
+        for take in (Predictor, load_model):
+            with pytest.raises(InputError, match=rf"^checkpoint: {type(value).__name__}; .* Predictor\(\)\(IMAGES\)$"):
+                take(value)
+
+
+@pytest.mark.parametrize(("name", "words"), [("5.png", "an image, not a checkpoint"), ("scans", "a folder of images")])
+def test_the_command_says_where_images_belong(run: Run, tmp_path: Path, png: Path, name: str, words: str) -> None:
+    (tmp_path / "scans").mkdir()
+    shutil.copy(png, tmp_path / "5.png")
+    done = run("predict", f"checkpoint={tmp_path / name}", f"input={png}")
+    assert words in one_line(done)
+    assert "input=PATH" in one_line(done)
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch", "inside"])

@@ -1,6 +1,6 @@
 """Find a checkpoint by its path or its name. Imports no PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import InputError
@@ -14,6 +14,9 @@ WEIGHTS = Path(__file__).parent / "packaged"
 DEFAULT_WEIGHTS = "image_classifier"
 # The autoencoder that tells digits from other images.
 DETECTOR = "autoencoder"
+
+# What to do with images in the place of a checkpoint.
+INPUTS_GO = "where the input goes: Predictor()(PATH), input=PATH"
 
 
 def list_weights() -> list[str]:
@@ -37,7 +40,10 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
         candidates = [path / prefer, path / "model.safetensors", path / "checkpoints" / "last.ckpt"]
         found = next((file for file in candidates if file.is_file()), None)
         if found is None:
-            raise InputError(f"checkpoint={path}: the folder holds no {prefer}; is it the folder of a training run?")
+            raise InputError(
+                f"checkpoint={path}: the folder holds no {prefer}; expected the folder of a training run; a folder of"
+                f" images goes {INPUTS_GO}"
+            )
         return found
     if path.is_file():
         return path
@@ -50,5 +56,15 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
 
 
 def each(checkpoint: Checkpoint) -> list[str | Path | None]:
-    """Return the checkpoints as a list."""
-    return [checkpoint] if checkpoint is None or isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    """Return the checkpoints as a list.
+
+    Raises:
+        InputError: If one is neither a path nor a name.
+    """
+    if checkpoint is None or isinstance(checkpoint, (str, Path)):
+        return [checkpoint]
+    several: list[str | Path | None] = list(checkpoint) if isinstance(checkpoint, Iterable) else []
+    if not isinstance(checkpoint, Iterable) or not all(isinstance(one, (str, Path)) for one in several):
+        found = type(checkpoint).__name__
+        raise InputError(f"checkpoint: {found}; expected a checkpoint's path or name; images go to Predictor()(IMAGES)")
+    return several

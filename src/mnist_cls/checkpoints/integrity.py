@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import InputError, first_line, shortened
+from .find import INPUTS_GO
 
 # PyTorch ignores the case of names and reads the first entry's folder, so that one entry could hide another.
 _ENTRY = re.compile(r"archive/[a-z0-9_./]+")
@@ -33,6 +34,13 @@ _GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch (?!Q)\w+Storage|c
 
 # Lists can contain themselves, and lists that are shared multiply the paths to a value.
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
+
+# First bytes of what people predict, and may pass as the checkpoint.
+_INPUTS = {
+    (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*"): "an image",
+    (b"\x93NUMPY",): "an array",
+    (b"PAR1",): "a table",
+}
 
 # Bytes that tensors may share, as tied layers do; in the network, each gets its own.
 _MOST_SHARED = 256_000_000
@@ -63,7 +71,7 @@ def checked_archive(content: bytes, path: Path) -> io.BytesIO:
     except InputError:
         raise
     except Exception as error:  # zipfile, PyTorch and pickletools raise many types
-        raise not_whole(path, error) from error
+        raise not_whole(path, error, content) from error
     archive.seek(0)
     return archive
 
@@ -74,6 +82,8 @@ def _copy(content: bytes, path: Path) -> tuple[io.BytesIO, bytes]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(copy, "w") as target:
         names = dict.fromkeys(archive.namelist())
         if odd := [name for name in names if not _ENTRY.fullmatch(name)]:
+            if odd[0].endswith(".npy") or _kind_by_name(odd[0]):
+                raise _misplaced(path, "an archive of arrays, images or tables")
             raise _refused(path, f"its archive has an entry {shortened(odd[0])!r}, which torch.save never writes")
         entries = archive.infolist()
         compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -134,16 +144,25 @@ def digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return result.hexdigest()
 
 
-def not_whole(path: Path, error: Exception) -> InputError:
+def not_whole(path: Path, error: Exception, content: bytes) -> InputError:
     """Build the message about a file that is damaged or of another kind."""
-    kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
-    if kind in ("image", "text"):
-        what = {"image": "an image", "text": "a text file"}[kind]
-        return InputError(
-            f"{path}: {what}, not a checkpoint; it goes where the input goes: Predictor()(PATH), input=PATH"
-        )
+    by_content = (kind for beginnings, kind in _INPUTS.items() if content.startswith(beginnings))
+    if kind := next(by_content, _kind_by_name(path.name)):
+        return _misplaced(path, kind)
     reason = shortened(first_line(error), 200)
     return InputError(f"{path}: not a whole checkpoint ({reason}); copy it again, or train again")
+
+
+def _kind_by_name(name: str) -> str | None:
+    """Return what a file is that may be predicted, by the end of its name; None for others."""
+    kind = mimetypes.guess_type(name)[0] or ""
+    if kind in ("text/csv", "text/tab-separated-values"):
+        return "a table"
+    return "an image" if kind.startswith("image/") else None
+
+
+def _misplaced(path: Path, kind: str) -> InputError:
+    return InputError(f"{path}: {kind}, not a checkpoint; it goes {INPUTS_GO}")
 
 
 def _refused(path: Path, why: str) -> InputError:

@@ -150,7 +150,7 @@ def _read_safetensors(content: bytes, path: Path) -> Weights:
         # safetensors reads metadata from a mapped file only, and one that shrinks meanwhile kills the process.
         header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
     except Exception as error:  # safetensors raises its own type, and others for dtypes that PyTorch does not have
-        raise not_whole(path, error) from error
+        raise not_whole(path, error, content) from error
     metadata = header.get("__metadata__") or {}
     expected = metadata.pop(_DIGEST, None)
     if expected is None:
@@ -174,7 +174,7 @@ def _read_ckpt(content: bytes, path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about unusual pickles: they fail or do no harm
             loaded = torch.load(archive, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises many types for broken archives and pickles
-        raise not_whole(path, error) from error
+        raise not_whole(path, error, content) from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}; expected a checkpoint that mnist_cls.train wrote")
     check_values(loaded, len(content), path)

@@ -79,9 +79,9 @@ class Predictor:
         model_file: str | Path | None = PredictOptions.model_file,
         preprocess: str = PredictOptions.preprocess,
     ) -> None:
-        if model is None or isinstance(model, (str, Path, Sequence)):
-            checkpoint, network = model, None
-        else:
+        checkpoint: Any = model
+        network: Any = None
+        if hasattr(model, "state_dict"):  # anything else is a checkpoint, or refused like one
             # An MNISTModule, whose class would import Lightning, normalizes; its network does not.
             checkpoint, network = None, getattr(model, "model", model) if hasattr(model, "run_network") else model
         options = PredictOptions(
