@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from mnist_cls import Predictions, Predictor
 from mnist_cls.data.datasets import LabelledImages
@@ -234,6 +235,16 @@ def test_three_images_of_28x28_are_three(predictor: Predictor, x: np.ndarray) ->
         (lambda x: "https://example.com/7.png", "https://example.com/7.png: no file; download it first"),
         (lambda x: "no\nthing.png", r"no\\nthing\.png: no such file or folder"),
         (lambda x: "n" * 5000, "File name too long"),
+        (
+            lambda x: DataLoader(Subset(TensorDataset(torch.from_numpy(x)), range(9)), 4),
+            r"DataLoader; .* those of each batch, or .*MNISTModule.*, loader\)",
+        ),
+        (
+            lambda x: DataLoader(TensorDataset(torch.from_numpy(x)), 4),
+            "DataLoader; expected images: pass those of each",
+        ),
+        (lambda x: TensorDataset(torch.from_numpy(x)), r"TensorDataset; .* pass \[dataset\[i\]\[0\] for i in range"),
+        (lambda x: Subset(TensorDataset(torch.from_numpy(x)), range(9)), r"Subset; .* pass \[dataset\[i\]\[0\]"),
         (lambda x: None, "NoneType; expected a path"),
         (lambda x: 7, "int; expected a path"),
         (lambda x: "", "an empty path"),
@@ -247,6 +258,20 @@ def test_what_cannot_be_read_correctly_is_refused_in_one_line(
     with pytest.raises(InputError, match=message) as raised:
         predictor(make(x))
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_the_messages_about_loaders_advise(predictor: Predictor, x: np.ndarray, y: np.ndarray) -> None:
+    dataset = TensorDataset(torch.from_numpy(x)[:, None] / 255, torch.from_numpy(y))
+    expected = predictor(x).labels
+    assert (predictor([dataset[i][0] for i in range(len(dataset))]).labels == expected).all()
+    batches = [predictor(images).labels for images, _ in DataLoader(dataset, 16)]
+    assert (np.concatenate(batches) == expected).all()
+
+    class Stream(IterableDataset[np.ndarray]):
+        def __iter__(self) -> Iterator[np.ndarray]:
+            return iter(x)
+
+    assert (predictor(Stream()).labels == expected).all()
 
 
 def test_an_image_that_cannot_be_read_is_an_error_of_its_own(

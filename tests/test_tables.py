@@ -127,6 +127,17 @@ def test_labels_without_a_header_are_the_first_column_or_the_last(
             open_source(tmp_path / "a.csv")
 
 
+def test_an_index_of_pandas_that_is_no_label_is_named(tmp_path: Path, labels: list[int], rows: np.ndarray) -> None:
+    for table in (pd.DataFrame(np.column_stack([labels, rows])), pd.DataFrame(np.column_stack([rows, labels]))):
+        table.to_csv(tmp_path / "a.csv", header=False)
+        with pytest.raises(InputError, match=r"786 columns; .* leave the index of pandas out: .*index=False\)$"):
+            open_source(tmp_path / "a.csv")
+    for part in (pd.DataFrame(rows)[20:], pd.DataFrame(rows).sample(frac=1, random_state=0)):
+        part.to_csv(tmp_path / "a.csv", header=False)
+        with pytest.raises(InputError, match=r"first seems to number the rows; leave the index .*index=False\)$"):
+            open_source(tmp_path / "a.csv")
+
+
 def excel(table: np.ndarray, separator: str, decimal: str, end: str = "\n", last: str = "") -> str:
     lines = [separator.join(f"{value:g}".replace(".", decimal) for value in row) + last for row in table.tolist()]
     return end.join([separator.join(["label", *PIXELS]) + last, *lines, "", ""])

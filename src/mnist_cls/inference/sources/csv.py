@@ -30,6 +30,9 @@ _LONGEST_LINE = LARGEST_FILE * 4 // 3 + 100_000
 # Rows that are looked at, at least, to find the labels in a table that does not name its columns.
 _LOOK_AT = 100
 
+# What to do about a column too many that numbers the rows.
+_NO_INDEX = "leave the index of pandas out: to_csv(..., index=False)"
+
 Lines = Callable[[], AbstractContextManager[Iterator[str]]]
 
 
@@ -103,7 +106,7 @@ def _columns(dialect: Dialect, lines: Lines) -> Columns:
     if len(columns) == PIXELS:
         return Columns("", columns)
     if len(columns) != PIXELS + 1:
-        index = "; leave the index of pandas out: to_csv(..., index=False)" if len(columns) == PIXELS + 2 else ""
+        index = f"; {_NO_INDEX}" if len(columns) == PIXELS + 2 else ""
         raise InputError(f"has no header and {wrong_number(dialect.width)}{index}")
     rows = _Table(lines, dialect, Columns("", columns)).rows()
     with contextlib.closing(rows):
@@ -144,6 +147,8 @@ def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
         return likely[0], True
     if not likely and not any(varied.values()):
         return 0, True
+    if not likely and 1 < len(numbers) == len({*numbers}) and all(number.strip().isdecimal() for number in numbers):
+        raise InputError(f"has no header and 785 columns, and the first seems to number the rows; {_NO_INDEX}")
     raise InputError(
         "has no header and 785 columns, and it cannot be told whether the first or the last has the labels, 0 to 9;"
         " add a header"

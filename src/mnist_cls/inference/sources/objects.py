@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -46,6 +47,7 @@ def object_source(inputs: Any, preprocess: str) -> Source:
         if array.dtype.kind not in "OUS":
             return _array_source(array, preprocess, _is_many(inputs, array.shape))
         inputs = list(np.atleast_1d(array))
+    _refuse_batches(inputs)
     if not isinstance(inputs, Iterable):
         raise InputError(f"{type(inputs).__name__}; {_EXPECTED}")
     if isinstance(inputs, Sequence):
@@ -53,6 +55,21 @@ def object_source(inputs: Any, preprocess: str) -> Source:
         if stack is not None:
             return _array_source(stack, preprocess)
     return _listed(inputs)
+
+
+def _refuse_batches(inputs: object) -> None:
+    """Raise an `InputError` for what PyTorch trains on: batches, or images with labels."""
+    torch_data: Any = sys.modules.get("torch.utils.data")  # whoever has such an object has imported it
+    if torch_data is None:
+        return
+    kind = type(inputs).__name__
+    if isinstance(inputs, torch_data.DataLoader):
+        raise InputError(
+            f"{kind}; expected images: pass those of each batch, or use Lightning:"
+            " Trainer().predict(MNISTModule.load_from_checkpoint(CHECKPOINT), loader)"
+        )
+    if isinstance(inputs, torch_data.Dataset) and not isinstance(inputs, Iterable):
+        raise InputError(f"{kind}; expected images: pass [dataset[i][0] for i in range(len(dataset))]")
 
 
 def _path_source(path: str, preprocess: str) -> Source:
