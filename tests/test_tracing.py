@@ -430,8 +430,21 @@ def test_an_input_that_is_no_normalized_tensor_is_refused_in_a_line() -> None:
             InputError, match=rf"of type {type(image).__name__}; expected a tensor, such as .*normalize"
         ):
             trace_forward(model, image)
-    with pytest.raises(InputError, match=r"the input is uint8; expected floats, such as .*normalize"):
-        trace_forward(model, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    for arguments, options in (([[np.zeros((28, 28))]], {}), ([], {"x": np.zeros((1, 1, 28, 28))})):
+        with pytest.raises(InputError, match=r"of type ndarray; expected a tensor, such as .*normalize"):
+            trace_forward(model, *arguments, **options)
+    for value in ("5.png", Path("5.png"), [[0.0] * 28] * 28):
+        with pytest.raises(InputError, match=r"of type \w+; expected a tensor, such as .*normalize") as caught:
+            trace_forward(create_model("mlp"), value)
+        assert "\n" not in str(caught.value)
+    for dtype in (torch.uint8, torch.int64, torch.float64, torch.bool):
+        for name in ("image_classifier", "mlp"):
+            words = rf"the input is {str(dtype).removeprefix('torch.')}; expected float32, such as .*normalize"
+            with pytest.raises(InputError, match=words):
+                trace_forward(create_model(name), torch.zeros(1, 1, 28, 28, dtype=dtype))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as other:  # a mistake of another kind
+        trace_forward(nn.Linear(3, 2), torch.zeros(1, 4))
+    assert not isinstance(other.value, InputError)
     # What a network does with its input is its own business.
     assert trace_forward(nn.Identity(), torch.zeros(3, dtype=torch.uint8)).output.dtype == torch.uint8
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from ..errors import InputError, first_line
+from ..errors import InputError, first_line, shortened
 from ..models import shapes
 from .dataflow import Dataflow
 from .flops import FlopCount
@@ -57,19 +57,26 @@ def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
 
     Raises:
         InputError: If `model` is no `nn.Module`, has a scripted layer (`torch.jit`) or a lazy one that has not run yet,
-            or is on the meta device; if the input is an array or an image; if it is uint8, and the network fails.
+            or is on the meta device; if the input is an array or an image; if the network fails for a list or a path in
+            the place of a tensor, or for the tensor's dtype.
     """
     tensors = tensors_in((inputs, options))
     _check(model, tensors)
-    if inputs and not tensors and hasattr(inputs[0], "__array_interface__"):  # of NumPy or Pillow
-        raise InputError(f"an input of type {type(inputs[0]).__name__}; expected a tensor, {_NORMALIZED}")
+    first = None if tensors else next(iter((*inputs, *options.values())), None)
+    for value in (first, *(first[:1] if isinstance(first, (list, tuple)) else ())):
+        if hasattr(value, "__array_interface__"):  # of NumPy or Pillow
+            raise InputError(f"an input of type {type(value).__name__}; expected a tensor, {_NORMALIZED}")
     with unchanged(model), recording(model, (inputs, options)) as trace:
         try:
             trace.output = model(*inputs, **options)
-        except RuntimeError as error:
-            if any(tensor.dtype == torch.uint8 for tensor in tensors):
-                raise InputError(f"{first_line(error)}: the input is uint8; expected floats, {_NORMALIZED}") from error
-            raise
+        except (AttributeError, RuntimeError, TypeError) as error:
+            if isinstance(first, (str, os.PathLike, list, tuple)) and not isinstance(error, RuntimeError):
+                reason = f"an input of type {type(first).__name__}; expected a tensor"
+            elif dtype := _unfit_dtype(model, tensors, error):
+                reason = f"the input is {dtype}; expected float32"
+            else:
+                raise
+            raise InputError(f"{reason}, {_NORMALIZED} ({shortened(first_line(error))})") from error
     return trace
 
 
@@ -125,6 +132,16 @@ def _check(model: nn.Module, inputs: list[Tensor]) -> None:
             )
         if any(tensor.is_meta for tensor in own + inputs):
             raise InputError(f"{found}, or its input, is on the meta device, which has no values; use the CPU or a GPU")
+
+
+def _unfit_dtype(model: nn.Module, inputs: list[Tensor], error: Exception) -> str:
+    """Return the dtype of an input that may explain a network's error; "" if none does."""
+    fit = {parameter.dtype for parameter in model.parameters()}
+    if not isinstance(error, RuntimeError) or torch.float32 not in fit:
+        return ""
+    # PyTorch speaks of "dtype", "type" and "scalar type".
+    unfit = [tensor.dtype for tensor in inputs if tensor.dtype not in fit and "type" in str(error)]
+    return str(unfit[0]).removeprefix("torch.") if unfit else ""
 
 
 class _Recorder(TorchFunctionMode):
