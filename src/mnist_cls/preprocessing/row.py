@@ -62,7 +62,7 @@ _FOOTED = 0.6
 _THIN = 0.1
 
 # Ink that is wider than this may be two digits that touch, such as a 1 and a 7.
-_MAY_TOUCH = 0.8
+_MAY_TOUCH = 0.95
 
 # Faint ink is looked for at a resolution of this many pixels for the typical height.
 _FAINT_HEIGHT = 30
