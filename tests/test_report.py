@@ -165,13 +165,13 @@ def test_an_autoencoder_gets_a_loss_and_no_report(run: Run, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_early_exit_is_evaluated_where_there_is_one(run: Run, tmp_path: Path) -> None:
-    accuracy = {}
+    metrics = {}
     for early in ("true", "false"):
         done = run("eval", "checkpoint=conditional", f"early_exit={early}", "report=false", f"output_dir=early_{early}")
         assert done.returncode == 0, done.stderr
-        accuracy[early] = metrics_of(tmp_path / f"early_{early}")["test/accuracy"]
-    assert accuracy["true"] != accuracy["false"]
-    assert accuracy["false"] - accuracy["true"] <= 0.001
+        metrics[early] = metrics_of(tmp_path / f"early_{early}")
+    assert metrics["true"]["test/loss"] != metrics["false"]["test/loss"]
+    assert abs(metrics["false"]["test/accuracy"] - metrics["true"]["test/accuracy"]) <= 0.001
     one_line(run("eval", "early_exit=true"), "ImageClassifier has no early exit")
     one_line(run("eval", "trainer.limit_test_batches=0"), "trainer.limit_test_batches=0 leaves no images")
 
