@@ -82,7 +82,8 @@ _SEVERAL_ROWS = "several rows of digits; expected one"
 def cut_row(ink: np.ndarray) -> list[Segment]:
     """Cut a row of digits.
 
-    Ink that is connected, or one above the other, is one digit. If it is so wide that it may be several, see `segments`.
+    Ink that is connected, or one above the other, is one digit. Where it is so wide that it may be several, `segments`
+    cuts it.
     What is left out is clearly smaller than a digit, or lies above or below the row, or is a line or a dark edge.
 
     Args:
