@@ -42,23 +42,31 @@ class Page(NamedTuple):
     scale: float
 
 
-def decode(content: bytes, side: int) -> Page:
+class FilePage(NamedTuple):
+    """One page of the bytes of a file that holds several; the first is 0."""
+
+    content: bytes
+    number: int
+
+
+def decode(file: bytes | FilePage, side: int) -> Page:
     """Decode an image file.
 
     Args:
-        content: the file's bytes, in one of `FORMATS`.
+        file: the file's bytes, in one of `FORMATS`, or a page of it.
         side: pixels of the longer side that suffice: a larger image may be reduced, but not below this.
 
     Raises:
         InputError: If the content is no such file, is broken, holds several images, or more than `MOST_PIXELS`.
     """
+    content, number = file if isinstance(file, FilePage) else (file, None)
     with _decoder_errors():
         formats: tuple[str, ...] = FORMATS
         if content[4:12] in _HEIC_BRANDS:
             formats = (*FORMATS, _register_heic())
         try:
             with Image.open(io.BytesIO(content), formats=formats) as image:
-                return _read(image, side)
+                return _read(image, side, number)
         except UnidentifiedImageError as error:
             found = "not an image" if content else "an empty file"
             raise InputError(f"{found}: expected one of {', '.join(FORMATS)}") from error
@@ -100,13 +108,16 @@ def _decoder_errors() -> Iterator[None]:
             raise InputError(f"broken image: {first_line(error)}") from error
 
 
-def _read(image: Image.Image, side: int) -> Page:
+def _read(image: Image.Image, side: int, number: int | None) -> Page:
     width, height = image.size
     is_jpeg = image.format in ("JPEG", "MPO")
     _check_size(image, _MOST_JPEG_PIXELS if is_jpeg else MOST_PIXELS)
     # The second image of an MPO is the camera's preview.
-    if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
-        raise InputError(f"holds {count} images; expected one per file")
+    if number is not None:
+        image.seek(number)
+        _check_size(image)
+    elif image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+        raise InputError(f"holds {count} images; expected one (files .tif, .gif and .webp are read page by page)")
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size and without its colours, in a fraction of the time.
     image.draft("L", (min(width, side), min(height, side)))
     _check_size(image)

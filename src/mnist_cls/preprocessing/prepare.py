@@ -8,8 +8,11 @@ from PIL import Image
 
 from ..errors import InputError
 from ..images import SIZE, in_mnist_form
-from .decode import Page, decode, read_image, reduce, to_grey
+from .decode import FilePage, Page, decode, read_image, reduce, to_grey
 from .digit import ROW_SIDE, SIDE, Digits, find_digit, find_row
+
+# What `prepare` takes: the contents of an image file, a page of it, an array, or a Pillow image.
+ImageLike = bytes | FilePage | np.ndarray | Image.Image
 
 
 def to_mnist_form(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -33,11 +36,12 @@ def to_mnist_form(image: Image.Image | np.ndarray) -> np.ndarray:
     return form
 
 
-def prepare(image: bytes | np.ndarray | Image.Image, preprocess: str = "auto", split: bool = False) -> Digits:
+def prepare(image: ImageLike, preprocess: str = "auto", split: bool = False) -> Digits:
     """Find the digit of an image, or the digits of its row, and convert each to MNIST's form.
 
     Args:
-        image: the contents of an image file; an array, uint8 (H, W), (H, W, 3) or (H, W, 4); or a Pillow image.
+        image: the contents of an image file, or a page of it; an array, uint8 (H, W), (H, W, 3) or (H, W, 4); or a
+            Pillow image.
         preprocess: "auto", see `to_mnist_form`; or "none" to take images of 28x28 pixels as they are.
         split: look for a row of digits instead of a single one.
 
@@ -51,7 +55,7 @@ def prepare(image: bytes | np.ndarray | Image.Image, preprocess: str = "auto", s
 
 
 def prepare_all(
-    images: Iterable[bytes | np.ndarray | Image.Image | InputError],
+    images: Iterable[ImageLike | InputError],
     preprocess: str = "auto",
     split: bool = False,
     all_cuts: bool = False,
@@ -78,9 +82,7 @@ def prepare_all(
     return found if all_cuts else [one.most_likely() if isinstance(one, Digits) else one for one in found]
 
 
-def _digits_or_small_page(
-    image: bytes | np.ndarray | Image.Image | InputError, preprocess: str, split: bool
-) -> Digits | InputError | Page:
+def _digits_or_small_page(image: ImageLike | InputError, preprocess: str, split: bool) -> Digits | InputError | Page:
     """Return the digits of an image, or the page if it has 28x28 pixels."""
     if isinstance(image, InputError):
         return image
@@ -97,9 +99,9 @@ def _digits_or_small_page(
     return _find(page, read, split)
 
 
-def _reader(image: bytes | np.ndarray | Image.Image) -> Callable[[int], Page]:
+def _reader(image: ImageLike) -> Callable[[int], Page]:
     """Return a function that reads the page with a longer side of at least N pixels, if the image has as many."""
-    if isinstance(image, bytes):
+    if isinstance(image, (bytes, FilePage)):
         return partial(decode, image)
     return partial(reduce, read_image(image) if isinstance(image, Image.Image) else to_grey(Image.fromarray(image)))
 

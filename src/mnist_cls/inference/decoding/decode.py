@@ -7,9 +7,10 @@ import numpy as np
 
 from ...errors import InputError
 from ...images import SIZE, as_stack, images_from_array, in_mnist_form
+from ...preprocessing.decode import FilePage
 from ...preprocessing.digit import Digits
-from ...preprocessing.prepare import prepare_all
-from ..sources.blocks import Content, InputBlock
+from ...preprocessing.prepare import ImageLike, prepare_all
+from ..sources.blocks import Content, InputBlock, PagePath
 from ..sources.reading import read_file
 
 # First bytes of archives, which Pillow would only call "not an image".
@@ -127,12 +128,14 @@ def _unchanged(decoded: Decoded) -> Decoded:
     return decoded
 
 
-def _load(content: Content) -> bytes | np.ndarray | InputError:
+def _load(content: Content) -> ImageLike | InputError:
     """Return what `prepare` takes, or why there is none."""
     try:
         if isinstance(content, np.ndarray):
             images, [reason] = images_from_array(content, many=False)
             return images[0] if reason is None else InputError(reason)
+        if isinstance(content, PagePath):
+            return FilePage(read_file(content.path), content.number)
         image = read_file(content) if isinstance(content, str) else content
     except InputError as error:
         return error

@@ -11,8 +11,16 @@ import numpy as np
 from ...errors import InputError
 from .reading import file_identity, reader_errors
 
-# The bytes of an image file, its path, pixels, or the reason why there is none of these.
-Content = bytes | str | np.ndarray | InputError
+
+class PagePath(NamedTuple):
+    """The path of a file that holds several pages, and the number of one of them, from 0."""
+
+    path: str
+    number: int
+
+
+# The bytes of an image file, its path or that of one of its pages, pixels, or the reason why there is none of these.
+Content = bytes | str | PagePath | np.ndarray | InputError
 
 # Inputs in a batch: of arrays, and of images that have to be decoded first.
 ARRAY_BATCH, IMAGE_BATCH = 2048, 256

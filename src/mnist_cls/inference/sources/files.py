@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ...errors import InputError
-from .blocks import Sample, Source, blocks_of, target_of
+from .blocks import PagePath, Sample, Source, blocks_of, target_of
+from .pages import count_pages
 from .reading import open_regular, printable
 
 # The longest path on Linux, and the number of bytes that are read of a list at once.
@@ -21,8 +22,9 @@ _LONGEST_PATH, _CHUNK = 4096, 1 << 16
 
 
 def image_source(path: Path) -> Source:
-    """Return one image."""
-    return Source(1, blocks_of(lambda: [_sample(str(path))]), f"image {path}")
+    """Return one image, or the pages of one file."""
+    samples = partial(_samples, str(path))
+    return Source(_count(samples, ""), blocks_of(samples), f"image {path}")
 
 
 def folder_source(folder: Path) -> Source:
@@ -65,7 +67,7 @@ def pattern_source(pattern: str) -> Source:
             if os.path.isdir(path):  # noqa: PTH112
                 yield from (sample for _, sample in _walk(path))
             else:
-                yield _sample(path)
+                yield from _samples(path)
 
     return Source(_count(samples, f"input={pattern}: matches no file"), blocks_of(samples), pattern)
 
@@ -73,14 +75,18 @@ def pattern_source(pattern: str) -> Source:
 def list_source(path: Path | None) -> Source:
     """Return the files in a list, one path a line, or separated by NUL; of standard input if `path` is None."""
     if path is None:
-        return Source(None, blocks_of(lambda: map(_sample, _paths(sys.stdin.buffer))), "standard input")
+        return Source(None, blocks_of(lambda: _of_list(sys.stdin.buffer)), "standard input")
 
     def samples() -> Iterator[Sample]:
         with open_regular(path) as file:
-            yield from map(_sample, _paths(file))
+            yield from _of_list(file)
 
     count = _count(samples, f"input={path}: the list is empty; expected a path a line")
     return Source(count, blocks_of(samples), f"{path}")
+
+
+def _of_list(file: BinaryIO) -> Iterator[Sample]:
+    return itertools.chain.from_iterable(map(_samples, _paths(file)))
 
 
 def _count(samples: Callable[[], Iterator[Sample]], if_none: str) -> int:
@@ -90,8 +96,13 @@ def _count(samples: Callable[[], Iterator[Sample]], if_none: str) -> int:
     return count
 
 
-def _sample(path: str) -> Sample:
-    return Sample(printable(path), lambda: path)
+def _samples(path: str) -> Iterator[Sample]:
+    """Yield a file; or its pages, if it has several."""
+    name, pages = printable(path), count_pages(path)
+    if pages == 1:
+        yield Sample(name, lambda: path)
+    for number in range(pages if pages > 1 else 0):
+        yield Sample(f"{name}#{number + 1}", partial(PagePath, path, number))
 
 
 def _walk(top: str) -> Iterator[tuple[str, Sample]]:
@@ -106,7 +117,8 @@ def _walk(top: str) -> Iterator[tuple[str, Sample]]:
         if not path:
             del levels[-1], above[-1:]
         elif not is_folder:
-            yield path, _sample(path)
+            for sample in _samples(path):
+                yield path, sample
         else:
             try:
                 identity, entries = _enter(path, above)
