@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 from PIL import Image
-from scipy import ndimage
 
 from mnist_cls import Predictor
 from mnist_cls.data.datasets import load_dataset
+from mnist_cls.data.uneven import dark_object, pasted, photo, ruled, shadow
 from mnist_cls.errors import InputError
 from mnist_cls.preprocessing import prepare
+from mnist_cls.preprocessing.digit import Digits
+from mnist_cls.preprocessing.prepare import prepare_all
 
 _TRAIN = load_dataset("mnist", "train")
 _IMAGES, _LABELS = _TRAIN.images[50_000:51_000].numpy(), _TRAIN.labels[50_000:51_000].numpy()
@@ -31,41 +33,6 @@ def one_digit(image: np.ndarray, random: Generator) -> np.ndarray:
     top, left = random.integers(75, 100), random.integers(90, 150)
     page[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return page
-
-
-def photo(ink: np.ndarray, random: Generator, light: np.ndarray | float = 1.0) -> np.ndarray:
-    grey = ndimage.gaussian_filter((random.uniform(190, 240) - random.uniform(130, 160) * ink) * light, 1)
-    pixels: np.ndarray = np.clip(grey + random.normal(0, 2, ink.shape), 0, 255).astype(np.uint8)
-    return pixels
-
-
-def shadow(ink: np.ndarray, random: Generator, width: float) -> np.ndarray:
-    """Darken one side of the page; its edge, `width` pixels wide, may cross the digit."""
-    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]]
-    angle = random.uniform(0, 2 * np.pi)
-    across = (x - random.uniform(120, 240)) * np.cos(angle) + (y - random.uniform(100, 200)) * np.sin(angle)
-    return photo(ink, random, 1 - random.uniform(0.2, 0.45) / (1 + np.exp(np.clip(across / width, -50, 50))))
-
-
-def dark_object(ink: np.ndarray, random: Generator) -> np.ndarray:
-    """Lay something with round corners on the lower edge of the page."""
-    y, x = np.mgrid[: ink.shape[0], : ink.shape[1]]
-    left, top, radius = random.uniform(-60, 100), random.uniform(255, 262), random.uniform(5, 20)
-    outside = np.hypot(np.maximum(left + radius - x, 0), np.maximum(top + radius - y, 0)) - radius
-    return photo(np.maximum(ink, random.uniform(0.8, 1.1) * (outside < 0)), random)
-
-
-def pasted(ink: np.ndarray, random: Generator, pen: float, paper: float) -> np.ndarray:
-    page = np.full(ink.shape, 255, np.uint8)
-    page[60:270, 70:310] = (paper + (pen - paper) * ink + random.normal(0, 2, ink.shape))[60:270, 70:310].clip(0, 255)
-    return page
-
-
-def ruled(ink: np.ndarray, random: Generator) -> np.ndarray:
-    page = ink.copy()
-    for row in np.arange(random.uniform(0, 50), 297, random.uniform(40, 80)).astype(int):
-        page[row : row + 2] = np.maximum(page[row : row + 2], random.uniform(0.6, 0.9))
-    return photo(page, random)
 
 
 _PAGES: dict[str, Callable[[np.ndarray, Generator], np.ndarray]] = {
@@ -90,6 +57,14 @@ def test_a_digit_is_read_on_an_uneven_page(kind: str) -> None:
             continue
         correct += int(predict(found).labels[0] == label)
     assert correct >= 37
+
+
+def test_where_a_shadows_edge_cannot_be_told_from_the_digit_the_error_names_it() -> None:
+    random, predict = np.random.default_rng(3), Predictor(device="cpu", preprocess="none")
+    found = prepare_all([shadow(one_digit(image, random), random, 0.5) for image in _IMAGES[:60]])
+    assert sum("such as a shadow or an object" in str(one) for one in found if isinstance(one, InputError)) >= 1
+    read = [(one.images, label) for one, label in zip(found, _LABELS[:60], strict=True) if isinstance(one, Digits)]
+    assert sum(predict(images).labels[0] != label for images, label in read) <= 3
 
 
 def sheet(random: Generator, rows: int, columns: int, cell: int = 80) -> np.ndarray:

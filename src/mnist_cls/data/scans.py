@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from ..errors import InputError
+from . import uneven
 
 _SIDE = 112  # pixels of a page's side, by default
 
@@ -52,18 +53,42 @@ def scan_row(images: np.ndarray, gap: float, seed: int = 0) -> bytes:
             varies by one in each direction. Below 0 the boxes overlap, and digits often touch.
         seed: on which alone all random numbers depend.
     """
-    random = np.random.default_rng(seed)
+    ink, _ = row_of_ink(images, gap, np.random.default_rng(seed))
+    return _encode(_page(ink), "PNG")
+
+
+def row_of_ink(
+    images: np.ndarray, gap: float, random: Generator, sizes: tuple[float, float] = (1.0, 1.0)
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Draw digits side by side, each at a random height.
+
+    Args:
+        images, gap: see `scan_row`.
+        random: for all random numbers.
+        sizes: the smallest and the largest factor by which digits are enlarged.
+
+    Returns:
+        The ink of the page, float32 (H, W), 0 to 1; and that of each digit, in the same place.
+    """
     page = np.zeros((4 * 40, 4 * 40 * len(images)), np.float32)
-    right = 24
+    places, right = [], 24
     for image in images:
-        ink = _enlarged(image)
+        side = round(_SIDE * random.uniform(*sizes)) if sizes[0] < sizes[1] else _SIDE
+        ink = _enlarged(image, side)
         columns = np.flatnonzero((ink > 0.3).any(0))
         ink = ink[:, columns[0] : columns[-1] + 1]
-        left, top = max(right, 0), 24 + round(random.uniform(-6, 6))
-        target = page[top : top + _SIDE, left : left + ink.shape[1]]
-        np.maximum(target, ink, out=target)
+        left, top = max(right, 0), 24 + (_SIDE - side) // 2 + round(random.uniform(-6, 6))
+        place = np.s_[top : top + side, left : left + ink.shape[1]]
+        np.maximum(page[place], ink, out=page[place])
+        places.append((place, ink))
         right = left + ink.shape[1] + round(4 * (gap + random.uniform(-1, 1)))
-    return _encode(_page(page[:, : right + 24 + 8]), "PNG")
+    page = page[:, : right + 24 + 8]
+    digits = []
+    for place, ink in places:
+        digit = np.zeros_like(page)
+        digit[place] = ink[:, : digit[place].shape[1]]
+        digits.append(digit)
+    return page, digits
 
 
 def _enlarged(image: np.ndarray, side: int = _SIDE) -> np.ndarray:
@@ -102,11 +127,11 @@ def _tight(image: np.ndarray, random: Generator) -> Image.Image:
     return _page(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
-def _strokes(image: np.ndarray, random: Generator, grow: float) -> Image.Image:
+def _strokes(image: np.ndarray, random: Generator, grow: float, side: int = _SIDE) -> Image.Image:
     """Move the edges of strokes outwards by `grow` pixels of MNIST."""
-    mask = np.pad(_enlarged(image) > 0.5, 12)
+    mask = np.pad(_enlarged(image, side) > 0.5, 12)
     outside = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
-    ink = np.clip(4 * grow - outside + 0.5, 0, 1)
+    ink = np.clip(side / 28 * grow - outside + 0.5, 0, 1)
     if grow < 0:
         # Keep the ridge of strokes that would vanish: the pixels furthest from the paper.
         depth = np.maximum(-outside, 0)
@@ -152,6 +177,18 @@ def _dusty(image: np.ndarray, random: Generator) -> Image.Image:
     return _page(ink)
 
 
+def _uneven(draw: Callable[[np.ndarray, Generator], np.ndarray]) -> Callable[[np.ndarray, Generator], Image.Image]:
+    """Return what draws a digit in the middle half of a page that is uneven, see `uneven`."""
+
+    def drawn(image: np.ndarray, random: Generator) -> Image.Image:
+        page, side = np.zeros((300, 360), np.float32), int(random.integers(70, 150))
+        top, left = random.integers(75, 225 - side + 1), random.integers(90, 270 - side + 1)
+        page[top : top + side, left : left + side] = _enlarged(image, side)
+        return Image.fromarray(draw(page, random))
+
+    return drawn
+
+
 def _photo(image: np.ndarray, random: Generator) -> Image.Image:
     """All at once: a digit somewhere on a page, uneven light, out of focus, noise."""
     ink = _somewhere(image, random, (480, 640), (120, 360))
@@ -178,6 +215,14 @@ def _transparent(image: np.ndarray, random: Generator) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def _white_transparent(image: np.ndarray, random: Generator) -> Image.Image:
+    """Make white transparent: each pixel as much as it is light, or what is nearly white entirely."""
+    page = _page(_enlarged(image), 255.0, random.uniform(0, 120))
+    if random.random() < 0.5:
+        return Image.merge("LA", (page, page.point(lambda grey: 0 if grey > 250 else 255)))
+    return Image.merge("LA", (page, page.point(lambda grey: min(255, 2 * (255 - grey)))))
+
+
 def _16_bits(image: np.ndarray, random: Generator) -> Image.Image:
     values = 60_000 - 45_000 * _enlarged(image)
     return Image.fromarray(values.round().astype(np.uint16))
@@ -200,6 +245,7 @@ _KINDS = {
     "anywhere on a page": _kind(lambda image, random: _page(_somewhere(image, random, (180, 240), (40, 110)))),
     "cropped tightly": _kind(_tight),
     "thin strokes": _kind(partial(_strokes, grow=-0.8)),
+    "a pen of 1 pixel": _kind(partial(_strokes, grow=-4.0, side=800)),
     "thick strokes": _kind(partial(_strokes, grow=1.0)),
     "JPEG, quality 50": _kind(_plain, "JPEG", quality=50),
     "JPEG, quality 20": _kind(_plain, "JPEG", quality=20),
@@ -209,11 +255,20 @@ _KINDS = {
     "ruled lines": _kind(_ruled),
     "in a box": _kind(_boxed),
     "dust": _kind(_dusty),
+    "soft shadow": _kind(_uneven(lambda ink, random: uneven.shadow(ink, random, random.uniform(6, 30)))),
+    "hard shadow": _kind(_uneven(partial(uneven.shadow, width=0.5))),
+    "dark object": _kind(_uneven(uneven.dark_object)),
+    "grey paper on white": _kind(_uneven(lambda ink, random: uneven.pasted(ink, random, 60, random.uniform(190, 235)))),
+    "dark paper on white": _kind(_uneven(lambda ink, random: uneven.pasted(ink, random, 230, random.uniform(10, 60)))),
+    "rulings across": _kind(_uneven(uneven.ruled)),
+    "squared paper": _kind(_uneven(partial(uneven.ruled, squared=True))),
+    "a speck above": _kind(_uneven(uneven.speck)),
     "photo": _kind(_photo, "JPEG", quality=60),
     "1 bit": _kind(lambda image, random: _plain(image, random).convert("1")),
     "palette": _kind(lambda image, random: _plain(image, random).convert("P"), "GIF"),
     "coloured": _kind(_coloured),
     "transparent": _kind(_transparent),
+    "white made transparent": _kind(_white_transparent),
     "CMYK": _kind(lambda image, random: _plain(image, random).convert("CMYK"), "TIFF"),
     "16 bits": _kind(_16_bits),
     "turned by EXIF": _kind(

@@ -82,23 +82,26 @@ def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
         return ink
     removed = ndimage.binary_dilation(ruled, np.ones((3, 1)))
     rest = np.where(removed, 0, ink).astype(np.float32)
-    coverage = (rest >= INKED).mean(0)
-    in_digit = (coverage > 0) & (coverage < 0.6)  # more is a vertical ruling, such as the side of a frame
+    rest_mask = rest >= INKED
+    # What covers most of a column is a vertical ruling, such as the side of a frame; its edges are soft.
+    upright = ndimage.binary_dilation(rest_mask.mean(0) >= 0.6, iterations=2)
+    rest_mask[:, upright] = False
+    in_digit = rest_mask.any(0)
     margin = max(2, width // 8)
     if not in_digit.any():
         return ink
     if in_digit[:margin].any() or in_digit[-margin:].any():
         # It may be a crop, unless no stroke is as thin as the lines, and one of them crosses an empty quarter of it.
-        thin = ruled.sum() / count < 0.5 * stroke_width(rest >= INKED)
+        thin = ruled.sum() / count < 0.5 * stroke_width(rest_mask)
         if not (thin and (count > 1 or not in_digit[: width // 4].any() or not in_digit[-(width // 4) :].any())):
             return ink
     # Strokes go on where there is ink on both sides of a line.
     for rows, _ in ndimage.find_objects(ndimage.label(removed)[0]):
-        above, below = (mask[row] for row in (max(rows.start - 1, 0), min(rows.stop, height - 1)))
+        above, below = (mask[row] & ~upright for row in (max(rows.start - 1, 0), min(rows.stop, height - 1)))
         reach = 2 * (rows.stop - rows.start) + 1
         crossed = ndimage.maximum_filter1d(above, reach) & ndimage.maximum_filter1d(below, reach)
         crossed &= ndimage.maximum_filter1d(above | below, reach // 2)
-        rest[rows] = np.where(crossed, ink[rows], 0)
+        rest[rows] = np.where(crossed | upright, ink[rows], 0)
     return rest
 
 

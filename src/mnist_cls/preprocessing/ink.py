@@ -20,6 +20,11 @@ _PAPER_CONTRAST = 0.7
 # A picture that was pasted onto a canvas has at least this many pixels on each side.
 _SMALLEST_PAPER = 16
 
+# What is this thick, as a fraction of its longer side, is an area and no stroke; and what is this thick, and fills this
+# fraction of its box.
+_ROUND = 0.4
+_STRIP, _FILLED = 0.15, 0.6
+
 # Medians and percentiles are taken of at least this many pixels, if there are as many. All of them would take longer
 # than everything else.
 _SAMPLES = 5000
@@ -55,9 +60,15 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
     if (box := _paper_box(ink)) and (pasted := _ink_within(grey, box)) is not None:
         return pasted
     if thickness := solid_thickness(ink):
-        strokes = _find_strokes(grey)
-        if strokes and (strokes := _without_parts(strokes, grey, fitted, ink)) and 2 * strokes.width <= thickness:
+        found = _find_strokes(grey)
+        strokes = _without_parts(found, grey, fitted, ink) if found else None
+        if strokes and 2 * strokes.width <= thickness:
             return strokes.ink
+        if not strokes and _is_area(ink):
+            raise InputError(
+                "no digit found: a dark or light area reaches the edge of the page, such as a shadow or an object, and"
+                " the digit cannot be told from it; light the page evenly"
+            )
     return ink
 
 
@@ -205,6 +216,19 @@ def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: 
 
 def _touches_edge(box: Box, page: tuple[int, ...]) -> bool:
     return box.left == 0 or box.top == 0 or box.right == page[1] or box.bottom == page[0]
+
+
+def _is_area(ink: np.ndarray) -> bool:
+    """Whether the largest ink reaches the edge of the page and is no stroke: round, or a polygon, or a strip."""
+    labels, components = find_components(ink)
+    largest = max(components, key=lambda component: component.area)
+    box = largest.box
+    if not _touches_edge(box, ink.shape):
+        return False
+    mask = np.pad(labels[box.top : box.bottom, box.left : box.right] == largest.label, 1)
+    thickness = 2 * float(ndimage.distance_transform_edt(mask).max()) / box.longer_side
+    filled = largest.area / (box.width * box.height)
+    return thickness > _ROUND or (thickness > _STRIP and filled > _FILLED)
 
 
 def _areas(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:

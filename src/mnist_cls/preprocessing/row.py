@@ -3,16 +3,12 @@
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from ..errors import InputError
 from .components import (
-    INKED,
-    NEIGHBOURS,
-    SOFT,
     Box,
     Component,
     bounding_box,
@@ -22,6 +18,7 @@ from .components import (
     mask_of,
     typical_height,
 )
+from .faint import check_nothing_faint, find_faint, strengthened
 from .lines import without_lines
 from .touching import Segment, segments
 
@@ -54,24 +51,8 @@ _NEARBY = 0.15
 # The largest distance between two parts of a digit above one another that are no fragments.
 _STACKED = 0.3
 
-# A single digit is hardly wider than this; wider ink consists of several that touch.
+# A single digit is hardly wider than this.
 _WIDEST = 1.05
-
-# Nor is it without flat strokes on both sides that make it wider than that, such as the foot of a 1.
-_FOOTED = 0.6
-_THIN = 0.1
-
-# Ink that is wider than this may be two digits that touch, such as a 1 and a 7.
-_MAY_TOUCH = 0.95
-
-# Faint ink is looked for at a resolution of this many pixels for the typical height.
-_FAINT_HEIGHT = 30
-
-# Strokes with at least this much ink, in the mean, are faint, but can be read.
-_FAINT = 0.12
-
-# Pixels with at least this much ink may belong to a stroke that is too faint to read.
-_FAINTEST = 0.02
 
 # Ink next to the digits and at least this many times as thick as their strokes is an object, or a shadow.
 _THICK = 4.0
@@ -82,10 +63,6 @@ _SEVERAL_ROWS = "several rows of digits; expected one"
 def cut_row(ink: np.ndarray) -> list[Segment]:
     """Cut a row of digits.
 
-    Ink that is connected, or one above the other, is one digit. Where it is so wide that it may be several, `segments`
-    cuts it.
-    What is left out is clearly smaller than a digit, or lies above or below the row, or is a line or a dark edge.
-
     Args:
         ink: float32 (H, W), 0 to 1.
 
@@ -95,11 +72,34 @@ def cut_row(ink: np.ndarray) -> list[Segment]:
     Raises:
         InputError: If there are no digits, or several rows, lines around or through them, or ink that may be a digit.
     """
+    groups = find_groups(ink)
+    tallest = max(box.height for _, box in groups)
+    found = list[Segment]()
+    for group_ink, box in groups:
+        first = max((one.end for one in found), default=0)
+        found += [one.moved(box.left, box.top, first) for one in segments(group_ink, tallest)]
+    return found
+
+
+def find_groups(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
+    """Find the digits of a row: ink that is connected, or one above the other, is one digit, or several that touch.
+
+    What is left out is clearly smaller than a digit, or lies above or below the row, or is a line or a dark edge.
+
+    Args:
+        ink: float32 (H, W), 0 to 1.
+
+    Returns:
+        For each from left to right its ink without that of others, cropped, and its box.
+
+    Raises:
+        InputError: See `cut_row`.
+    """
     labels, components = find_components(ink)
     if components:
         height = typical_height(components)
-        faint = _find_faint(ink, height)
-        strong = _strengthened(ink, faint)
+        faint = find_faint(ink, height)
+        strong = strengthened(ink, faint)
         if strong is not ink:
             labels, components = find_components(strong)
         cleaned = without_lines(strong, labels, components)
@@ -113,16 +113,8 @@ def cut_row(ink: np.ndarray) -> list[Segment]:
     groups = _attach_fragments(_group(components, height), labels, height)
     digits = _choose_digits(groups, height)
     _check_one_row(digits, height)
-    _check_nothing_faint(faint, digits, height)
-    tallest = max(bounding_box(group).height for group in digits)
-    found = list[Segment]()
-    for group in digits:
-        group_ink, box = _cut_out(cleaned, group, labels)
-        several = _may_touch(group_ink, tallest)
-        cut = segments(group_ink, tallest) if several else [Segment(group_ink, Box(0, 0, *group_ink.shape[::-1]), 0, 1)]
-        first = max((one.end for one in found), default=0)
-        found += [one.moved(box.left, box.top, first) for one in cut]
-    return found
+    check_nothing_faint(faint, [bounding_box(group) for group in digits], _DIGIT * height)
+    return [_cut_out(cleaned, group, labels) for group in digits]
 
 
 def _cut_out(ink: np.ndarray, group: list[Component], labels: np.ndarray) -> tuple[np.ndarray, Box]:
@@ -148,68 +140,6 @@ def are_stacked(group: list[Component]) -> bool:
 def _high_boxes(components: Iterable[Component], least: float) -> list[Box]:
     """Return the boxes of the components with a height of at least `least` pixels."""
     return [component.box for component in components if component.box.height >= least]
-
-
-class _Faint(NamedTuple):
-    """Ink as large as a digit that is faint throughout.
-
-    Attributes:
-        box: its bounding box.
-        mask: bool, its pixels within the box.
-        strength: the mean of its ink.
-    """
-
-    box: Box
-    mask: np.ndarray
-    strength: float
-
-
-def _find_faint(ink: np.ndarray, height: float) -> list[_Faint]:
-    """Find faint ink next to digits with a typical height, in pixels."""
-    step = max(1, round(height / _FAINT_HEIGHT))
-    small = ink[::step, ::step]
-    faint = small >= _FAINTEST
-    # Most pages have soft edges of strokes, and nothing else that is faint.
-    if not (faint & (ndimage.maximum_filter((small >= INKED).view(np.uint8), 5) == 0)).any():
-        return []
-    pieces = ndimage.maximum_filter(faint.view(np.uint8), 5)
-    labels, count = ndimage.label(pieces, NEIGHBOURS)
-    labels[~faint] = 0
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    inked = np.bincount(labels[small >= INKED], minlength=count + 1)
-    found = []
-    for label, place in enumerate(ndimage.find_objects(labels), 1):
-        box = Box(*(step * edge for edge in (place[1].start, place[0].start, place[1].stop, place[0].stop)))
-        # Grain and stains are smaller, shadows larger.
-        if inked[label] < 0.3 * areas[label] and _SMALL_DIGIT * height <= box.longer_side <= 2 * height:
-            mask = labels[place] == label
-            found.append(_Faint(box, mask.repeat(step, 0).repeat(step, 1), float(small[place][mask].mean())))
-    return found
-
-
-def _strengthened(ink: np.ndarray, faint: list[_Faint]) -> np.ndarray:
-    """Return the ink, float32 (H, W), with faint strokes as strong as others, if they can be read at all."""
-    readable = [one for one in faint if one.strength >= _FAINT]
-    if not readable:
-        return ink
-    ink = ink.copy()
-    for box, mask, strength in readable:
-        part = ink[box.top : box.bottom, box.left : box.right]
-        part[mask[: part.shape[0], : part.shape[1]]] *= 0.8 / strength
-    ink[ink > 1] = 1
-    return ink
-
-
-def _check_nothing_faint(faint: list[_Faint], digits: list[list[Component]], height: float) -> None:
-    """Refuse a row with ink too faint to read before, between or after its digits."""
-    boxes = [bounding_box(group) for group in digits]
-    for box, _, strength in faint:
-        nearest = min(boxes, key=lambda other: abs(other.left + other.right - box.left - box.right))
-        beside = all(min(box.right, other.right) - max(box.left, other.left) < 0.3 * box.width for other in boxes)
-        within = box.top < nearest.bottom and box.bottom > nearest.top
-        if beside and within and box.height >= _DIGIT * height:
-            position = sum(other.left < box.left for other in boxes)
-            raise InputError(f"the ink after digit {position} is too faint to read: {strength:.2f} of the others'")
 
 
 def _without_dark_edges(components: list[Component], labels: np.ndarray) -> list[Component]:
@@ -341,20 +271,3 @@ def _nearby(
     distances = [distance[mask_of(group, around)].min(initial=math.inf) for group in groups]
     order = np.argsort(distances, kind="stable")
     return [groups[index] for index in order if groups[index] is not fragment and distances[index] <= reach]
-
-
-def _may_touch(ink: np.ndarray, tallest: float) -> bool:
-    """Whether ink may be several digits."""
-    width = ink.shape[1]
-    return width > _MAY_TOUCH * tallest and (width <= _WIDEST * tallest or _is_wide(ink, tallest))
-
-
-def _is_wide(ink: np.ndarray, tallest: float) -> bool:
-    """Whether ink is too wide for a digit, apart from flat strokes on both sides such as the foot of a 1."""
-    soft = ink >= SOFT
-    heights = np.where(soft.any(0), len(ink) - soft.argmax(0) - soft[::-1].argmax(0), 0)
-    for height, widest in ((0, _WIDEST), (_THIN, _WIDEST), (_FLAT, _FOOTED)):
-        columns = np.flatnonzero(heights >= height * tallest)
-        if not len(columns) or columns[-1] - columns[0] + 1 <= widest * tallest:
-            return False
-    return True

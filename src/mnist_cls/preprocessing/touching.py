@@ -10,26 +10,33 @@ import numpy as np
 from scipy import ndimage
 
 from .components import INKED, NEIGHBOURS, SOFT, Box, ink_box
+from .pieces import log_likelihoods
 
 # All lengths are fractions of the height of the row's tallest digit.
 
+# Ink narrower than this is one digit, and so is what is one with this logarithm of the probability.
+_NARROW, _SURE = 0.4, -0.02
+
+# Pieces whose likelihood has a smaller logarithm are left out.
+_UNLIKELY = -6.0
+
 # Cuts are at least this far apart, and as far from the ends.
-_APART, _FROM_ENDS = 0.12, 0.15
+_APART, _FROM_ENDS = 0.1, 0.12
 
 # A piece that is narrower, wider or lower than this is no digit.
 _NARROWEST, _WIDEST, _LOWEST = 0.12, 1.15, 0.5
 
-# Cuts that are tried, the best ones. With more, the network finds digits where there are none.
-_MOST_CUTS = 8
+# Cuts that are tried, the best ones.
+_MOST_CUTS = 10
 
 # Cuts are searched for at a resolution of about this many pixels for the height.
 _SEARCH_HEIGHT = 36
 
 # A cut crosses no more ink than this.
-_MOST_INK = 0.25
+_MOST_INK = 0.5
 
 # What a cut costs for each pixel on its way, as a fraction of what ink costs, and for each step to the side.
-_LENGTH_COST, _SIDE_COST = 0.05, 0.4
+_LENGTH_COST, _SIDE_COST = 0.05, 0.3
 
 # Logarithms of likelihoods: of a cut, because of two readings that are equally good, that with fewer digits is taken;
 # and of the ink that a cut crosses, for each height of it.
@@ -51,7 +58,7 @@ class Segment(NamedTuple):
         box: its bounding box.
         start: number of the cut on its left; those of a row are numbered from left to right, 0 being its start.
         end: number of the cut on its right.
-        prior: logarithm of its likelihood by its width and the ink that its right cut crosses, up to a constant.
+        prior: logarithm of its likelihood by its form, and the ink that its right cut crosses, up to a constant.
     """
 
     ink: np.ndarray
@@ -68,12 +75,25 @@ class Segment(NamedTuple):
 
 
 def segments(ink: np.ndarray, height: float) -> list[Segment]:
-    """Cut connected ink in all likely ways; the first segment is the whole.
+    """Return connected ink, and where it may be several digits, its pieces in all likely ways; the whole comes first.
 
     Args:
         ink: float32 (H, W), 0 to 1, cropped.
         height: of the row's tallest digit, in pixels.
     """
+    rows, width = ink.shape
+    whole = ink, Box(0, 0, width, rows)
+    likelihood = float(log_likelihoods(ink, [whole], height)[0])
+    if likelihood > _SURE or width < _NARROW * height:
+        return [Segment(*whole, 0, 1, likelihood)]
+    found = candidates(ink, height)
+    likelihoods = log_likelihoods(ink, [(one.ink, one.box) for one in found], height).tolist()
+    likely = [one._replace(prior=one.prior + more) for one, more in zip(found, likelihoods, strict=True)]
+    return [one for one in likely if one is likely[0] or one.prior > _UNLIKELY]
+
+
+def candidates(ink: np.ndarray, height: float) -> list[Segment]:
+    """Cut connected ink in all ways that leave pieces of the size of digits; the first segment is the whole."""
     rows, width = ink.shape
     columns = np.arange(width)
     edges = [np.zeros(rows, int), *_cuts(ink, height), np.full(rows, width)]
