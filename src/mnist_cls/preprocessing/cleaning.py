@@ -86,7 +86,7 @@ def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
     # What covers most of a column is a vertical ruling, such as the side of a frame; its edges are soft.
     upright = ndimage.binary_dilation(rest_mask.mean(0) >= 0.6, iterations=2)
     rest_mask[:, upright] = False
-    in_digit = rest_mask.any(0)
+    in_digit = np.asarray(rest_mask.any(0))
     margin = max(2, width // 8)
     if not in_digit.any():
         return ink
