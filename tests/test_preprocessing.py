@@ -71,7 +71,7 @@ def test_an_mnist_image_pasted_onto_a_larger_page_is_recovered_exactly(digits: n
 # Points of accuracy that a kind of scan may lose against MNIST's own images, if more than 1.
 MOST_LOST = {"12 pixels": 3.0, "16 pixels": 1.5, "cropped tightly": 3.0, "thick strokes": 1.5, "thin strokes": 1.5}
 # Most of what these lose is refused.
-MOST_LOST |= {"a pen of 1 pixel": 5.0, "soft shadow": 3.0, "hard shadow": 11.0, "squared paper": 20.0}
+MOST_LOST |= {"a pen of 1 pixel": 5.0, "soft shadow": 3.0, "hard shadow": 14.0, "squared paper": 20.0}
 
 
 @pytest.fixture(scope="module")
