@@ -1,6 +1,6 @@
 """Train the perceptron that tells whole digits from pieces and pairs: `mnist_cls.preprocessing.pieces`.
 
-python scripts/train_pieces.py [--rows 30000] [--output FILE]
+python scripts/train_pieces.py [--rows 25000] [--output FILE]
 """
 
 import argparse
@@ -94,7 +94,7 @@ def train(views: Tensor, whole: Tensor, epochs: int, hidden: int) -> nn.Sequenti
 def main() -> None:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=30_000, help="rows to train on")
+    parser.add_argument("--rows", type=int, default=25_000, help="rows to train on")
     parser.add_argument("--epochs", type=int, default=8, help="passes over their pieces")
     parser.add_argument("--hidden", type=int, default=64, help="size of the first layer")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
