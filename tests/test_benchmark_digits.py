@@ -42,19 +42,23 @@ def test_the_images_of_a_folder(tmp_path: Path, digits: np.ndarray, labels: list
     (folder / blank).parent.mkdir(exist_ok=True)
     Image.new("L", (50, 50), 255).save(folder / blank)
     table.append(f"{blank},5")
+    broken = blank.replace("b", "broken", 1)
+    (folder / broken).write_bytes(b"no image")
+    table.append(f"{broken},5")
     if named == "by a table":
         (folder / "row.png").write_bytes(scan_row(digits[:4], 4))
         table.append(f"row.png,{''.join(map(str, labels[:4]))}")
         (folder / "labels.csv").write_text("\n".join(table))
     done = benchmark(folder, folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert ("labels are from names, as " in done.stdout) == (named != "by a table")
     for weights in ("image_classifier", "accurate"):
-        assert figures(done.stdout, "single digits", weights) == [13, round(11 / 13, 4), 1, 1]
+        assert figures(done.stdout, "single digits", weights) == [14, round(11 / 14, 4), 1, 2]
         assert f"single digits, {weights}: 1 refused: no digit found" in done.stdout
         if named == "by a table":
             assert figures(done.stdout, "rows of digits", weights) == [1, 1, 0, 0]
-    assert figures(done.stdout, "single digits", "image_classifier, image only resized")[0] == 13
-    assert "2 images not read correctly: digits.png" in done.stdout
+    assert figures(done.stdout, "single digits", "image_classifier, image only resized")[0] == 14
+    assert "3 images not read correctly: digits.png" in done.stdout
     sheet = np.asarray(Image.open(tmp_path / "digits.png"))
     assert (sheet < 128).any(axis=0).sum() > 300  # two images side by side, and text
 

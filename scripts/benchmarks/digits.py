@@ -90,6 +90,9 @@ def find_labels(folder: Path) -> dict[Path, str]:
     labels = {path: label for path, label in pairs if label}
     if not labels:
         raise InputError(f"{folder}: no labelled images; expected labels.csv (path,label), or names such as a_7.png")
+    if not table.is_file():
+        path, label = next(iter(labels.items()))
+        print(f"labels are from names, as {label} from {path.relative_to(folder)}; labels.csv (path,label) goes before")
     for path, label in labels.items():
         if not re.fullmatch("[0-9]+", label):
             raise InputError(f"{path}: label {label!r}; expected digits")
@@ -119,8 +122,15 @@ def _readers(checkpoint: str | None, split: bool) -> dict[str, Callable[[Images]
         return read
 
     def by_resizing(images: Images) -> list[Reading]:
-        seen = [_resized(content) for content in images.values()]
-        return [Reading(str(predictors[names[0]](image[None]).labels[0]), "", image[None]) for image in seen]
+        readings = []
+        for content in images.values():
+            try:
+                image = _resized(content)[None]
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                readings.append(Reading("", shortened(error, 100)))
+            else:
+                readings.append(Reading(str(predictors[names[0]](image).labels[0]), "", image))
+        return readings
 
     readers = {name: by_package(predict) for name, predict in predictors.items()}
     if not split:

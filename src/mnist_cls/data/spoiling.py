@@ -13,7 +13,7 @@ from ..images import SIZE
 def spoil(images: Tensor, fraction: float) -> Tensor:
     """Spoil a random fraction of the images, each in one way.
 
-    All random numbers are of PyTorch's global generator of the device.
+    Random numbers are of PyTorch's global generators of the CPU and of the device.
 
     Args:
         images: float32 (B, 28, 28), values 0 to 255.
@@ -22,10 +22,11 @@ def spoil(images: Tensor, fraction: float) -> Tensor:
     Returns:
         float32 (B, 28, 28), values 0 to 255.
     """
-    kinds = (torch.rand(len(images), device=images.device) * len(_KINDS) / fraction).long()
+    # On the CPU: to know how many images are of a kind, a GPU would be waited for, once for each kind.
+    kinds = (torch.rand(len(images)) * len(_KINDS) / fraction).long()
     spoilt = images.clone()
     for number, kind in enumerate(_KINDS):
-        chosen = (kinds == number).nonzero().flatten()
+        chosen = (kinds == number).nonzero().flatten().to(images.device)
         if len(chosen):
             spoilt[chosen] = kind(images[chosen]).clamp(0, 255)
     return spoilt
@@ -63,7 +64,7 @@ def _disc(x: Tensor, smallest: float, largest: float) -> Tensor:
 def _holes(x: Tensor) -> Tensor:
     """Take the ink of three discs away."""
     holes = _disc(x, 0.5, 2.5) | _disc(x, 0.5, 2.5) | _disc(x, 0.5, 2.5)
-    return torch.where(holes, 0.0, x)
+    return x.masked_fill(holes, 0)
 
 
 def _inverted_half(x: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def _moved(x: Tensor) -> Tensor:
     grid = F.affine_grid(torch.eye(2, 3, device=x.device)[None], [1, 1, SIZE, SIZE], align_corners=False)
     angle, length = _uniform(x, 0, math.pi), _uniform(x, 0, 6 * 2 / SIZE)
     step = torch.cat([angle.cos() * length, angle.sin() * length], -1)[:, None]
-    positions = torch.linspace(-0.5, 0.5, 7, device=x.device).tolist()
+    positions = torch.linspace(-0.5, 0.5, 7).tolist()
     sampled = [F.grid_sample(x[:, None], grid + position * step, align_corners=False) for position in positions]
     return torch.stack(sampled).mean(0).squeeze(1)
 
