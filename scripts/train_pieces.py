@@ -71,10 +71,10 @@ def collect(images: np.ndarray, rows: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(seen)), torch.tensor(whole, dtype=torch.float32)
 
 
-def train(views: Tensor, whole: Tensor, epochs: int, hidden: int) -> nn.Sequential:
+def train(views: Tensor, whole: Tensor, epochs: int) -> nn.Sequential:
     """Train by the cross-entropy, AdamW and one cycle of the learning rate."""
     network = nn.Sequential(
-        nn.Linear(2 * VIEW[0] * VIEW[1], hidden), nn.ReLU(), nn.Linear(hidden, 32), nn.ReLU(), nn.Linear(32, 1)
+        nn.Linear(2 * VIEW[0] * VIEW[1], 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)
     )
     size = 256
     steps = len(views) // size
@@ -96,7 +96,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=25_000, help="rows to train on")
     parser.add_argument("--epochs", type=int, default=8, help="passes over their pieces")
-    parser.add_argument("--hidden", type=int, default=64, help="size of the first layer")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write")
     arguments = parser.parse_args()
@@ -104,13 +103,13 @@ def main() -> None:
     start = time.perf_counter()
     data = load_dataset()
     kept, held_out = (data.images[indices].numpy() for indices in train_validation_indices(len(data.images)))
-    network = train(*collect(kept, arguments.rows, arguments.seed), arguments.epochs, arguments.hidden)
+    network = train(*collect(kept, arguments.rows, arguments.seed), arguments.epochs)
     seen, whole = collect(held_out, max(100, arguments.rows // 20), arguments.seed + 1)
     with torch.no_grad():
         logits = network(seen.float() / 255)[:, 0]
     accuracy = ((logits > 0) == (whole > 0.5)).float().mean().item()
     loss = F.binary_cross_entropy_with_logits(logits, whole).item()
-    made_by = " ".join(f"--{name} {getattr(arguments, name)}" for name in ("rows", "epochs", "hidden", "seed"))
+    made_by = " ".join(f"--{name} {getattr(arguments, name)}" for name in ("rows", "epochs", "seed"))
     figures = {"made_by": f"python scripts/train_pieces.py {made_by}", "validation_accuracy": f"{accuracy:.4f}"}
     weights = {name: tensor.half() for name, tensor in network.state_dict().items()}
     with whole_file(arguments.output) as path:

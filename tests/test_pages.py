@@ -82,6 +82,7 @@ def test_counting_pages_of_broken_files_ends_without_an_error(tmp_path: Path, di
     assert count_pages(str(tmp_path / "missing" / name)) == 1
 
 
+@pytest.mark.timeout(30)  # a circle that is followed never ends
 def test_a_tiff_whose_pages_go_round_in_a_circle_is_counted_once(tmp_path: Path) -> None:
     page = b"\x01\0" + bytes(12) + (8).to_bytes(4, "little")
     (tmp_path / "circle.tif").write_bytes(b"II*\0" + (8).to_bytes(4, "little") + page)
