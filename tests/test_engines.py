@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_cls import Predictor, load_model
+from mnist_cls import Predictor, list_weights, load_model
+from mnist_cls.checkpoints.find import DETECTOR, find_checkpoint
 from mnist_cls.checkpoints.weights import read_weights, save_weights
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.data.normalization import normalize
 from mnist_cls.errors import InputError
+from mnist_cls.inference.engines.eager import EagerDetector
+from mnist_cls.inference.engines.onnx import OnnxDetector, OnnxEngine
+from mnist_cls.inference.onnx_file import is_whole, onnx_beside, read_beside, seal
 
 from .conftest import ROOT, Run
-
-MANY = 150_000
 
 
 def test_the_pipeline_needs_no_pytorch() -> None:
@@ -72,7 +74,6 @@ def test_int8_is_calibrated_on_the_dataset_of_the_training(tmp_path: Path) -> No
 def test_auto_follows_a_network_that_is_trained_on(digits: np.ndarray) -> None:
     network = load_model()
     predictor = Predictor(network)
-    predictor.prepare(MANY)
     before = predictor(digits).probabilities
     with torch.no_grad():
         network.get_parameter("fc2.bias").add_(torch.arange(10))
@@ -128,24 +129,112 @@ def test_options_that_an_engine_does_not_support(options: dict[str, Any], messag
         Predictor(**options)
 
 
-def test_auto_uses_onnx_runtime_for_many_images_only(digits: np.ndarray) -> None:
-    predictor = Predictor()
-    few = predictor(digits)
-    assert predictor.engine.name == "eager"
-    predictor.prepare(MANY)
-    assert predictor.engine.name == "onnx"
-    np.testing.assert_allclose(predictor(digits).probabilities, few.probabilities, atol=1e-5)
+@pytest.mark.parametrize("name", list_weights())
+def test_packaged_weights_have_the_onnx_file_that_was_made_of_them(name: str, mnist_test: LabelledImages) -> None:
+    images = mnist_test.images.numpy()
+    path = find_checkpoint(name)
+    network = read_beside(path)
+    assert network is not None, "make packaged-onnx"
+    assert is_whole(onnx_beside(path).read_bytes())
+    if name == DETECTOR:
+        np.testing.assert_array_equal(OnnxDetector(network)(images), EagerDetector(name, "cpu")(images))
+        return
+    eager = Predictor(name, engine="eager")(images)
+    probabilities = OnnxEngine([network])(images)
+    np.testing.assert_allclose(probabilities, eager.probabilities, atol=1e-5)
+    assert (probabilities.argmax(1) == eager.labels).all()
 
 
-def test_auto_is_pytorch_where_onnx_runtime_is_not_installed(
-    digits: np.ndarray, monkeypatch: pytest.MonkeyPatch
+ONLY_ONNX = """\
+import sys
+import numpy as np
+from mnist_cls import Predictor
+from mnist_cls.inference.options import PredictOptions
+from mnist_cls.inference.pipeline import predict_files
+predictor = Predictor(["image_classifier", "conditional"], shifts=1, is_digit=True, device="cpu")
+print(predictor(np.load("digits.npy")).labels[:3], "torch" in sys.modules)
+for options in ({"min_confidence": 0.9, "is_digit": True}, {"split": True}):
+    predict_files("digits.npy", "rows.csv", PredictOptions(device="cpu", **options))
+    print("torch" in sys.modules)
+"""
+
+
+def test_prediction_imports_no_pytorch(digits: np.ndarray, labels: list[int], tmp_path: Path) -> None:
+    np.save(tmp_path / "digits.npy", digits)
+    done = subprocess.run([sys.executable, "-c", ONLY_ONNX], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [f"{np.array(labels[:3])} False", "False", "False"]
+
+
+def test_averages_in_onnx_runtime_are_those_of_pytorch(digits: np.ndarray) -> None:
+    names = ["image_classifier", "accurate"]
+    eager, onnx = (Predictor(names, shifts=2, engine=engine, device="cpu")(digits) for engine in ("eager", "onnx"))
+    np.testing.assert_allclose(onnx.probabilities, eager.probabilities, atol=1e-5)
+    assert not np.allclose(onnx.probabilities, Predictor(names[0], device="cpu")(digits).probabilities, atol=1e-3)
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """A folder as a training leaves it: the weights of `conditional`, changed a little."""
+    weights, network = read_weights("conditional"), load_model("conditional")
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.01)
+    save_weights(tmp_path / "run" / "model.safetensors", network, weights.model, weights.provenance)
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    return tmp_path / "run"
+
+
+def test_the_first_prediction_of_a_run_makes_its_onnx_file(finished_run: Path, digits: np.ndarray) -> None:
+    first = Predictor(finished_run, device="cpu")
+    assert first.engine.name == "onnx"
+    written = (finished_run / "model.onnx").stat()
+    second = Predictor(finished_run, device="cpu")
+    assert (finished_run / "model.onnx").stat().st_mtime_ns == written.st_mtime_ns
+    eager = Predictor(finished_run, engine="eager")
+    np.testing.assert_allclose(second(digits).probabilities, eager(digits).probabilities, atol=1e-5)
+    # Of other weights: it is made anew, also when it was copied there together with them.
+    (finished_run / "model.onnx").write_bytes(onnx_beside(find_checkpoint()).read_bytes())
+    np.testing.assert_array_equal(
+        Predictor(finished_run, device="cpu")(digits).probabilities, first(digits).probabilities
+    )
+    assert sorted(path.name for path in finished_run.iterdir()) == ["metrics.json", "model.onnx", "model.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut off", "empty", "no ONNX"])
+def test_a_damaged_onnx_file_is_named_and_not_used(
+    damage: str, tmp_path: Path, digits: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    predictor = Predictor()
-    predictor.prepare(MANY)
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(find_checkpoint().read_bytes())
+    assert Predictor(weights, device="cpu").engine.name == "eager"
+    content = onnx_beside(find_checkpoint()).read_bytes()
+    (tmp_path / "mine.onnx").write_bytes(content)
+    assert Predictor(weights, device="cpu").engine.name == "onnx"
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :]
+    broken = {"changed": flipped, "cut off": content[:middle], "empty": b"", "no ONNX": seal(b"no ONNX")}[damage]
+    (tmp_path / "mine.onnx").write_bytes(broken)
+    capsys.readouterr()
+    predictor = Predictor(weights, device="cpu")
     assert predictor.engine.name == "eager"
-    with pytest.raises(InputError, match=r"ONNX Runtime is not installed; pip install 'mnist-cls\[onnx\]'"):
-        Predictor(engine="onnx")
+    assert (predictor(digits).labels == Predictor()(digits).labels).all()
+    [line] = capsys.readouterr().err.splitlines()
+    reason = "ONNX Runtime cannot load the network: " if damage == "no ONNX" else "it is damaged; delete it"
+    assert line.startswith(f"{tmp_path}/mine.onnx: not used, but PyTorch, which takes longer: {reason}")
+
+
+def test_what_has_no_onnx_file_is_computed_by_pytorch(finished_run: Path, tmp_path: Path, digits: np.ndarray) -> None:
+    assert Predictor("conditional", early_exit=True, device="cpu").engine.name == "eager"
+    assert Predictor(load_model(), device="cpu").engine.name == "eager"
+    assert Predictor(["image_classifier", finished_run / "model.safetensors"], device="cpu").engine.name == "onnx"
+    (tmp_path / "mine.safetensors").write_bytes(find_checkpoint().read_bytes())
+    assert Predictor(["accurate", tmp_path / "mine.safetensors"], device="cpu").engine.name == "eager"
+    assert Predictor(tmp_path / "mine.safetensors", engine="onnx")(digits).labels.shape == (100,)
+
+
+def test_a_run_whose_folder_cannot_be_written(finished_run: Path, digits: np.ndarray) -> None:
+    (finished_run / "model.onnx").mkdir()  # which a file cannot replace
+    assert Predictor(finished_run, device="cpu").engine.name == "eager"
 
 
 def test_is_digit_works_with_every_engine(digits: np.ndarray) -> None:

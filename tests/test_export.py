@@ -24,6 +24,7 @@ from mnist_cls.cli.entry_point import compose
 from mnist_cls.cli.settings import export_format
 from mnist_cls.data.datasets import LabelledImages
 from mnist_cls.errors import InputError
+from mnist_cls.inference.engines.eager import EagerDetector
 from mnist_cls.inference.export import Exported, export_model
 from mnist_cls.inference.predictions import Predictions
 from mnist_cls.training.fit import train
@@ -126,6 +127,9 @@ def metadata_of(path: Path) -> dict[str, str]:
 def test_a_file_says_where_it_comes_from(exported: dict[str, Exported], ending: str) -> None:
     weights = read_weights()
     metadata = metadata_of(exported[ending].path)
+    if ending == "onnx":  # of all bytes before the last entry of the metadata, which ends in the digest
+        content = exported[ending].path.read_bytes()
+        assert metadata.pop("content_sha256") == sha256(content[:-84]).hexdigest()
     assert json.loads(metadata.pop("mnist_cls")) == {"model": weights.model, "provenance": weights.provenance}
     assert ("digest" in metadata) == (ending == "safetensors")  # the file's own, see test_checkpoint.py
     metadata.pop("digest", None)
@@ -163,6 +167,21 @@ def test_the_example_runs_as_printed(exported: dict[str, Exported], ending: str)
         [sys.executable, "-W", "error", "-c", example], cwd=written.path.parent, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_autoencoder_answers_whether_it_is_a_digit(tmp_path: Path, images: np.ndarray) -> None:
+    mixed = np.concatenate([images[:50], np.random.default_rng(0).integers(0, 256, (50, 28, 28), np.uint8)])
+    expected = EagerDetector("autoencoder", "cpu")(mixed)
+    assert expected[:50].mean() > 0.9
+    assert not expected[50:].any()
+    for ending in FORMATS:
+        written = export_model(tmp_path / f"detector.{ending}", "autoencoder")
+        assert (written.outputs, written.differing) == (("error", "is_digit"), 0)
+        assert "errors differ from the network's" in str(written)
+    session = onnxruntime.InferenceSession(tmp_path / "detector.onnx", providers=["CPUExecutionProvider"])
+    errors, is_digit = session.run(None, {"images": mixed})
+    assert (errors.shape, is_digit.dtype) == ((100,), bool)
+    np.testing.assert_array_equal(is_digit, expected)
 
 
 def test_a_ckpt_becomes_safetensors(tmp_path: Path, digits: np.ndarray) -> None:
@@ -273,7 +292,7 @@ def test_a_wrong_command_is_one_line(run: Run, tmp_path: Path, arguments: list[s
     [
         ("a.onnx", "nowhere", "checkpoint=nowhere: no such file"),
         ("a.onnx", "broken.ckpt", "broken.ckpt: not a whole checkpoint"),
-        ("a.onnx", "autoencoder", "autoencoder computes no logits .B, 10.; only classifiers can be exported"),
+        ("a.onnx", "unset.safetensors", "unset.safetensors: its threshold was never set; use the run's model.saf"),
         ("a.pt2", ["image_classifier", "autoencoder"], "autoencoder.safetensors: gives no ten logits"),
         ("a.safetensors", ["accurate", "conditional"], "holds one network, not 2; use .onnx or .pt2"),
         ("folder.onnx", None, "folder.onnx: is a folder; expected a file's name"),
@@ -290,10 +309,12 @@ def test_what_cannot_be_exported_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     Path("broken.ckpt").write_bytes(b"PK\x03\x04 and no more")
     Path("folder.onnx").mkdir()
+    save_weights("unset.safetensors", create_model("autoencoder"), {"name": "autoencoder"}, {})
+    before = set(tmp_path.iterdir())
     with pytest.raises((InputError, OSError), match=message) as raised:
         export_model(output, checkpoint)
     assert len(str(raised.value).splitlines()) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"broken.ckpt", "folder.onnx"}
+    assert set(tmp_path.iterdir()) == before
 
 
 def saved(name: str, network: nn.Module, folder: Path) -> Path:
@@ -302,6 +323,13 @@ def saved(name: str, network: nn.Module, folder: Path) -> Path:
     register_model(name)(kind)
     save_weights(folder / "weights.safetensors", network, {"name": name}, {})
     return folder / "weights.safetensors"
+
+
+def test_a_network_that_answers_nothing_is_not_exported(tmp_path: Path) -> None:
+    path = saved("flattened", nn.Flatten(), tmp_path)
+    with pytest.raises(InputError, match=r"flattened computes no logits .*; only classifiers and autoencoders can be"):
+        export_model(tmp_path / "a.onnx", path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 class TwoFaced(nn.Module):
@@ -356,14 +384,6 @@ def test_a_file_that_differs_does_not_appear(
     assert len(str(raised.value).splitlines()) == 1
     assert output.read_bytes() == b"an earlier file"
     assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", output.name}
-
-
-def test_without_onnx_runtime_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"a\.onnx: ONNX Runtime is not installed; pip install 'mnist-cls\[onnx\]'"):
-        export_model(tmp_path / "a.onnx")
-    assert list(tmp_path.iterdir()) == []
-    assert export_model(tmp_path / "a.safetensors").differing == 0
 
 
 def test_the_exported_network_is_the_one_that_is_loaded(exported: dict[str, Exported]) -> None:

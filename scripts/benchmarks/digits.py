@@ -122,15 +122,7 @@ def _readers(checkpoint: str | None, split: bool) -> dict[str, Callable[[Images]
         return read
 
     def by_resizing(images: Images) -> list[Reading]:
-        readings = []
-        for content in images.values():
-            try:
-                image = _resized(content)[None]
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                readings.append(Reading("", shortened(error, 100)))
-            else:
-                readings.append(Reading(str(predictors[names[0]](image).labels[0]), "", image))
-        return readings
+        return [_read_resized(predictors[names[0]], content) for content in images.values()]
 
     readers = {name: by_package(predict) for name, predict in predictors.items()}
     if not split:
@@ -145,6 +137,14 @@ def _readers(checkpoint: str | None, split: bool) -> dict[str, Callable[[Images]
 def _reason(error: InputError) -> str:
     """Return why an image was refused, without its numbers, so that equal reasons can be counted."""
     return re.sub(r"\d+(\.\d+)?", "N", shortened(error, 100))
+
+
+def _read_resized(predict: Predictor, content: bytes) -> Reading:
+    try:
+        image = _resized(content)[None]
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        return Reading("", shortened(error, 100))
+    return Reading(str(predict(image).labels[0]), "", image)
 
 
 def _resized(content: bytes) -> np.ndarray:

@@ -85,7 +85,10 @@ class RandomDistortion:
         if self.spoilt:
             x = spoil(x, self.spoilt)
         if self.brightness:
-            x = x.lerp(torch.full((), 255.0, device=device), torch.rand(count, 1, 1, device=device).square() * (self.brightness / 255))
+            x = x.lerp(
+                torch.full((), 255.0, device=device),
+                torch.rand(count, 1, 1, device=device).square() * (self.brightness / 255),
+            )
         if self.noise:
             x += torch.rand(count, 1, 1, device=device).square() * self.noise * torch.randn_like(x)
         return x.clamp_(0, 255) if self.noise else x

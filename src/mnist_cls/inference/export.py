@@ -18,8 +18,8 @@ from ..data.datasets import load_dataset
 from ..errors import InputError, first_line
 from ..files import expand, whole_file
 from ..images import CLASSES, MEAN, STD
-from .engines.onnx import OnnxEngine, require_onnx
-from .whole_pass import OUTPUTS, WholePass, exported_program, one_line_export_errors, onnx_model
+from .onnx_file import WEIGHTS_DIGEST, Network, seal
+from .whole_pass import DetectorPass, WholePass, exported_program, one_line_export_errors, onnx_model, whole_pass
 
 # The version of the names and meanings of inputs, outputs and metadata, in `format_version`.
 FORMAT_VERSION = 1
@@ -34,15 +34,20 @@ _EXAMPLES = {
     "onnx": """\
 import numpy, onnxruntime
 session = onnxruntime.InferenceSession({path!r}, providers=['CPUExecutionProvider'])
-logits, probabilities, label = session.run(None, {{'images': numpy.zeros((1, 28, 28), numpy.uint8)}})""",
+{outputs} = session.run(None, {{'images': numpy.zeros((1, 28, 28), numpy.uint8)}})""",
     "torch": """\
 import torch
 network = torch.export.load({path!r}).module()
-logits, probabilities, label = network(torch.zeros(1, 28, 28, dtype=torch.uint8))""",
+{outputs} = network(torch.zeros(1, 28, 28, dtype=torch.uint8))""",
     "safetensors": """\
 import mnist_cls
-predictor = mnist_cls.Predictor({path!r})
+predictor = mnist_cls.Predictor({option}{path!r})
 predictions = predictor("mnist:test")""",
+}
+
+_DESCRIBED = {
+    "logits": "logits float32 (batch, 10), probabilities float32 (batch, 10), label int64 (batch)",
+    "error": "error float32 (batch), is_digit bool (batch)",
 }
 
 
@@ -51,31 +56,35 @@ class Exported(NamedTuple):
 
     Attributes:
         format: "onnx", "torch" or "safetensors".
-        difference: greatest difference of a probability.
-        differing: number of labels that differ: 0, or the file would not have been written.
+        outputs: the names of its outputs, see `WholePass` and `DetectorPass`.
+        difference: greatest difference of a probability, or of an error of the reconstruction.
+        differing: number of labels, or answers, that differ: 0, or the file would not have been written.
     """
 
     path: Path
     format: str
     size: int
+    outputs: tuple[str, ...]
     difference: float
     differing: int
 
     @property
     def example(self) -> str:
         """Three lines of Python that run the file."""
-        return _EXAMPLES[self.format].format(path=str(self.path))
+        option = "" if "label" in self.outputs else "is_digit="
+        return _EXAMPLES[self.format].format(path=str(self.path), outputs=", ".join(self.outputs), option=option)
 
     def __str__(self) -> str:
-        outputs = "labels, confidences, probabilities of mnist_cls.Predictor"
-        if self.format != "safetensors":
-            outputs = "logits float32 (batch, 10), probabilities float32 (batch, 10), label int64 (batch)"
+        outputs = _DESCRIBED[self.outputs[0]]
+        if self.format == "safetensors":
+            outputs = "labels, confidences, probabilities, is_digit of mnist_cls.Predictor"
+        values, answers = ("probabilities", "labels") if "label" in self.outputs else ("errors", "answers")
         return (
             f"{self.path}: {self.format}, {self.size:,} bytes\n"
             f"inputs   images uint8 (batch, 28, 28), 0 to 255, bright digits on black\n"
             f"outputs  {outputs}\n"
-            f"checked  on {CHECKED:,} test images: the probabilities differ from the network's by at most"
-            f" {self.difference:.1e}, {self.differing} labels differ"
+            f"checked  on {CHECKED:,} test images: the {values} differ from the network's by at most"
+            f" {self.difference:.1e}, {self.differing} {answers} differ"
         )
 
 
@@ -83,11 +92,14 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
     """Write a network into a file that other programs run.
 
     A `.onnx` and a `.pt2` hold the whole pass: `images`, uint8 (B, 28, 28) in MNIST's form (bright digits on black),
-    to `logits` and `probabilities`, float32 (B, 10) each, and `label`, int64 (B,), 0 to 9; B may be any number. A
-    `.safetensors` holds the weights, for `load_model` and `Predictor`. Each carries the same metadata: `model`, the
-    network's name; `mnist_cls`, JSON of its name, options and provenance; `checkpoint_sha256`; `classes`; `mean` and
-    `std` of the normalization; `format_version`. For several networks, `model` and `checkpoint_sha256` are separated
-    by commas, and `mnist_cls` is a list.
+    to `logits` and `probabilities`, float32 (B, 10) each, and `label`, int64 (B,), 0 to 9; B may be any number. Of an
+    autoencoder the outputs are `error`, float32 (B,), and `is_digit`, bool (B,). A `.safetensors` holds the weights,
+    for `load_model` and `Predictor`. Each carries the same metadata: `model`, the network's name; `mnist_cls`, JSON of
+    its name, options and provenance; `checkpoint_sha256`; `classes`; `mean` and `std` of the normalization;
+    `format_version`. For several networks, `model` and `checkpoint_sha256` are separated by commas, and `mnist_cls` is
+    a list. A `.onnx` ends with an entry `content_sha256`, the digest of all bytes before it.
+
+    `Predictor` uses a `.onnx` that lies beside the `.safetensors` it was made from, under the same name.
 
     The file is read back and compared with the network on 1,000 of MNIST's test images before it appears.
 
@@ -103,27 +115,29 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
 
     Raises:
         InputError: If format and ending contradict each other; a checkpoint cannot be read, or its network computes no
-            logits or cannot be exported; the extra `onnx` is needed and not installed; or the file differs from the
-            network.
+            logits, is an autoencoder without a threshold, or cannot be exported; or the file differs from the network.
         OSError: If the file cannot be written.
     """
     path = expand(output)
     kind = export_format(path, format)
     if path.is_dir():
         raise InputError(f"output={path}: is a folder; expected a file's name")
-    if kind == "onnx":
-        require_onnx(f"output={path}")
     weights = [read_weights(one) for one in each(checkpoint)]
     if kind == "safetensors" and len(weights) > 1:
         raise InputError(f"output={path}: a .safetensors holds one network, not {len(weights)}; use .onnx or .pt2")
     # With gradients the outputs of a .pt2 could not become NumPy arrays.
     network = build_all(weights).requires_grad_(False)
-    if not computes_logits(network):
+    whole = whole_pass(network)
+    if isinstance(whole, DetectorPass) and bool(network.get_buffer("threshold").isnan()):
+        raise InputError(f"{weights[0].path}: its threshold was never set; use the run's model.safetensors")
+    if not isinstance(whole, DetectorPass) and not computes_logits(network):
         name = weights[0].model["name"]
-        raise InputError(f"{weights[0].path}: {name} computes no logits (B, 10); only classifiers can be exported")
+        raise InputError(
+            f"{weights[0].path}: {name} computes no logits (B, 10); only classifiers and autoencoders can be exported"
+        )
     with whole_file(path) as temporary:
         _write(temporary, kind, network, weights)
-        difference, differing = _compare(temporary, kind, network)
+        difference, differing = _compare(temporary, kind, whole)
         if not (difference <= TOLERANCE and differing == 0):  # not with NaN, either
             raise InputError(
                 f"{path}: not written: the {kind} file differs from the network on {CHECKED:,} test images, in"
@@ -131,7 +145,7 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
                 f" most {TOLERANCE:.0e}; try another format, or look at the network with mnist_cls.forward"
             )
         size = temporary.stat().st_size
-    return Exported(path, kind, size, difference, differing)
+    return Exported(path, kind, size, whole.outputs, difference, differing)
 
 
 def _write(path: Path, kind: str, network: nn.Module, weights: Sequence[Weights]) -> None:
@@ -140,13 +154,13 @@ def _write(path: Path, kind: str, network: nn.Module, weights: Sequence[Weights]
         KEY: json.dumps(described if len(described) > 1 else described[0]),
         "format_version": str(FORMAT_VERSION),
         "model": ",".join(one.model["name"] for one in weights),
-        "checkpoint_sha256": ",".join(hashlib.sha256(one.path.read_bytes()).hexdigest() for one in weights),
+        WEIGHTS_DIGEST: ",".join(hashlib.sha256(one.path.read_bytes()).hexdigest() for one in weights),
         "classes": json.dumps([str(digit) for digit in range(CLASSES)]),
         "mean": str(MEAN),
         "std": str(STD),
     }
     if kind == "onnx":
-        path.write_bytes(onnx_model(network, metadata))
+        path.write_bytes(seal(onnx_model(network, metadata)))
     elif kind == "torch":
         path.write_bytes(_torch_model(network, metadata))
     else:
@@ -164,30 +178,33 @@ def _torch_model(network: nn.Module, metadata: dict[str, str]) -> bytes:
 
 
 @torch.inference_mode()
-def _compare(path: Path, kind: str, network: nn.Module) -> tuple[float, int]:
-    """Return the greatest difference of a probability between a file and its network, and how many labels differ."""
+def _compare(path: Path, kind: str, whole: WholePass) -> tuple[float, int]:
+    """Return the greatest difference of a value between a file and its network, and how many answers differ."""
     images = load_dataset("mnist", "test").images[:CHECKED]
-    _, expected, expected_labels = WholePass(network)(images)
+    *expected, expected_answers = whole(images)
     try:
-        run = _open(path, kind)
+        run = _open(path, kind, whole.outputs)
         # One image alone, too, because a file promises any batch size.
         batches = [run(images[:1]), run(images[1:])]
-        logits, probabilities, labels = (torch.cat(outputs) for outputs in zip(*batches, strict=True))
+        *found, answers = (torch.cat(outputs) for outputs in zip(*batches, strict=True))
     except Exception as error:  # runtimes raise errors of their own
         raise InputError(f"not written: the {kind} file does not run: {first_line(error)}") from error
-    # Not the logits themselves: those of confident networks are large, and so are their differences.
-    found = torch.stack([probabilities, logits.softmax(1)])
-    return (found - expected).abs().max().item(), int((labels != expected_labels).sum())
+    if "logits" in whole.outputs:
+        # Not the logits themselves: those of confident networks are large, and so are their differences.
+        found[0], expected[0] = found[0].softmax(1), expected[0].softmax(1)
+    # With NaN the maximum is NaN.
+    difference = torch.stack([(one - other).abs().max() for one, other in zip(found, expected, strict=True)]).max()
+    return difference.item(), int((answers != expected_answers).sum())
 
 
-def _open(path: Path, kind: str) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Return a function that runs the file: uint8 images (B, 28, 28) -> `OUTPUTS`."""
+def _open(path: Path, kind: str, outputs: Sequence[str]) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Return a function that runs the file: uint8 images (B, 28, 28) -> its outputs."""
     if kind == "onnx":
-        session = OnnxEngine(path.read_bytes(), torch.get_num_threads()).session
-        return lambda images: [torch.from_numpy(array) for array in session.run(OUTPUTS, {"images": images.numpy()})]
+        network = Network(path.read_bytes())
+        return lambda images: [torch.from_numpy(array) for array in network.run(outputs, images.numpy())]
     if kind == "torch":
         # torch.export.load may unpickle parts of a file. This one was written a moment ago; for files of anybody else
         # it is never called.
         program = torch.export.load(io.BytesIO(path.read_bytes()))
         return program.module()
-    return WholePass(load_model(path))
+    return whole_pass(load_model(path))

@@ -99,7 +99,6 @@ def predict_files(
             # Forked before the network is loaded, because there is less to copy.
             decoders.start(source.count)
         predictor = load_predictor(options)
-        predictor.prepare(source.count or 0)
         engine = predictor.engine
         earlier = progress = sink.resume({**run, "engine": engine.name, "device": engine.device, "format": format})
         start = time.perf_counter()

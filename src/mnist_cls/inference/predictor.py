@@ -1,7 +1,7 @@
 """A network that classifies digits in batches, whatever memory the device has left."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from ..images import CLASSES, SIZE
 from ..memory import keep_freed_memory
 from .decoding.batches import batches_of
 from .decoding.pool import Decoders
-from .engines.choose import faster_engine, load_engine
+from .engines.choose import load_detector, load_engine
 from .options import PredictOptions
 from .predictions import MOST_KEPT, Predictions, joined
 from .sources.objects import object_source
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 # Images in the network at once. On the CPU more are no faster; for a GPU the number was not measured.
 CPU_BATCH, GPU_BATCH = 256, 1024
-
-# From this many images on, engine=auto exports the network to ONNX Runtime: well above the number that repays the
-# export (docs/benchmarks.md).
-MANY_IMAGES = 150_000
 
 
 class Predictor:
@@ -50,10 +46,11 @@ class Predictor:
         early_exit: stop at the first confident head of a network that has several.
         is_digit: also predict whether each image shows a digit at all, with the packaged autoencoder (True) or with
             that of a checkpoint.
-        engine: "eager" is PyTorch. "onnx" is ONNX Runtime, on the CPU only: faster, after some seconds of preparation.
-            "int8" is PyTorch with 8-bit weights and activations, on the CPU only: the fastest, with probabilities that
-            differ by some hundredths. "auto" is PyTorch, and ONNX Runtime for 150,000 images and more if it is
-            installed and `model` is a checkpoint. "onnx" and "int8" copy the weights when they are prepared.
+        engine: "auto" is PyTorch on a GPU; without one ONNX Runtime, which needs no PyTorch, for weights with an ONNX
+            file beside them: the packaged ones, and those of a run, which get it with their first prediction. Others
+            are computed by PyTorch. "onnx" exports those, too, which takes seconds. "eager" is always PyTorch. "int8"
+            is PyTorch with 8-bit weights and activations, on the CPU only, with probabilities that differ by some
+            hundredths. "onnx" and "int8" copy the weights of a network when they are prepared.
         preprocess: "auto" brings images that are not in MNIST's form into it, see `to_mnist_form`; "none" takes images
             of 28x28 pixels as they are, and no others.
         shifts: classify each image at several positions, moved by up to this many pixels in each direction, and
@@ -97,21 +94,9 @@ class Predictor:
         )
         self.preprocess = preprocess
         self.engine = load_engine(options, network)
-        self.detector: Callable[[np.ndarray], np.ndarray] | None = None
-        if is_digit is not False:
-            from .engines.eager import EagerDetector
-
-            self.detector = EagerDetector(is_digit, device)
+        self.detector = None if is_digit is False else load_detector(options)
         self.batch_size = batch_size or (CPU_BATCH if self.engine.device == "cpu" else GPU_BATCH)
-        # A network of the user's own may be trained on, which an export would not follow.
-        self._may_export = engine == "auto" and network is None
         keep_freed_memory()
-
-    def prepare(self, count: int) -> None:
-        """Announce that `count` images will follow in several arrays, so that engine "auto" can choose the fastest."""
-        if self._may_export and count >= MANY_IMAGES:
-            self._may_export = False
-            self.engine = faster_engine(self.engine)
 
     def __call__(self, inputs: Any) -> Predictions:
         """Classify images.
@@ -134,7 +119,6 @@ class Predictor:
                 values that can be read, or not even one image fits into memory.
         """
         source = object_source(inputs, self.preprocess)
-        self.prepare(source.count or 0)
         parts, count = list[Predictions](), 0
         with Decoders(self.preprocess, split=False, count=source.count) as decoders:
             for batch in batches_of(source, decoders, size=max(source.batch_size, self.batch_size)):

@@ -1,4 +1,4 @@
-"""The whole forward pass, from bytes to probabilities, as one graph that other runtimes can execute."""
+"""The whole forward pass, from bytes to the answer, as one graph that other runtimes can execute."""
 
 import contextlib
 import io
@@ -15,37 +15,59 @@ from ..data.normalization import normalize
 from ..errors import InputError, first_line
 from ..images import SIZE
 
-# The outputs of a `WholePass`, and their names in an ONNX file.
-OUTPUTS = ("logits", "probabilities", "label")
-
-# The arguments of `WholePass` for the exporters, and which of their axes may have any length.
+# The argument of a whole pass for the exporters, and which of its axes may have any length.
 _EXAMPLE = (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),)
 _ANY_BATCH_SIZE = ({0: torch.export.Dim("batch")},)
 
 
 class WholePass(nn.Module):
-    """A network, from normalized images (B, 1, 28, 28) to logits (B, 10), with its normalization and softmax."""
+    """A network, from normalized images (B, 1, 28, 28) to logits (B, 10), with its normalization and softmax.
+
+    Attributes:
+        outputs: the names of what it returns, in an ONNX file, too.
+    """
+
+    outputs: tuple[str, ...] = ("logits", "probabilities", "label")
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Uint8 (B, 28, 28) -> logits and probabilities, float32 (B, 10) each, and labels, int64 (B,)."""
         logits: Tensor = self.network(normalize(images))
         probabilities = logits.softmax(1)
         return logits, probabilities, probabilities.argmax(1)
 
 
+class DetectorPass(WholePass):
+    """An autoencoder that tells digits from other images, with its normalization and its threshold."""
+
+    outputs = ("error", "is_digit")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Uint8 (B, 28, 28) -> errors of the reconstruction, float32 (B,), and whether each is a digit, bool (B,)."""
+        network: Any = self.network
+        error: Tensor = network.reconstruction_error(normalize(images))
+        return error, error <= network.threshold
+
+
+def whole_pass(network: nn.Module) -> WholePass:
+    """Return the whole pass of a network: of an autoencoder it ends with the answer whether it is a digit."""
+    return DetectorPass(network) if hasattr(network, "reconstruction_error") else WholePass(network)
+
+
 def exported_program(network: nn.Module) -> ExportedProgram:
-    """Export the `WholePass` of a network, in evaluation mode and on the CPU, for batches of any size.
+    """Export the whole pass of a network, in evaluation mode and on the CPU, for batches of any size.
 
     Raises:
         InputError: If PyTorch cannot export the network.
     """
     with one_line_export_errors(network):
         # Not strict, the default of newer versions of PyTorch: it accepts more of Python.
-        program = torch.export.export(WholePass(network).eval(), _EXAMPLE, dynamic_shapes=_ANY_BATCH_SIZE, strict=False)
+        program = torch.export.export(
+            whole_pass(network).eval(), _EXAMPLE, dynamic_shapes=_ANY_BATCH_SIZE, strict=False
+        )
     for node in program.graph.nodes:
         # Files made of the program would reveal where the code lies on this machine.
         node.meta.pop("stack_trace", None)
@@ -53,7 +75,7 @@ def exported_program(network: nn.Module) -> ExportedProgram:
 
 
 def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the `WholePass` of a network as the content of an ONNX file: `images` in, `OUTPUTS` out.
+    """Return the whole pass of a network as the content of an ONNX file: `images` in, `WholePass.outputs` out.
 
     The network is in evaluation mode, on the CPU. The metadata become the file's `metadata_props`.
 
@@ -68,7 +90,7 @@ def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) ->
             dynamo=True,
             dynamic_shapes=_ANY_BATCH_SIZE,  # again, for the dimension's name in the file
             input_names=["images"],
-            output_names=list(OUTPUTS),
+            output_names=list(whole_pass(network).outputs),
             verbose=False,
         )
         exported.model.metadata_props.update(metadata or {})

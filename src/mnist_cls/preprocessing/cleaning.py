@@ -1,7 +1,7 @@
 """Remove what is not a digit: rulings, frames, dark backgrounds, things along the edges, and specks."""
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ..errors import InputError
 from .components import INKED, NEIGHBOURS, Box, Component, bounding_box, find_components, mask_of
@@ -57,8 +57,8 @@ def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndar
     """Remove all ink but that of some components and of the soft edges around them."""
     mask = mask_of(kept, labels)
     removed = (labels > 0) & ~mask
-    near = ndimage.maximum_filter(mask, 2 * max(1, max(ink.shape) // 64) + 1)
-    return np.where(near & (mask | ~ndimage.maximum_filter(removed, 3)), ink, 0).astype(np.float32)
+    near = scipy.ndimage.maximum_filter(mask, 2 * max(1, max(ink.shape) // 64) + 1)
+    return np.where(near & (mask | ~scipy.ndimage.maximum_filter(removed, 3)), ink, 0).astype(np.float32)
 
 
 def _without_rulings(ink: np.ndarray) -> np.ndarray:
@@ -76,15 +76,15 @@ def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
     mask = ink >= INKED
     faint = ink >= _FAINT_RULING
     ruled = (faint[:, 0] & faint[:, -1] & (faint.mean(1) > 0.95))[:, None]  # for each pixel row
-    _, count = ndimage.label(ruled)
+    _, count = scipy.ndimage.label(ruled)
     # The bar of a 7 is thicker than a ruling.
     if not count or ruled.sum() > 0.1 * height * (1 if count == 1 else 3):
         return ink
-    removed = ndimage.binary_dilation(ruled, np.ones((3, 1)))
+    removed = scipy.ndimage.binary_dilation(ruled, np.ones((3, 1)))
     rest = np.where(removed, 0, ink).astype(np.float32)
     rest_mask = rest >= INKED
     # What covers most of a column is a vertical ruling, such as the side of a frame; its edges are soft.
-    upright = ndimage.binary_dilation(rest_mask.mean(0) >= 0.6, iterations=2)
+    upright = scipy.ndimage.binary_dilation(rest_mask.mean(0) >= 0.6, iterations=2)
     rest_mask[:, upright] = False
     in_digit = np.asarray(rest_mask.any(0))
     margin = max(2, width // 8)
@@ -96,11 +96,11 @@ def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
         if not (thin and (count > 1 or not in_digit[: width // 4].any() or not in_digit[-(width // 4) :].any())):
             return ink
     # Strokes go on where there is ink on both sides of a line.
-    for rows, _ in ndimage.find_objects(ndimage.label(removed)[0]):
+    for rows, _ in scipy.ndimage.find_objects(scipy.ndimage.label(removed)[0]):
         above, below = (mask[row] & ~upright for row in (max(rows.start - 1, 0), min(rows.stop, height - 1)))
         reach = 2 * (rows.stop - rows.start) + 1
-        crossed = ndimage.maximum_filter1d(above, reach) & ndimage.maximum_filter1d(below, reach)
-        crossed &= ndimage.maximum_filter1d(above | below, reach // 2)
+        crossed = scipy.ndimage.maximum_filter1d(above, reach) & scipy.ndimage.maximum_filter1d(below, reach)
+        crossed &= scipy.ndimage.maximum_filter1d(above | below, reach // 2)
         rest[rows] = np.where(crossed | upright, ink[rows], 0)
     return rest
 
@@ -152,7 +152,7 @@ def _with_faintly_connected(
     kept: list[Component], components: list[Component], labels: np.ndarray, ink: np.ndarray
 ) -> list[Component]:
     """Add to the components that are kept those connected to them by faint ink, which are no specks."""
-    faint, count = ndimage.label(ink >= _FAINT, NEIGHBOURS)
+    faint, count = scipy.ndimage.label(ink >= _FAINT, NEIGHBOURS)
     reached = np.zeros(count + 1, bool)
     reached[faint[mask_of(kept, labels)]] = True
     connected = set(np.unique(labels[reached[faint]]).tolist())

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 # Diagonal neighbours are connected.
 NEIGHBOURS = np.ones((3, 3), bool)
@@ -76,17 +76,17 @@ def find_components(ink: np.ndarray, gap: float = 0.0) -> tuple[np.ndarray, list
     labels, components = _label(mask, mask)
     radius = round(gap * max((component.box.longer_side for component in components), default=0) / 2)
     if radius and len(components) > 1:
-        return _label(mask, ndimage.maximum_filter(mask, 2 * radius + 1))
+        return _label(mask, scipy.ndimage.maximum_filter(mask, 2 * radius + 1))
     return labels, components
 
 
 def _label(mask: np.ndarray, connected: np.ndarray) -> tuple[np.ndarray, list[Component]]:
     """Label the pixels of `mask` by the components of `connected`, which contains it."""
-    labels, count = ndimage.label(connected, NEIGHBOURS)
+    labels, count = scipy.ndimage.label(connected, NEIGHBOURS)
     labels *= mask
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     components = []
-    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+    for label, (rows, columns) in enumerate(scipy.ndimage.find_objects(labels), 1):
         box = Box(columns.start, rows.start, columns.stop, rows.stop)
         components.append(Component(label, box, int(areas[label])))
     return labels, components
@@ -107,7 +107,7 @@ def typical_height(components: Iterable[Component]) -> float:
 
 def thickness_of(mask: np.ndarray) -> float:
     """Return the mean width of strokes, bool (H, W), in pixels: from how many of their pixels are at an edge."""
-    edges = mask & ~ndimage.minimum_filter(mask.view(np.uint8), 3).view(bool)
+    edges = mask & ~scipy.ndimage.minimum_filter(mask.view(np.uint8), 3).view(bool)
     return 2 * int(mask.sum()) / max(int(edges.sum()), 1)
 
 
@@ -153,7 +153,7 @@ def cut_out(
             slice(max(box.left - 2 * margin, 0), box.right + 2 * margin),
         )
         if others[around].any():
-            to_digit, to_others = (ndimage.distance_transform_edt(~mask[around]) for mask in (digit, others))
+            to_digit, to_others = (scipy.ndimage.distance_transform_edt(~mask[around]) for mask in (digit, others))
             ink = ink.copy()
             ink[around][to_others < to_digit] = 0
     left, top = max(box.left - margin, 0), max(box.top - margin, 0)

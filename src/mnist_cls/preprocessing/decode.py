@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
 
 from ..errors import InputError, first_line
 
@@ -188,7 +188,7 @@ def _backdrop(luminance: np.ndarray, opaque: np.ndarray) -> float:
     """Choose the grey to put behind transparent pixels, given a page, float32 (H, W), and which pixels are opaque."""
     if not opaque.any():
         return 255
-    edge = opaque & ndimage.maximum_filter(~opaque, 3)
+    edge = opaque & scipy.ndimage.maximum_filter(~opaque, 3)
     all_levels, at_edge, inside = luminance[opaque], luminance[edge], luminance[opaque & ~edge]
     darkest, middle, lightest = np.percentile(all_levels, (0.5, 50, 99.5))
     # Where white was made transparent, what is next to it is lighter than the strokes; and darker for black.

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ..errors import InputError
 from .components import INKED, NEIGHBOURS, Box
@@ -41,15 +41,15 @@ def find_faint(ink: np.ndarray, height: float) -> list[Faint]:
     small = ink[::step, ::step]
     faint = small >= _FAINTEST
     # Most pages have soft edges of strokes, and nothing else that is faint.
-    if not (faint & (ndimage.maximum_filter((small >= INKED).view(np.uint8), 5) == 0)).any():
+    if not (faint & (scipy.ndimage.maximum_filter((small >= INKED).view(np.uint8), 5) == 0)).any():
         return []
-    pieces = ndimage.maximum_filter(faint.view(np.uint8), 5)
-    labels, count = ndimage.label(pieces, NEIGHBOURS)
+    pieces = scipy.ndimage.maximum_filter(faint.view(np.uint8), 5)
+    labels, count = scipy.ndimage.label(pieces, NEIGHBOURS)
     labels[~faint] = 0
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     inked = np.bincount(labels[small >= INKED], minlength=count + 1)
     found = []
-    for label, place in enumerate(ndimage.find_objects(labels), 1):
+    for label, place in enumerate(scipy.ndimage.find_objects(labels), 1):
         box = Box(*(step * edge for edge in (place[1].start, place[0].start, place[1].stop, place[0].stop)))
         # Grain and stains are smaller, shadows larger.
         if inked[label] < 0.3 * areas[label] and _SMALLEST * height <= box.longer_side <= _LARGEST * height:

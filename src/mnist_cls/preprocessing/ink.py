@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage
 
 from ..errors import InputError
 from .components import INKED, Box, Component, find_components, ink_box
@@ -112,7 +112,7 @@ def _coverage(difference: np.ndarray, coarse: bool = False, sign: int = 0) -> np
     """Compute the ink from the differences between the page and its paper: dark for a sign of 1, light for -1."""
     grain = _noise(difference)
     if grain > 2:
-        difference = ndimage.gaussian_filter(difference, min(1.0, max(difference.shape) / 64))
+        difference = scipy.ndimage.gaussian_filter(difference, min(1.0, max(difference.shape) / 64))
         grain = _noise(difference)
     threshold = max(_LEAST_CONTRAST / 2, 4 * grain)
     if not sign:
@@ -161,7 +161,7 @@ class _Strokes(NamedTuple):
         kept = kept.copy()
         kept[0] = False
         mask = kept[self.labels]
-        soft = ndimage.maximum_filter(mask, 2 * max(1, round(stroke_width(mask) / 2)) + 1) & (self.labels == 0)
+        soft = scipy.ndimage.maximum_filter(mask, 2 * max(1, round(stroke_width(mask) / 2)) + 1) & (self.labels == 0)
         rest = self._replace(ink=np.where(mask | soft, self.ink, 0).astype(np.float32), kept=kept)
         longest = max((one.box.longer_side for one in self.components if kept[one.label]), default=0)
         return rest if longest >= max(WIDEST_STROKE * min(self.ink.shape) / 4, 2 * rest.width, 1) else None
@@ -178,11 +178,11 @@ def _find_strokes(grey: np.ndarray) -> _Strokes | None:
     if not components:
         return None
     numbers = [component.label for component in components]
-    levels, paper_levels = (np.append(0, ndimage.median(page, labels, numbers)) for page in (grey, paper))
+    levels, paper_levels = (np.append(0, scipy.ndimage.median(page, labels, numbers)) for page in (grey, paper))
     contrasts = sign * (paper_levels - levels)
     # The corners of an object are narrow, too, but what is next to them is as dark.
-    rim = ndimage.maximum_filter(labels, 5) * (labels == 0)
-    as_dark = np.append(0, ndimage.mean(sign * (paper_levels[rim] - grey) > 0.75 * contrasts[rim], rim, numbers))
+    rim = scipy.ndimage.maximum_filter(labels, 5) * (labels == 0)
+    as_dark = np.append(0, scipy.ndimage.mean(sign * (paper_levels[rim] - grey) > 0.75 * contrasts[rim], rim, numbers))
     kept = (as_dark < 0.15) & (contrasts > _LEAST_CONTRAST)
     return _Strokes(ink, labels, components, kept, contrasts).only(kept)
 
@@ -191,7 +191,7 @@ def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: 
     """Leave out what is part of a thick digit: joined to solid ink and as dark, or as light as the paper around it."""
     found, components = find_components((ink >= NOT_PAPER).astype(np.float32))
     flat = ((found > 0) & (strokes.labels == 0)).astype(np.float32)
-    inner = ndimage.minimum_filter(reduce_locally(flat) >= 0.6, 3)  # without soft edges
+    inner = scipy.ndimage.minimum_filter(reduce_locally(flat) >= 0.6, 3)  # without soft edges
     size = grey.shape[1], grey.shape[0]
     solid = np.asarray(Image.fromarray(inner).resize(size, Image.Resampling.NEAREST)) & (flat > 0)
     contrast = np.abs(paper - grey)
@@ -207,8 +207,8 @@ def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: 
                 return None
             is_part[component.label] = True
     numbers = np.arange(1, len(strokes.kept))
-    joined = np.append(0, ndimage.maximum(found, strokes.labels, numbers))
-    as_paper = np.append(0, ndimage.mean(contrast, strokes.labels, numbers)) < np.maximum(
+    joined = np.append(0, scipy.ndimage.maximum(found, strokes.labels, numbers))
+    as_paper = np.append(0, scipy.ndimage.mean(contrast, strokes.labels, numbers)) < np.maximum(
         _LEAST_CONTRAST, strokes.contrasts / 4
     )
     return strokes.only(strokes.kept & ~is_part[joined] & ~as_paper) if thick else None
@@ -226,7 +226,7 @@ def _is_area(ink: np.ndarray) -> bool:
     if not _touches_edge(box, ink.shape):
         return False
     mask = np.pad(labels[box.top : box.bottom, box.left : box.right] == largest.label, 1)
-    thickness = 2 * float(ndimage.distance_transform_edt(mask).max()) / box.longer_side
+    thickness = 2 * float(scipy.ndimage.distance_transform_edt(mask).max()) / box.longer_side
     filled = largest.area / (box.width * box.height)
     return thickness > _ROUND or (thickness > _STRIP and filled > _FILLED)
 

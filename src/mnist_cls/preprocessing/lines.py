@@ -1,7 +1,7 @@
 """Remove printed lines from a row of digits: rulings, underlines, boxes and the cells of a form."""
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from .components import NEIGHBOURS, Component, thickness_of, typical_height
 
@@ -44,7 +44,7 @@ def without_lines(ink: np.ndarray, labels: np.ndarray, components: list[Componen
     if not removed.any():
         return ink
     kept = (labels > 0) & ~removed
-    soft = ndimage.binary_dilation(removed, NEIGHBOURS, 3) & ~ndimage.binary_dilation(kept, NEIGHBOURS)
+    soft = scipy.ndimage.binary_dilation(removed, NEIGHBOURS, 3) & ~scipy.ndimage.binary_dilation(kept, NEIGHBOURS)
     return np.where(removed | soft, 0, ink).astype(np.float32)
 
 
@@ -59,10 +59,10 @@ def _find_lines(mask: np.ndarray, stroke: float, piece: int, least: float) -> np
     """
     found = np.zeros(mask.shape, bool)
     margin = round(stroke / 2) + 1
-    pieces = _runs(ndimage.maximum_filter1d(mask.view(np.uint8), 2 * margin + 1, axis=0), piece, axis=1)
-    labels, _ = ndimage.label(pieces, NEIGHBOURS)
+    pieces = _runs(scipy.ndimage.maximum_filter1d(mask.view(np.uint8), 2 * margin + 1, axis=0), piece, axis=1)
+    labels, _ = scipy.ndimage.label(pieces, NEIGHBOURS)
     thin = pieces & mask & ~_runs(mask.view(np.uint8), round(2 * stroke) + 3, axis=0)
-    for number, around in enumerate(ndimage.find_objects(labels), 1):
+    for number, around in enumerate(scipy.ndimage.find_objects(labels), 1):
         if around[1].stop - around[1].start >= least:
             line = _near_straight_line(labels[around] == number, thin[around], stroke)
             if np.count_nonzero(line.any(0)) >= least:
@@ -77,9 +77,9 @@ def _find_lines(mask: np.ndarray, stroke: float, piece: int, least: float) -> np
 def _runs(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
     """Keep runs of at least `length` pixels along an axis; uint8 to bool (H, W)."""
     size = max(length, 1)
-    inside = ndimage.minimum_filter1d(mask, size, axis=axis, mode="constant", cval=1)
+    inside = scipy.ndimage.minimum_filter1d(mask, size, axis=axis, mode="constant", cval=1)
     # Filters of even length are off centre. This origin shifts the second one the other way.
-    runs: np.ndarray = ndimage.maximum_filter1d(inside, size, axis=axis, origin=size % 2 - 1) > 0
+    runs: np.ndarray = scipy.ndimage.maximum_filter1d(inside, size, axis=axis, origin=size % 2 - 1) > 0
     return runs
 
 
@@ -101,9 +101,11 @@ def _near_straight_line(pixels: np.ndarray, thin: np.ndarray, stroke: float) -> 
 
 def _crossings(rest: np.ndarray, stroke: float) -> np.ndarray:
     """Return the pixels between ink above and below, where a stroke crosses a line at an angle; bool (H, W)."""
-    wide = ndimage.maximum_filter1d(rest.view(np.uint8), 2 * round(stroke / 4) + 1, axis=1)
+    wide = scipy.ndimage.maximum_filter1d(rest.view(np.uint8), 2 * round(stroke / 4) + 1, axis=1)
     size = 2 * round(stroke) + 3
-    closed: np.ndarray = ndimage.minimum_filter1d(ndimage.maximum_filter1d(wide, size, axis=0), size, axis=0) > 0
+    closed: np.ndarray = (
+        scipy.ndimage.minimum_filter1d(scipy.ndimage.maximum_filter1d(wide, size, axis=0), size, axis=0) > 0
+    )
     return closed
 
 

@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage
 
 from ..images import SIZE
 from .components import ink_box
@@ -59,7 +59,7 @@ def centre(digit: np.ndarray) -> np.ndarray:
 
 def stroke_width(mask: np.ndarray) -> float:
     """Return the mean width of strokes, bool (H, W), in pixels: four times their pixels' mean distance to the edge."""
-    distances = ndimage.distance_transform_edt(np.pad(mask, 1))
+    distances = scipy.ndimage.distance_transform_edt(np.pad(mask, 1))
     # Distances reach to the centre of the nearest pixel outside, which is half a pixel beyond the edge.
     return float(4 * (distances[distances > 0] - 0.5).mean()) if mask.any() else 0.0
 
@@ -72,7 +72,7 @@ def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
         return ink
     grow = ((THINNEST if width < THINNEST else THICKEST) - width) / 2 * _OVERSAMPLING
     padded = np.pad(mask, math.ceil(max(grow, 0)) + 1)
-    to_ink, to_paper = ndimage.distance_transform_edt(~padded), ndimage.distance_transform_edt(padded)
+    to_ink, to_paper = scipy.ndimage.distance_transform_edt(~padded), scipy.ndimage.distance_transform_edt(padded)
     # The edge moves outwards by `grow`, and is one pixel wide from full ink to paper.
     moved: np.ndarray = np.clip(to_paper - to_ink + grow + 0.5, 0, 1).astype(np.float32)
     moved_mask = moved >= 0.5
@@ -90,7 +90,7 @@ def _reduced_mask(ink: np.ndarray, longer_side: int) -> np.ndarray:
     if mask.sum() * ratio**2 >= _LOST * ink.sum() or stroke_width(mask) > _THIN:
         return mask
     # A line on the border between two pixels is faint in both. Widened, it fills at least one.
-    widened = ndimage.maximum_filter(ink, math.ceil(2 * ratio))
+    widened = scipy.ndimage.maximum_filter(ink, math.ceil(2 * ratio))
     kept: np.ndarray = _resize(widened, longer_side, Image.Resampling.BILINEAR) >= _FAINTEST
     return kept
 

@@ -1,8 +1,8 @@
 """The brightness of the paper at each pixel of a page, in uneven light, in shadows and beside objects."""
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage
 
 # The light on a page changes slowly, so the paper is fitted to a picture of at most this many pixels on each side.
 _FIT_SIDE = 40
@@ -65,13 +65,13 @@ def fit_local_paper(grey: np.ndarray) -> tuple[np.ndarray, int]:
     small = reduce_locally(grey)
     padded = np.pad(small, _DISC_SIDE, mode="edge")  # things at the border go on beyond it
     inside = (slice(_DISC_SIDE, -_DISC_SIDE),) * 2
-    around = ndimage.median_filter(padded, footprint=_DISC)[inside]
+    around = scipy.ndimage.median_filter(padded, footprint=_DISC)[inside]
     darker = around - small
     sign = 1 if (darker * np.where(darker > 0, 255 / np.maximum(around, 32), 1)).sum() >= 0 else -1
     # A closing fills what is darker than its surroundings and narrower than the disc, and an opening what is lighter.
     # The pixels next to an edge may be as dark as its dark side.
-    paper = sign * ndimage.grey_closing(sign * padded, footprint=_DISC)[inside]
-    paper = sign * ndimage.minimum_filter(sign * paper, 3)
+    paper = sign * scipy.ndimage.grey_closing(sign * padded, footprint=_DISC)[inside]
+    paper = sign * scipy.ndimage.minimum_filter(sign * paper, 3)
     size = grey.shape[1], grey.shape[0]
     return np.asarray(Image.fromarray(paper).resize(size, Image.Resampling.BILINEAR)), sign
 
@@ -90,10 +90,10 @@ def solid_thickness(ink: np.ndarray) -> float:
         return 0.0  # on so few pixels, strokes and the gaps between them run together
     inked = reduce_locally(ink) >= NOT_PAPER
     within_disc = round(0.7 * _DISC_SIDE)  # side of a square; filtering by one is faster
-    if inked.sum() < within_disc**2 / 2 or not ndimage.minimum_filter(inked, within_disc, mode="nearest").any():
+    if inked.sum() < within_disc**2 / 2 or not scipy.ndimage.minimum_filter(inked, within_disc, mode="nearest").any():
         return 0.0
     padded = np.pad(inked, _DISC_SIDE, mode="edge")
-    thickness = 2 * float(ndimage.distance_transform_edt(padded).max())
+    thickness = 2 * float(scipy.ndimage.distance_transform_edt(padded).max())
     return thickness * min(ink.shape) / min(inked.shape) if thickness > _DISC_SIDE else 0.0
 
 

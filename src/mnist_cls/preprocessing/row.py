@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ..errors import InputError
 from .components import (
@@ -148,7 +148,7 @@ def _without_dark_edges(components: list[Component], labels: np.ndarray) -> list
     if len(components) < 2:
         return components
     mask = labels > 0
-    edges = mask & (ndimage.minimum_filter(mask.view(np.uint8), 3, mode="nearest") == 0)
+    edges = mask & (scipy.ndimage.minimum_filter(mask.view(np.uint8), 3, mode="nearest") == 0)
     perimeters = np.bincount(labels[edges], minlength=labels.max() + 1)
     thickness = {component: 2 * component.area / max(perimeters[component.label], 1) for component in components}
     strokes = [thickness[component] for component in components if component.box.longer_side >= max(height, width) / 60]
@@ -267,7 +267,7 @@ def _nearby(
     left, top, right, bottom = bounding_box(fragment)
     margin = math.ceil(reach)
     around = labels[max(top - margin, 0) : bottom + margin, max(left - margin, 0) : right + margin]
-    distance = ndimage.distance_transform_edt(~mask_of(fragment, around))
+    distance = scipy.ndimage.distance_transform_edt(~mask_of(fragment, around))
     distances = [distance[mask_of(group, around)].min(initial=math.inf) for group in groups]
     order = np.argsort(distances, kind="stable")
     return [groups[index] for index in order if groups[index] is not fragment and distances[index] <= reach]

@@ -7,7 +7,7 @@ Casey and Lecolinet 1996, https://doi.org/10.1109/34.506792).
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from .components import INKED, NEIGHBOURS, SOFT, Box, ink_box
 from .pieces import log_likelihoods
@@ -196,12 +196,12 @@ def _follow(steps: np.ndarray, column: int) -> np.ndarray:
 
 def _without_remnants(ink: np.ndarray) -> np.ndarray:
     mask = ink >= INKED
-    labels, count = ndimage.label(mask, NEIGHBOURS)
+    labels, count = scipy.ndimage.label(mask, NEIGHBOURS)
     if count < 2:
         return ink
     areas = np.bincount(labels.ravel())
     small = areas < _REMNANT * areas[1:].sum()
     removed = mask & small[labels]
     kept = mask & ~small[labels]
-    near = ndimage.binary_dilation(removed, iterations=2) & ~kept
+    near = scipy.ndimage.binary_dilation(removed, iterations=2) & ~kept
     return np.where(near, 0, ink)

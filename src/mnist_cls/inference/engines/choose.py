@@ -1,18 +1,28 @@
 """What an engine is, and which one computes a prediction. PyTorch is imported only when an engine needs it."""
 
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ...checkpoints.find import DETECTOR, each, find_checkpoint
 from ...errors import InputError
 from ...images import SIZE
+from ..onnx_file import Network, onnx_beside, read_beside
 from ..options import PredictOptions
-from .onnx import OnnxEngine, onnx_is_installed, require_onnx
+from .onnx import OnnxDetector, OnnxEngine
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .eager import EagerEngine
+
+# A finished run has this file in its folder.
+_FINISHED = "metrics.json"
 
 
 class Engine(Protocol):
@@ -30,12 +40,19 @@ class Engine(Protocol):
 
 
 def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> Engine:
-    """Load the checkpoint, or the given network, into the engine that `options` name; "auto" is PyTorch at first.
+    """Load the checkpoint, or the given network, into the engine that `options` name.
+
+    "auto" is PyTorch on a GPU, if there is one, else ONNX Runtime, and PyTorch for what has no ONNX file.
 
     Raises:
         InputError: If the network cannot be loaded, is no classifier, or the engine does not support what the options
             ask for.
     """
+    on_cpu = options.device == "cpu" or (options.device == "auto" and not _has_gpu())
+    if network is None and options.engine in ("auto", "onnx") and on_cpu and not options.early_exit:
+        networks = _onnx_networks(options)
+        if networks:
+            return OnnxEngine(networks, options.shifts)
     from .eager import EagerEngine, load_network
 
     eager = EagerEngine(load_network(options, network), options.device, options.early_exit)
@@ -46,32 +63,70 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
         raise InputError(f"engine={options.engine} does not support {conflict}; use engine=eager")
     eager(np.zeros((1, SIZE, SIZE), np.uint8))  # says so if the network is no classifier
     if options.engine == "onnx":
-        return _onnx_engine(eager)
+        return _exported(eager)
     from .int8 import calibration_images, int8_network
 
     images = calibration_images(options.checkpoint if network is None else None)
     return EagerEngine(int8_network(eager.network, images), name="int8")
 
 
-def faster_engine(engine: Engine) -> Engine:
-    """Return the fastest engine for very many images: ONNX Runtime if it can run the network, else `engine` itself."""
-    from .eager import EagerEngine
+def load_detector(options: PredictOptions) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the autoencoder that `options` name, as `load_engine` does: uint8 (B, 28, 28) to bool (B,)."""
+    checkpoint = DETECTOR if options.is_digit is True else str(options.is_digit)
+    on_cpu = options.device == "cpu" or (options.device == "auto" and not _has_gpu())
+    if options.engine in ("auto", "onnx") and on_cpu:
+        network = _onnx_network(find_checkpoint(checkpoint))
+        if network is not None and "is_digit" in network.outputs:
+            return OnnxDetector(network)
+    from .eager import EagerDetector
 
-    if not isinstance(engine, EagerEngine) or engine.device != "cpu" or engine.options or not onnx_is_installed():
-        return engine
-    try:
-        return _onnx_engine(engine)
-    except InputError:  # the network cannot be exported, or not be loaded
-        return engine
+    return EagerDetector(checkpoint, options.device)
 
 
-def _onnx_engine(eager: "EagerEngine") -> Engine:
-    import torch
+def _onnx_networks(options: PredictOptions) -> Sequence[Network]:
+    """Return the networks of all checkpoints in ONNX Runtime; none if one of them needs PyTorch."""
+    if options.model_file is not None:
+        return []
+    networks = [_onnx_network(find_checkpoint(one)) for one in each(options.checkpoint)]
+    found = [network for network in networks if network is not None and "probabilities" in network.outputs]
+    return found if len(found) == len(networks) else []
 
+
+def _onnx_network(weights: Path) -> Network | None:
+    """Return the network of a checkpoint in ONNX Runtime, if it has an ONNX file; of a finished run make one."""
+    network = read_beside(weights)
+    path = onnx_beside(weights)
+    if network is None and weights.suffix == ".safetensors" and (weights.parent / _FINISHED).is_file():
+        if path.exists():
+            print(f"{path}: was made of other weights; made anew", file=sys.stderr)
+        from ..export import export_model
+
+        # A network that cannot be exported, or a folder that cannot be written: PyTorch, as for other checkpoints.
+        with contextlib.suppress(InputError, OSError):
+            export_model(path, weights)
+            network = read_beside(weights)
+    return network
+
+
+def _exported(eager: "EagerEngine") -> Engine:
     from ..whole_pass import onnx_model
 
-    require_onnx("engine=onnx")
     try:
-        return OnnxEngine(onnx_model(eager.network), torch.get_num_threads())
+        return OnnxEngine([Network(onnx_model(eager.network))])
     except InputError as error:
         raise InputError(f"engine=onnx: {error}; use engine=eager") from error
+
+
+def _has_gpu() -> bool:
+    """Return whether there is a GPU that PyTorch can use, without importing PyTorch where there is none."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
+            import torch
+
+            return torch.cuda.is_available()
+    return False

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.build import forward_options, load_model, load_user_models
-from ...checkpoints.find import DETECTOR
 from ...data.normalization import normalize
 from ...errors import InputError, first_line
 from ...images import CLASSES
@@ -109,8 +108,8 @@ class EagerDetector(_OnDevice):
         InputError: If the checkpoint is not that of an autoencoder, or its threshold was never set.
     """
 
-    def __init__(self, checkpoint: bool | str | Path, device: str) -> None:
-        network = load_model(DETECTOR if checkpoint is True else str(checkpoint))
+    def __init__(self, checkpoint: str | Path, device: str) -> None:
+        network = load_model(checkpoint)
         threshold = dict(network.named_buffers()).get("threshold")
         if not isinstance(network, _Reconstructs) or threshold is None:
             raise InputError(f"is_digit={checkpoint}: not an autoencoder; train one with model=autoencoder")

@@ -1,0 +1,129 @@
+"""ONNX files in ONNX Runtime, without PyTorch, and how those of this package are recognized.
+
+They hold a whole pass, from bytes to the answer. The one of a `.safetensors` lies beside it, under the same name, and
+names the digest of the weights that it was made from.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, first_line
+
+# The key of the metadata of a file with the SHA-256 of the weights that it was made from.
+WEIGHTS_DIGEST = "checkpoint_sha256"
+
+# Images up to which one thread is faster than several, which have to wait for each other (docs/benchmarks.md).
+FEW = 8
+
+# The last bytes of a file: an entry of its metadata, in the encoding of Protocol Buffers, whose value is the digest of
+# all bytes before it. Metadata is field 14 of a model, of entries with the fields key, 1, and value, 2.
+_SEAL = b"\x72\x52\x0a\x0econtent_sha256\x12\x40"
+_HEX = 64
+
+
+class Network:
+    """An ONNX file in ONNX Runtime: with one thread for few images, with all for many.
+
+    Raises:
+        InputError: If ONNX Runtime cannot load it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        # The threads of a session are fixed. The second one is for whom many images come.
+        self.for_few: Any = _session(content, 1)
+        self.for_many: Any = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata."""
+        metadata: dict[str, str] = self.for_few.get_modelmeta().custom_metadata_map
+        return metadata
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs."""
+        return [output.name for output in self.for_few.get_outputs()]
+
+    def run(self, outputs: Sequence[str], images: np.ndarray) -> list[np.ndarray]:
+        """Compute outputs by their names for images, uint8 (B, 28, 28).
+
+        Raises:
+            MemoryError: If the batch does not fit into memory.
+        """
+        if len(images) > FEW and self.for_many is None:
+            threads = _thread_count()
+            self.for_many = self.for_few if threads == 1 else _session(self.content, threads)
+        session = self.for_few if len(images) <= FEW else self.for_many
+        try:
+            results: list[np.ndarray] = session.run(outputs, {"images": images})
+        except Exception as error:
+            if "allocate" in str(error):  # ONNX Runtime has no type of its own for it
+                raise MemoryError(str(error)) from error
+            raise
+        return results
+
+
+def _thread_count() -> int:
+    """Return the number of threads for many images: `OMP_NUM_THREADS`, as for PyTorch, or the CPUs of this process."""
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    if wished.isdecimal() and int(wished):
+        return int(wished)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_beside(weights: Path) -> Network | None:
+    """Return the network of a `.safetensors` from the ONNX file beside it, if there is one that was made of it.
+
+    What cannot be used is reported on standard error.
+    """
+    path = onnx_beside(weights)
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    try:
+        if not is_whole(content):
+            raise InputError("it is damaged; delete it")
+        network = Network(content)
+    except InputError as error:
+        print(f"{path}: not used, but PyTorch, which takes longer: {error}", file=sys.stderr)
+        return None
+    made_from = network.metadata.get(WEIGHTS_DIGEST)
+    return network if made_from == hashlib.sha256(weights.read_bytes()).hexdigest() else None
+
+
+def onnx_beside(weights: Path) -> Path:
+    """Return the path that the ONNX file of a `.safetensors` has."""
+    return weights.with_suffix(".onnx")
+
+
+def seal(content: bytes) -> bytes:
+    """Add the digest of an ONNX file to its metadata, so that `is_whole` can tell whether it is damaged."""
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def is_whole(content: bytes) -> bool:
+    """Return whether the content of an ONNX file ends with its digest, as this package writes it."""
+    return content == seal(content[: -len(_SEAL) - _HEX])
+
+
+def _session(content: bytes, threads: int) -> Any:
+    # Otherwise version 1.29 and later report what runs to Microsoft, and keep a device's id in ~/.cache.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that spin while they wait would take the cores from the processes that decode the next images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    # Versions that do not match and missing system libraries raise many kinds of errors.
+    except Exception as error:
+        raise InputError(f"ONNX Runtime cannot load the network: {first_line(error)}") from error
