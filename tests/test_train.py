@@ -275,6 +275,18 @@ def test_a_training_in_bfloat16_is_evaluated_in_float32(tmp_path: Path) -> None:
     assert metrics_of(tmp_path)["test/loss"] == pytest.approx(metrics_of(tmp_path / "eval")["test/loss"], rel=1e-5)
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="names the processor's instructions on Linux")
+def test_auto_is_bfloat16_where_there_are_instructions_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(compose("train", [*SMALL, "model=mlp", "trainer=cpu", "trainer.precision=auto"]), tmp_path)
+    instructions = Path("/proc/cpuinfo").read_text().split()
+    fast = hasattr(torch.cpu, "get_capabilities") and bool({"avx512_bf16", "amx_bf16", "bf16"} & set(instructions))
+    recorded = read_weights(tmp_path).provenance["config"]["trainer"]["precision"]
+    assert recorded == ("bf16-mixed" if fast else "32-true")
+    assert (", in bfloat16\n" in capsys.readouterr().out) == fast
+
+
 def test_a_finished_training_is_not_resumed(run: Run, trained: Path) -> None:
     line = one_line(run("train", *SMALL, f"checkpoint={trained}"), "is complete, 20 of 20 steps", "model.safetensors")
     assert "Traceback" not in line

@@ -22,6 +22,7 @@ from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.memory import keep_freed_memory
 from mnist_cls.training.fit import train
+from mnist_cls.training.trainer import with_precision
 
 
 def memory(arguments: argparse.Namespace) -> list[Row]:
@@ -155,7 +156,7 @@ def augmentation(arguments: argparse.Namespace) -> list[Row]:
         batch = int(settings.data.batch_size)
         images = load_dataset("mnist", "test").images[:batch]
         distort = RandomDistortion(**settings.data.augmentation)
-        _, _, step = measure_pass(settings.model["name"], batch, True, settings.trainer.precision)
+        _, _, step = measure_pass(settings.model["name"], batch, True, with_precision(settings.trainer).precision)
         seconds = median_seconds(partial(distort, images), 60)
         fraction = round(seconds / (step + seconds), 3)
         rows.append({"recipe": recipe, "distortions, ms": round(1e3 * seconds, 2), "share of the step": fraction})

@@ -61,7 +61,7 @@ def parse() -> argparse.Namespace:
         help="a .ckpt, a .safetensors, a run's folder, or the name of packaged weights; several times: their average",
     )
     add("--device", help=f"auto, cpu, cuda, ... (default: {default.device})")
-    add("--batch-size", type=int, help="images at once (default: 256 on the CPU, 1024 on a GPU)")
+    add("--batch-size", type=int, help="images at once (default: 128 on the CPU, 1024 on a GPU)")
     add("--engine", help="eager (PyTorch), onnx, int8, or auto: eager, or onnx for many images (default); or ray")
     add("--shifts", type=int, help="average over the image moved by up to this many pixels")
     add("--min-confidence", type=float, help="add a column that flags predictions with a confidence below this")

@@ -12,7 +12,8 @@ EXPORT_ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors
 # Images per optimizer step, unless a config or an argument sets another number.
 BATCH_SIZE: Final = 128
 
-_PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")  # weights stay float32: checkpoints and prediction rely on it
+# Weights stay float32: checkpoints and prediction rely on it.
+_PRECISIONS = ("auto", "32-true", "32", "16-mixed", "bf16-mixed")
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 _AUGMENTATIONS = ("rotation", "scale", "shear", "shift", "elastic", "brightness", "noise", "strong", "spoilt")
 

@@ -19,7 +19,7 @@ from ..errors import InputError, first_line
 WEIGHTS_DIGEST = "checkpoint_sha256"
 
 # Images up to which one thread is faster than several, which have to wait for each other (docs/benchmarks.md).
-FEW = 8
+FEW = 4
 
 # The last bytes of a file: an entry of its metadata, in the encoding of Protocol Buffers, whose value is the digest of
 # all bytes before it. Metadata is field 14 of a model, of entries with the fields key, 1, and value, 2.

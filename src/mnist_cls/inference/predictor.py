@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Images in the network at once. On the CPU more are no faster; for a GPU the number was not measured.
-CPU_BATCH, GPU_BATCH = 256, 1024
+CPU_BATCH, GPU_BATCH = 128, 1024
 
 
 class Predictor:
@@ -41,7 +41,7 @@ class Predictor:
             The probabilities of several checkpoints are averaged.
         device: "auto" is CUDA if it is available, else the CPU; or a name that PyTorch knows, such as "cpu" or
             "cuda:1".
-        batch_size: number of images in the network at once; None: 256 on the CPU, 1024 on a GPU. It is halved when the
+        batch_size: number of images in the network at once; None: 128 on the CPU, 1024 on a GPU. It is halved when the
             device runs out of memory.
         early_exit: stop at the first confident head of a network that has several.
         is_digit: also predict whether each image shows a digit at all, with the packaged autoencoder (True) or with

@@ -31,7 +31,7 @@ from .module import MNISTModule
 from .results import hyperparameters, model_file_option, print_summary, save_results
 from .resume import LAST, RESUME, finished, run_lock
 from .temperature import calibrate, check_temperature
-from .trainer import make_trainer, quiet_writer_thread
+from .trainer import make_trainer, quiet_writer_thread, with_precision
 
 
 def train(settings: TrainSettings, folder: Path) -> float:
@@ -51,7 +51,12 @@ def train(settings: TrainSettings, folder: Path) -> float:
 
 
 def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float:
-    settings = dataclasses.replace(settings, model=named_model(settings.model, settings.model_file))
+    # From here on, and in what is recorded, without what depends on the machine.
+    settings = dataclasses.replace(
+        settings,
+        model=named_model(settings.model, settings.model_file),
+        trainer=with_precision(settings.trainer),
+    )
     pl.seed_everything(settings.seed, workers=True, verbose=False)
     module = MNISTModule(
         settings.model,

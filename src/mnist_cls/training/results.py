@@ -56,8 +56,9 @@ def print_summary(
             print(f"{name + ' loss':<20} {metrics[f'{stage}/loss']:.4f}{remark}")
     epochs = f"{metrics['epochs']} epoch{'s' * (metrics['epochs'] != 1)}"
     speed = f"{epochs}, {metrics['train/images_per_second']:,.0f} images/s"
+    precision = ", in bfloat16" if settings.trainer.precision == "bf16-mixed" else ""
     ended = ", ended by trainer.max_time" if out_of_time else ""
-    print(f"training             {metrics['train/seconds']:.1f} s, {speed}{ended}")
+    print(f"training             {metrics['train/seconds']:.1f} s, {speed}{precision}{ended}")
     logged = "".join(f", {name}" for name in loggers if (folder / name).is_dir())
     print(f"files                {path}: model.safetensors, metrics.json, checkpoints{logged}")
     if module.classifies or hasattr(module.model, "reconstruction_error"):

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,24 @@ def quiet_writer_thread() -> Iterator[None]:
         threading.excepthook = previous
 
 
+def with_precision(settings: TrainerSettings) -> TrainerSettings:
+    """Return the settings with the precision that "auto" means on this machine.
+
+    bfloat16 where the processor or the GPU has instructions for it, with weights in float32; else float32. Where a
+    version of PyTorch cannot tell, which those before `torch.cpu.get_capabilities` cannot, it is float32.
+    """
+    if settings.precision != "auto":
+        return settings
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif settings.accelerator == "mps" or (settings.accelerator == "auto" and torch.backends.mps.is_available()):
+        fast = False
+    else:
+        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return dataclasses.replace(settings, precision="bf16-mixed" if fast else "32-true")
+
+
 def make_trainer(
     settings: TrainerSettings, folder: Path, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()
 ) -> pl.Trainer:
@@ -69,7 +87,7 @@ def make_trainer(
     warnings.filterwarnings("ignore", module="lightning")
     profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
     profiler = profilers[settings.profiler](dirpath=folder, filename="profile") if settings.profiler else NoProfiler()
-    arguments = dataclasses.asdict(as_launched(settings)) | {"profiler": profiler}
+    arguments = dataclasses.asdict(as_launched(with_precision(settings))) | {"profiler": profiler}
     own_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)
     progress = [make_progress()] if settings.enable_progress_bar and not own_progress else []
     try:

@@ -121,23 +121,33 @@ class _Screen(Sink):
         self.hidden += max(len(rows.errors) - free, 0)
 
     def show(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
         extra_columns = self.columns[self.columns.index("error") + 1 :]
         names = ["path", "reading" if "reading" in self.columns else "label", "confidence", *extra_columns]
         if any(row["error"] for row in self.rows):
             names.append("error")
-        table = Table(*names, box=None, pad_edge=False)
-        table.columns[0].overflow = "fold"
-        for row in self.rows:
-            # As Text, so that square brackets in names are not taken for rich's markup.
-            table.add_row(*(Text(*_cell(name, row[name])) for name in names))
-        console = Console()
-        console.print(table)
+        cells = [[_cell(name, row[name]) for name in names] for row in self.rows]
+        if sys.stdout.isatty():
+            _show_in_colour(names, cells)
+        else:  # in whole lines, whatever the width, and without the time that rich takes to be imported
+            lines = [names, *([text for text, _ in row] for row in cells)]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for line in lines:
+                print("  ".join(map(str.ljust, line, widths)).rstrip())
         if self.hidden:
-            console.print(f"... and {self.hidden:,} more; output=FILE.csv has them all", markup=False)
+            print(f"... and {self.hidden:,} more; output=FILE.csv has them all")
+
+
+def _show_in_colour(names: list[str], cells: list[list[tuple[str, str]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*names, box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for row in cells:
+        # As Text, so that square brackets in names are not taken for rich's markup.
+        table.add_row(*(Text(*cell) for cell in row))
+    Console().print(table)
 
 
 def _cell(name: str, value: Any) -> tuple[str, str]:
