@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint format clean
+.PHONY: help install train test test-slow lint onnx format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -27,6 +27,10 @@ lint: $(READY)  ## check style, types and import layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+onnx: $(READY)  ## make the ONNX files of the packaged weights anew
+	@for name in accurate autoencoder conditional image_classifier; do $(BIN)/python -m mnist_cls.export \
+	  checkpoint=$$name output=src/mnist_cls/checkpoints/packaged/$$name.onnx | grep checked || exit; done
 
 format: $(READY)  ## format the code
 	@$(BIN)/ruff check --fix .

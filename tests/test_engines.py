@@ -134,7 +134,7 @@ def test_packaged_weights_have_the_onnx_file_that_was_made_of_them(name: str, mn
     images = mnist_test.images.numpy()
     path = find_checkpoint(name)
     network = read_beside(path)
-    assert network is not None, "make packaged-onnx"
+    assert network is not None, "make onnx"
     assert is_whole(onnx_beside(path).read_bytes())
     if name == DETECTOR:
         np.testing.assert_array_equal(OnnxDetector(network)(images), EagerDetector(name, "cpu")(images))

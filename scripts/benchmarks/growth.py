@@ -1,12 +1,15 @@
 """Scaling with data and threads, peak memory, and the fraction of the hardware's rates that is reached."""
 
 import argparse
+import subprocess
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,10 +37,28 @@ def memory(arguments: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for count in (10_000, 100_000, 1_000_000):
             path = images_file(Path(folder), count)
-            _, peak = fresh(predict_file, path, 2, "eager")
+            peak = command_peak("mnist_cls.predict", f"input={path}", f"output={folder}/rows.parquet")
             rows.append({"run": f"predict {count:,} images", "peak, MB": round(peak)})
             path.unlink()
+        png = Path(folder) / "5.png"
+        Image.fromarray(load_dataset("mnist", "test").images[15].numpy()).save(png)
+        rows.append({"run": "predict one PNG", "peak, MB": round(command_peak("mnist_cls.predict", f"input={png}"))})
     return rows
+
+
+# Runs a module as a command, and prints its peak memory in kB.
+COMMAND = """
+import atexit, runpy, sys
+atexit.register(lambda: print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0], file=sys.stderr))
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def command_peak(*command: str) -> float:
+    """Peak memory of a command of this package without the processes that it starts, in MB; on Linux."""
+    done = subprocess.run([sys.executable, "-c", COMMAND, *command], check=True, capture_output=True, text=True)
+    return int(done.stderr.split()[-1]) / 1000
 
 
 def growth(arguments: argparse.Namespace) -> list[Row]:

@@ -70,7 +70,7 @@ def write_inputs(folder: Path) -> None:
 
 def predictor_alone(array: Path) -> float:
     """Images/s of `Predictor` on an array in memory."""
-    images, predictor = np.load(array), Predictor(device="cpu", engine="eager")
+    images, predictor = np.load(array), Predictor(device="cpu")
     predictor(images[:1000])
     return len(images) / timed(lambda: predictor(images))[1]
 
@@ -78,7 +78,7 @@ def predictor_alone(array: Path) -> float:
 def to_file(input: Path, kind: str) -> float:
     """Images/s of `predict_files`, including the start and end of its processes."""
     with tempfile.TemporaryDirectory() as folder:
-        summary = predict_files(input, Path(folder) / f"rows.{kind}", PredictOptions(device="cpu", engine="eager"))
+        summary = predict_files(input, Path(folder) / f"rows.{kind}", PredictOptions(device="cpu"))
     return summary.inputs / summary.seconds
 
 

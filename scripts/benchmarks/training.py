@@ -17,12 +17,14 @@ from typing import ClassVar, cast
 
 import lightning.pytorch as pl
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.measure import Row, fresh, in_turns, median, peak_memory, timed
 from benchmarks.peers import Recipe, Trained, standard_example, synchronized_time, train_plainly
 from mnist_cls.cli.entry_point import compose
 from mnist_cls.cli.settings import TrainSettings
+from mnist_cls.data.datasets import load_dataset
 from mnist_cls.data.loader import BatchLoader
 from mnist_cls.data.normalization import normalize
 from mnist_cls.training.fit import train
@@ -37,6 +39,9 @@ IDEAS = {
     "batches of 384": Recipe("fast", True, True, 384, 1.5e-2, 0.1),
     "three quarters of an epoch": Recipe("fast", True, True, 384, 1.5e-2, 0.1, 0.75),
 }
+# The root of the repository.
+ROOT = Path(__file__).parents[2]
+
 GPU = ["trainer=cuda", "trainer.precision=bf16-mixed", "compile=reduce-overhead"]
 
 
@@ -174,6 +179,8 @@ def loops_in_turns(overrides: Sequence[str]) -> tuple[int, dict[str, list[float]
 def command(arguments: argparse.Namespace) -> list[Row]:
     """The whole command, from Enter to the prompt, beside the imports of PyTorch and Lightning."""
     with tempfile.TemporaryDirectory() as folder:
+        png = f"{folder}/digit.png"
+        Image.fromarray(load_dataset("mnist", "test").images[0].numpy()).save(png)
         commands = {
             "import torch": ["-c", "import torch"],
             "import lightning.pytorch": ["-c", "import lightning.pytorch"],
@@ -181,6 +188,8 @@ def command(arguments: argparse.Namespace) -> list[Row]:
             "train experiment=fast": [
                 *("-m", "mnist_cls.train", "experiment=fast", "trainer=cpu", f"output_dir={folder}/run")
             ],
+            "predict, one PNG": ["-m", "mnist_cls.predict", f"input={png}"],
+            "predict_batch, one PNG": [str(ROOT / "scripts" / "predict_batch.py"), png, "-"],
         }
         variants = {name: partial(time_command, options) for name, options in commands.items()}
         results = in_turns(variants, arguments.rounds)

@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     )
     add("--device", help=f"auto, cpu, cuda, ... (default: {default.device})")
     add("--batch-size", type=int, help="images at once (default: 128 on the CPU, 1024 on a GPU)")
-    add("--engine", help="eager (PyTorch), onnx, int8, or auto: eager, or onnx for many images (default); or ray")
+    add("--engine", help="auto: PyTorch on a GPU, else ONNX Runtime (default); eager (PyTorch), onnx, int8; or ray")
     add("--shifts", type=int, help="average over the image moved by up to this many pixels")
     add("--min-confidence", type=float, help="add a column that flags predictions with a confidence below this")
     add("--early-exit", action="store_true", help="let images leave at the first confident head")
@@ -77,7 +77,9 @@ def parse() -> argparse.Namespace:
     ray = parser.add_argument_group("with --engine ray")
     ray.add_argument("--address", help="a running cluster (auto: this machine's); default: one for this run")
     ray.add_argument("--workers", type=int, help="each with a network of its own (default: one a CPU, or a GPU)")
-    ray.add_argument("--worker-engine", metavar="ENGINE", help="the engine of each: eager (default), onnx or int8")
+    ray.add_argument(
+        "--worker-engine", metavar="ENGINE", help="the engine of each: auto (default), eager, onnx or int8"
+    )
     ray.add_argument("--part-size", type=int, help="inputs in an output file, in whole batches (default: 8192)")
     # Behind a space argparse does not take this one for an option.
     arguments = parser.parse_args([" -.jsonl" if text == "-.jsonl" else text for text in sys.argv[1:]])
@@ -97,7 +99,7 @@ def predict(arguments: argparse.Namespace) -> Summary:
     values = vars(arguments)
     named = {field.name: values[field.name] for field in dataclasses.fields(PredictOptions)}
     if on_ray:
-        named["engine"] = arguments.worker_engine or "eager"
+        named["engine"] = arguments.worker_engine or "auto"
     options = PredictOptions(**named)
     if not on_ray:
         as_wished = {name: values[name] for name in ("save_preprocessed", "resume", "format")}
