@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -221,6 +222,25 @@ def test_a_damaged_onnx_file_is_named_and_not_used(
     [line] = capsys.readouterr().err.splitlines()
     reason = "ONNX Runtime cannot load the network: " if damage == "no ONNX" else "it is damaged; delete it"
     assert line.startswith(f"{tmp_path}/mine.onnx: not used, but PyTorch, which takes longer: {reason}")
+
+
+def test_an_onnx_file_reads_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(find_checkpoint().read_bytes())
+    model = onnx.load_from_string(onnx_beside(find_checkpoint()).read_bytes())
+    [outside] = [tensor for tensor in model.graph.initializer if tensor.name == "network.fc2.bias"]
+    (tmp_path / "secret.bin").write_bytes(bytes(40))
+    outside.Clear()
+    outside.name, outside.data_type, outside.data_location = "network.fc2.bias", onnx.TensorProto.FLOAT, 1
+    outside.dims.append(10)
+    outside.external_data.add(key="location", value="secret.bin")
+    (tmp_path / "mine.onnx").write_bytes(seal(model.SerializeToString()))  # the digest of the weights is right
+    monkeypatch.chdir(tmp_path)
+    assert Predictor(weights, device="cpu").engine.name == "eager"
+    [line] = capsys.readouterr().err.splitlines()
+    assert "mine.onnx: not used, but PyTorch, which takes longer: ONNX Runtime cannot load the network: " in line
 
 
 def test_what_has_no_onnx_file_is_computed_by_pytorch(finished_run: Path, tmp_path: Path, digits: np.ndarray) -> None:

@@ -123,6 +123,8 @@ def _session(content: bytes, threads: int) -> Any:
         options.intra_op_num_threads = threads
         # Threads that spin while they wait would take the cores from the processes that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A network may have its numbers in other files, of which ours have none: no folder is the place of one.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     # Versions that do not match and missing system libraries raise many kinds of errors.
     except Exception as error:

@@ -97,8 +97,7 @@ def _onnx_network(weights: Path) -> Network | None:
     network = read_beside(weights)
     path = onnx_beside(weights)
     if network is None and weights.suffix == ".safetensors" and (weights.parent / _FINISHED).is_file():
-        if path.exists():
-            print(f"{path}: was made of other weights; made anew", file=sys.stderr)
+        print(f"making {path}, once for these weights: with it, predictions start without PyTorch", file=sys.stderr)
         from ..export import export_model
 
         # A network that cannot be exported, or a folder that cannot be written: PyTorch, as for other checkpoints.
