@@ -35,7 +35,7 @@ class Network:
     """
 
     def __init__(self, content: bytes) -> None:
-        self.content = content
+        self.content, self.process = content, os.getpid()
         # The threads of a session are fixed. The second one is for whom many images come.
         self.for_few: Any = _session(content, 1)
         self.for_many: Any = None
@@ -57,10 +57,7 @@ class Network:
         Raises:
             MemoryError: If the batch does not fit into memory.
         """
-        if len(images) > FEW and self.for_many is None:
-            threads = _thread_count()
-            self.for_many = self.for_few if threads == 1 else _session(self.content, threads)
-        session = self.for_few if len(images) <= FEW else self.for_many
+        session = self._session_for(len(images))
         try:
             results: list[np.ndarray] = session.run(outputs, {"images": images})
         except Exception as error:
@@ -68,6 +65,15 @@ class Network:
                 raise MemoryError(str(error)) from error
             raise
         return results
+
+    def _session_for(self, count: int) -> Any:
+        # A forked process has none of the threads, which the session for many would wait for.
+        if count <= FEW or os.getpid() != self.process:
+            return self.for_few
+        if self.for_many is None:
+            threads = _thread_count()
+            self.for_many = self.for_few if threads == 1 else _session(self.content, threads)
+        return self.for_many
 
 
 def _thread_count() -> int:
