@@ -147,7 +147,7 @@ def test_other_errors_are_not_about_memory() -> None:
         ),
         (["data.batch_size=auto", "trainer.accumulate_grad_batches=2"], "expected 1 beside data.batch_size=auto"),
         (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val=-1.0: expected more than 0"),
-        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: expected one of 32-true"),
+        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: expected one of auto, 32-true"),
     ],
 )
 def test_sizes_that_contradict_each_other_are_rejected(overrides: list[str], words: str) -> None:

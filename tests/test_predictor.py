@@ -483,13 +483,6 @@ def test_few_images_in_memory_start_no_process(
     assert predictor(255 - x[0]).labels.tolist() == predictor(large(x)[0]).labels.tolist() == [7]
 
 
-def test_engine_auto_hears_of_the_number_of_images(x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    monkeypatch.setattr(Predictor, "prepare", lambda self, count: found.append(count))
-    Predictor(device="cpu")(x)
-    assert found == [60]
-
-
 def test_names_with_control_characters_are_escaped(predictor: Predictor, x: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "a\nb\x1b[31m.png"
     Image.fromarray(x[0]).save(path)

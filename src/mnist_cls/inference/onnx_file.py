@@ -127,6 +127,7 @@ def _session(content: bytes, threads: int) -> Any:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # what is below is raised, too
         # Threads that spin while they wait would take the cores from the processes that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # A network may have its numbers in other files, of which ours have none: no folder is the place of one.
