@@ -17,6 +17,7 @@ COMMANDS = {
     "predict_batch": "The same for pipelines, with plain arguments",
     "forward": "Show what happens inside a forward pass",
     "export": "Export a network as ONNX, .pt2 or .safetensors",
+    "serve": "Read digits over HTTP",
 }
 
 

@@ -292,6 +292,28 @@ class ExportSettings:
             export_format(self.output, self.format)
 
 
+@dataclass
+class ServeSettings:
+    """`python -m mnist_cls.serve`; `PredictOptions` checks the ranges of the fields that it shares."""
+
+    host: str
+    port: int
+    hosts: list[str]
+    checkpoint: Any
+    model_file: str | None
+    is_digit: bool | str
+    min_confidence: float | None
+    preprocess: str
+    device: str
+    engine: str
+    output_dir: str | None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.port < 2**16, "port", self.port, "0 to 65535")
+        _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
+        self.checkpoint = _checkpoints(self.checkpoint)
+
+
 # By the name of the command.
 SETTINGS: dict[str, type] = {
     "train": TrainSettings,
@@ -299,4 +321,5 @@ SETTINGS: dict[str, type] = {
     "predict": PredictSettings,
     "forward": ForwardSettings,
     "export": ExportSettings,
+    "serve": ServeSettings,
 }

@@ -120,13 +120,18 @@ def predict_batches(
     """Yield each batch of a source, see `batches_of`, with its rows and the progress after it."""
     progress = earlier
     for batch in batches_of(source, decoders, earlier):
-        decoded = batch.decoded
-        predictions = predictor.classify_prepared(decoded.images, None if options.split else decoded.errors)
-        if options.split:
-            batch.decoded, predictions = choose_cuts(decoded, predictions)
-        rows = batch_rows(batch, predictions, options, source.labelled)
+        rows = predict_batch(batch, predictor, options, source.labelled)
         progress = progress.after(rows, batch.names_digest)
         yield batch, rows, progress
+
+
+def predict_batch(batch: Batch, predictor: Predictor, options: PredictOptions, labelled: bool = False) -> Rows:
+    """Return a row for each input of a batch; of rows of digits it keeps those cuts that the network reads best."""
+    decoded = batch.decoded
+    predictions = predictor.classify_prepared(decoded.images, None if options.split else decoded.errors)
+    if options.split:
+        batch.decoded, predictions = choose_cuts(decoded, predictions)
+    return batch_rows(batch, predictions, options, labelled)
 
 
 def summarize(progress: Progress, options: PredictOptions, seconds: float, earlier: int) -> Summary:

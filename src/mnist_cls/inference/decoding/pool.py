@@ -17,7 +17,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -98,6 +98,17 @@ class Decoders:
             self._threads.shutdown(cancel_futures=True)
         self._workers, self._threads = [], None
 
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return len(self._workers)
+
+    def submit(self, contents: list[Content]) -> Future[Decoded]:
+        """Decode in a process, as soon as one is idle; raise a RuntimeError if none has been started."""
+        if self._threads is None:
+            raise RuntimeError("no decoder has been started")
+        return self._threads.submit(self._decode, contents)
+
     def map(self, blocks: Iterable[InputBlock]) -> Iterator[tuple[InputBlock, Decoded]]:
         """Yield the blocks in their order, each with its images."""
         remaining, failure, pending_bytes = iter(blocks), None, 0
@@ -131,7 +142,7 @@ class Decoders:
             self.start(self.count)
         if self._threads is None:
             return partial(complete, decode(contents, self.preprocess, self.split))
-        future = self._threads.submit(self._decode, contents)
+        future = self.submit(contents)
         return lambda: complete(future.result())
 
     def _decode(self, contents: list[Content], is_retry: bool = False) -> Decoded:

@@ -1,0 +1,1 @@
+"""Digits over HTTP: an application, its batches, and its metrics."""
