@@ -97,12 +97,12 @@ def _onnx_network(weights: Path) -> Network | None:
     network = read_beside(weights)
     path = onnx_beside(weights)
     if network is None and weights.suffix == ".safetensors" and (weights.parent / _FINISHED).is_file():
-        print(f"making {path}, once for these weights: with it, predictions start without PyTorch", file=sys.stderr)
         from ..export import export_model
 
         # A network that cannot be exported, or a folder that cannot be written: PyTorch, as for other checkpoints.
         with contextlib.suppress(InputError, OSError):
             export_model(path, weights)
+            print(f"made {path}, once for these weights: they will be loaded without PyTorch", file=sys.stderr)
             network = read_beside(weights)
     return network
 
