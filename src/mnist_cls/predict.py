@@ -11,6 +11,7 @@ from .cli.entry_point import entry_point
 from .cli.messages import program
 from .cli.settings import PredictSettings
 from .errors import InputError
+from .memory import importing
 
 
 def predict(settings: PredictSettings, folder: Path | None) -> None:
@@ -21,8 +22,9 @@ def predict(settings: PredictSettings, folder: Path | None) -> None:
             f" to see it work with MNIST's own test images: {program('mnist_cls.predict')} input=mnist:test"
         )
     # Imported here, because --help must not wait for it.
-    from .inference.options import PredictOptions
-    from .inference.pipeline import predict_files
+    with importing():
+        from .inference.options import PredictOptions
+        from .inference.pipeline import predict_files
 
     names = [field.name for field in dataclasses.fields(PredictOptions)]
     options = PredictOptions(**{name: getattr(settings, name) for name in names})
