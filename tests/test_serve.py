@@ -171,7 +171,9 @@ def test_an_image_that_cannot_be_read_is_a_row(server: Server, files: list[bytes
         ("POST", "/v2/models/image_classifier/infer", b'{"inputs": [{"shape": [1]}]}', {}, 400, "expected one input"),
         ("POST", "/v2/models/secret/infer", b"{}", {}, 404, "there is one model"),
         ("GET", "/livez", b"", {"Host": "digits.example.org"}, 421, "does not answer to that Host"),
+        ("GET", "/livez", b"", {"Host": "[secret"}, 421, "does not answer to that Host"),
         ("GET", "/livez", b"", {"Origin": "https://example.org"}, 403, "requests of other websites are refused"),
+        ("GET", "/livez", b"", {"Origin": "http://[secret"}, 403, "requests of other websites are refused"),
     ],
 )
 def test_a_malformed_request_is_refused_without_an_echo(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -36,15 +37,14 @@ SECONDS_TO_SEND = 30
 _RETRY_AFTER = "1"
 
 
-def application(predictor: Predictor, options: PredictOptions, name: str, hosts: frozenset[str] | None) -> Starlette:
+def application(predictor: Predictor, options: PredictOptions, name: str, hosts: frozenset[str]) -> Starlette:
     """Return the application.
 
     Args:
         predictor: the network.
         options: defaults of the predictions.
         name: the network's name in the Open Inference Protocol.
-        hosts: the names under which the server may be asked, so that no other website can have a browser ask it; None
-            for any.
+        hosts: the names under which the server may be asked, so that no other website can have a browser ask it.
     """
     metrics = Metrics()
 
@@ -70,17 +70,10 @@ def application(predictor: Predictor, options: PredictOptions, name: str, hosts:
     async def infer(request: Request) -> Response:
         if request.path_params["name"] != name:
             raise HTTPException(404, f"there is one model, {name}")
-        asked = await _json(request)
-        images = _tensor(asked)
-        predictions = await asyncio.get_running_loop().run_in_executor(None, predictor.classify_prepared, images)
-        answer = {
-            "model_name": name,
-            "outputs": [
-                _output("probabilities", "FP32", [len(images), CLASSES], predictions.probabilities.ravel()),
-                _output("label", "INT64", [len(images)], predictions.labels),
-            ],
-        }
-        return JSONResponse(answer | ({"id": asked["id"]} if isinstance(asked.get("id"), str) else {}))
+        # In a thread, because reading millions of numbers takes a second, in which others would wait.
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(None, _infer, predictor, name, await request.body())
+        return JSONResponse(answer)
 
     async def model(request: Request) -> Response:
         if request.path_params["name"] != name:
@@ -139,7 +132,7 @@ def application(predictor: Predictor, options: PredictOptions, name: str, hosts:
 class _Guard:
     """Checks who asks, limits the body, and counts requests by their status."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], metrics: Metrics) -> None:
         self.app, self.hosts, self.metrics = app, hosts, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,16 +160,22 @@ class _Guard:
             self.metrics.finished(status, time.perf_counter() - start)
 
     def _problem(self, headers: dict[str, str]) -> Response | None:
-        if self.hosts is not None:
-            host = urlsplit(f"//{headers.get('host', '')}").hostname
-            if host not in self.hosts:
-                return _json_error(421, "this server does not answer to that Host; start it with host=NAME")
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                return _json_error(403, "requests of other websites are refused")
+        if _host_of(headers.get("host", "")) not in self.hosts:
+            return _json_error(421, "this server does not answer to that Host; start it with hosts=[NAME]")
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != headers["host"]:
+            return _json_error(403, "requests of other websites are refused")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MOST_BODY:
             return _too_large()
+        return None
+
+
+def _host_of(header: str) -> str | None:
+    """Return the name in a Host header, without the port; None if it is none."""
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:  # brackets that do not belong to an IPv6 address
         return None
 
 
@@ -238,14 +237,22 @@ def _options(request: Request, defaults: PredictOptions) -> PredictOptions:
     )
 
 
-async def _json(request: Request) -> dict[str, Any]:
+def _infer(predictor: Predictor, name: str, body: bytes) -> dict[str, Any]:
+    """Answer an inference request, JSON."""
     try:
-        asked = await request.json()
+        asked = json.loads(body)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is no JSON") from None
     if not isinstance(asked, dict):
         raise HTTPException(400, "expected a JSON object")
-    return asked
+    images = _tensor(asked)
+    predictions = predictor.classify_prepared(images)
+    outputs = [
+        _output("probabilities", "FP32", [len(images), CLASSES], predictions.probabilities.ravel()),
+        _output("label", "INT64", [len(images)], predictions.labels),
+    ]
+    answer = {"model_name": name, "outputs": outputs}
+    return answer | ({"id": asked["id"]} if isinstance(asked.get("id"), str) else {})
 
 
 def _tensor(asked: dict[str, Any]) -> np.ndarray:
