@@ -137,6 +137,19 @@ def test_options_of_a_request(server: Server, files: list[bytes], digits: np.nda
     assert "undecided" not in row
 
 
+def test_requests_with_other_options_do_not_share_a_batch(
+    server: Server, files: list[bytes], digits: np.ndarray, labels: list[int]
+) -> None:
+    row, reading = scan_row(digits[:5], 4), "".join(map(str, labels[:5]))
+    asked = [(row, "?split=true"), (files[0], "?min_confidence=1"), (files[0], "")] * 20
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda one: server.predict(one[0], query=one[1])[1]["predictions"][0], asked))
+    for (_, query), answer in zip(asked, answers, strict=True):
+        assert answer["error"] is None
+        assert answer.get("reading") == (reading if "split" in query else None)
+        assert ("undecided" in answer) == ("min_confidence" in query)
+
+
 def test_an_image_that_cannot_be_read_is_a_row(server: Server, files: list[bytes]) -> None:
     blank = png(np.full((60, 60), 255, np.uint8))
     bad = [b"no image", blank, files[0][: len(files[0]) // 2]]
