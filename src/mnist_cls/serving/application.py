@@ -190,7 +190,7 @@ def _limited(receive: Receive) -> Receive:
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
+        except asyncio.TimeoutError:  # not the built-in one in Python 3.10
             raise HTTPException(408, f"the body took longer than {SECONDS_TO_SEND} s") from None
         received += len(message.get("body", b""))
         complete = not message.get("more_body", False)
