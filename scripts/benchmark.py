@@ -19,7 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import digits, distributed, growth, inference, prediction, quality, scaling, scans, tracing, training
+from benchmarks import (
+    digits,
+    distributed,
+    growth,
+    inference,
+    prediction,
+    quality,
+    scaling,
+    scans,
+    serving,
+    tracing,
+    training,
+)
 from benchmarks.measure import Row, print_table
 
 from mnist_cls.errors import InputError
@@ -32,6 +44,7 @@ SPEED: list[Callable[[argparse.Namespace], list[Row]]] = [
 ]
 OTHERS = [
     distributed.ray,
+    serving.serve,
     quality.robustness,
     scans.scans,
     scans.rows,
