@@ -18,7 +18,7 @@ from ..errors import InputError, first_line
 # The key of the metadata of a file with the SHA-256 of the weights that it was made from.
 WEIGHTS_DIGEST = "checkpoint_sha256"
 
-# Images up to which one thread is faster than several, which have to wait for each other (docs/benchmarks.md).
+# Images up to which several threads gain next to nothing over one, and may have to wait for a core.
 FEW = 4
 
 # The last bytes of a file: an entry of its metadata, in the encoding of Protocol Buffers, whose value is the digest of
