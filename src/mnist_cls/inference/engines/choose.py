@@ -48,8 +48,7 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
         InputError: If the network cannot be loaded, is no classifier, or the engine does not support what the options
             ask for.
     """
-    on_cpu = options.device == "cpu" or (options.device == "auto" and not _has_gpu())
-    if network is None and options.engine in ("auto", "onnx") and on_cpu and not options.early_exit:
+    if network is None and not options.early_exit and _prefers_onnx(options):
         networks = _onnx_networks(options)
         if networks:
             return OnnxEngine(networks, options.shifts)
@@ -73,14 +72,20 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
 def load_detector(options: PredictOptions) -> Callable[[np.ndarray], np.ndarray]:
     """Load the autoencoder that `options` name, as `load_engine` does: uint8 (B, 28, 28) to bool (B,)."""
     checkpoint = DETECTOR if options.is_digit is True else str(options.is_digit)
-    on_cpu = options.device == "cpu" or (options.device == "auto" and not _has_gpu())
-    if options.engine in ("auto", "onnx") and on_cpu:
+    if _prefers_onnx(options):
         network = _onnx_network(find_checkpoint(checkpoint))
         if network is not None and "is_digit" in network.outputs:
             return OnnxDetector(network)
     from .eager import EagerDetector
 
     return EagerDetector(checkpoint, options.device)
+
+
+def _prefers_onnx(options: PredictOptions) -> bool:
+    """Return whether ONNX Runtime is to compute what has an ONNX file."""
+    if options.engine not in ("auto", "onnx"):
+        return False
+    return options.device == "cpu" or (options.device == "auto" and not _has_gpu())
 
 
 def _onnx_networks(options: PredictOptions) -> Sequence[Network]:
