@@ -278,14 +278,19 @@ def test_a_killed_decoder_is_replaced(files: list[bytes]) -> None:
     assert "Traceback" not in errors
 
 
-def test_nothing_waits_for_a_client_that_has_left(server: Server, files: list[bytes]) -> None:
+def test_nothing_waits_for_a_client_that_has_left(files: list[bytes]) -> None:
+    server = Server()
     body, kind = multipart(tuple(files))
     head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: {kind}\r\n"
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     assert server.predict(files[0])[0] == 200
-    assert re.search(r"^mnist_cls_waiting_images 0\.0$", server.ask("GET", "/metrics")[1], re.M)
+    counted = server.ask("GET", "/metrics")[1]
+    assert re.search(r"^mnist_cls_waiting_images 0\.0$", counted, re.M)
+    assert 'status="499"' in counted
+    assert 'status="5' not in counted
+    assert "Traceback" not in server.stop()[1]
 
 
 def test_accepted_requests_are_answered_after_sigterm(files: list[bytes]) -> None:

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..images import CLASSES, SIZE
 from ..inference.options import PredictOptions
 from ..inference.predictor import Predictor
-from .batches import Batcher, OverloadedError
+from .batches import Batcher, ClientLeftError, OverloadedError
 from .metrics import Metrics
 from .openapi import openapi
 
@@ -121,7 +121,12 @@ def application(predictor: Predictor, options: PredictOptions, name: str, hosts:
             Route("/v2/models/{name}/ready", ready),
             Route("/v2/models/{name}/infer", infer, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _error, InputError: _refused, ClientDisconnect: _left},
+        exception_handlers={
+            HTTPException: _error,
+            InputError: _refused,
+            ClientDisconnect: _left,
+            ClientLeftError: _left,
+        },
         middleware=[Middleware(_Guard, hosts=hosts, metrics=metrics)],
         lifespan=lifespan,
     )

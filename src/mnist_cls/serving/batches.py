@@ -30,6 +30,10 @@ class OverloadedError(Exception):
     """More is waiting than will be computed soon."""
 
 
+class ClientLeftError(Exception):
+    """Nobody waits for the rows."""
+
+
 @dataclass(eq=False)
 class _Waiting:
     """An image, the bytes of a file, that waits for its row; `left` tells whether its client has left."""
@@ -95,6 +99,7 @@ class Batcher:
 
         Raises:
             OverloadedError: If too many images wait.
+            ClientLeftError: If the client has left.
         """
         size = sum(map(len, contents))
         if self._waiting and (
@@ -115,9 +120,9 @@ class Batcher:
                 await self._more.wait_for(lambda: bool(self._waiting))
             batch = []
             for image in self._take():
-                if image.row.done() or await image.left():
-                    image.row.cancel()
-                else:
+                if await image.left() and not image.row.done():
+                    image.row.set_exception(ClientLeftError())
+                if not image.row.done():
                     batch.append(image)
             if not batch:
                 continue
