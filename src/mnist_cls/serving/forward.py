@@ -1,27 +1,249 @@
-"""Forward passes over HTTP: every operation with its values, and one unit explained."""
+"""Forward passes over HTTP: every operation with its values, and one value explained.
 
-from typing import Any
+Whatever needs PyTorch is imported with the first request, so that a server that only predicts has no PyTorch.
+"""
+
+import asyncio
+import base64
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from starlette.exceptions import HTTPException
+
+from ..checkpoints.find import DEFAULT_WEIGHTS, each, list_weights
+from ..errors import InputError
+from ..inference.options import PredictOptions
+from .batches import Batcher, ClientLeftError, OverloadedError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..tracing.records import Record, Trace
+
+# Requests that may wait; more are refused at once.
+_MOST_WAITING = 32
+
+_PARAMETERS = ("network", "early_exit", "saliency", "step", "unit")
+
+
+class Wished(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        network: name of the network.
+        early_exit: whether images may leave at an early head.
+        saliency: whether to compute which pixels the answer depends on.
+        step: number of the operation of which one value is to be explained; None for the whole pass.
+        unit: position of the value in the operation's output.
+    """
+
+    network: str
+    early_exit: bool
+    saliency: bool
+    step: int | None
+    unit: tuple[int, ...]
 
 
 class ForwardPasses:
-    """To be written."""
+    """Traces networks, one image at a time, in a thread of its own; an asynchronous context manager.
 
-    def __init__(self, options: Any, batcher: Any) -> None:
-        pass
+    Args:
+        options: which network is the default; the packaged ones are there, too.
+        batcher: prepares images, in its processes.
+    """
+
+    def __init__(self, options: PredictOptions, batcher: Batcher) -> None:
+        self.options, self.batcher = options, batcher
+        self._checkpoints: dict[str, str | Path] = {}
+        for checkpoint in [*each(options.checkpoint), *list_weights()]:
+            path = Path(checkpoint or DEFAULT_WEIGHTS)
+            name = path.parent.name if path.stem in ("model", "best", "last") else path.stem
+            self._checkpoints.setdefault(name if name not in list_weights() else path.stem, path)
+        self._networks: dict[str, nn.Module] = {}
+        self._thread = ThreadPoolExecutor(1, "forward")
+        self._turn, self._waiting = asyncio.Lock(), 0
 
     async def __aenter__(self) -> "ForwardPasses":
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        pass
+        self._thread.shutdown()
 
-    def wished(self, query: Any) -> Any:
-        """To be written."""
+    def networks(self) -> list[str]:
+        """Return the names of all networks, the default one first."""
+        return [*self._checkpoints]
 
-    async def compute(self, *arguments: Any) -> bytes:
-        """To be written."""
-        return b"{}"
+    def wished(self, query: Mapping[str, str]) -> Wished:
+        """Read the parameters of a request.
 
-    def networks(self) -> list[Any]:
-        """To be written."""
-        return []
+        Raises:
+            HTTPException: If one is unknown, or out of range.
+        """
+        if unknown := query.keys() - {*_PARAMETERS}:
+            raise HTTPException(400, f"expected {', '.join(_PARAMETERS)}; found {len(unknown)} other parameters")
+        network = query.get("network", next(iter(self._checkpoints)))
+        if network not in self._checkpoints:
+            raise HTTPException(400, f"network: expected one of {', '.join(self._checkpoints)}")
+        for name in ("early_exit", "saliency"):
+            if query.get(name, "false") not in ("true", "false"):
+                raise HTTPException(400, f"{name}: expected true or false")
+        step, unit = query.get("step"), query.get("unit")
+        if (step is None) != (unit is None):
+            raise HTTPException(400, "step and unit: expected both or none")
+        numbers = [] if step is None or unit is None else [step, *unit.split(",")]
+        if not all(number.isascii() and number.isdecimal() and len(number) < 10 for number in numbers):
+            raise HTTPException(400, "expected step=NUMBER&unit=NUMBER,NUMBER,...")
+        position = [int(number) for number in numbers]
+        return Wished(
+            network,
+            early_exit=query.get("early_exit") == "true",
+            saliency=query.get("saliency") == "true",
+            step=position[0] if position else None,
+            unit=tuple(position[1:]),
+        )
+
+    async def compute(self, content: bytes, wished: Wished, left: Callable[[], Awaitable[bool]]) -> bytes:
+        """Return a forward pass, or an explained value, as JSON.
+
+        Args:
+            content: bytes of an image file.
+            wished: what to compute.
+            left: whether the client has left, so that nobody waits for the answer.
+
+        Raises:
+            HTTPException: If the image cannot be read or shows no digit, or the network fails.
+            OverloadedError: If too many requests wait.
+            ClientLeftError: If the client has left.
+        """
+        if self._waiting >= _MOST_WAITING:
+            raise OverloadedError
+        self._waiting += 1
+        try:
+            decoded = await self.batcher.prepare(content)
+            if decoded.errors[0] is not None:
+                raise HTTPException(422, decoded.errors[0])
+            async with self._turn:
+                if await left():
+                    raise ClientLeftError
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._thread, self._compute, decoded.images, wished)
+        finally:
+            self._waiting -= 1
+
+    def _compute(self, images: np.ndarray, wished: Wished) -> bytes:
+        import torch
+
+        from ..tracing.from_pixels import reason, trace_from_pixels
+        from ..tracing.unit import explain_unit
+
+        # With more, one image is no faster, and waits for cores that others use.
+        torch.set_num_threads(1)
+        network = self._network(wished.network)
+        options = {"early_exit": True} if wished.early_exit and _has_early_exit(network) else {}
+        pixels = torch.from_numpy(images)
+        trace, error = trace_from_pixels(network, pixels, "eval", options)
+        if error is not None:
+            raise HTTPException(422, f"the forward pass failed after operation {len(trace)}: {reason(error)}")
+        if wished.step is not None:
+            try:
+                unit = explain_unit(network, pixels, trace, wished.step, wished.unit)
+            except InputError as problem:
+                raise HTTPException(400, str(problem)) from None
+            answer: dict[str, Any] = {"unit": _unit(unit)}
+        else:
+            answer = {
+                "network": wished.network,
+                "has_early_exit": _has_early_exit(network),
+                "image": _values(pixels[0]),
+                "operations": [_operation(record) for record in trace],
+                "heads": _heads(trace),
+                "saliency": _saliency(network, trace, pixels, options) if wished.saliency else None,
+            }
+        return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+
+    def _network(self, name: str) -> "nn.Module":
+        from ..checkpoints.build import load_model, load_user_models
+
+        if name not in self._networks:
+            load_user_models(self.options.model_file)
+            self._networks[name] = load_model(self._checkpoints[name])
+        return self._networks[name]
+
+
+def _has_early_exit(network: "nn.Module") -> bool:
+    from ..checkpoints.build import forward_options
+
+    try:
+        forward_options(network, early_exit=True)
+    except InputError:
+        return False
+    return True
+
+
+def _operation(record: "Record") -> dict[str, Any]:
+    return {
+        "step": record.step,
+        "operation": record.operation,
+        "layer": record.layer,
+        "code": record.location,
+        "inputs": record.inputs,
+        "input_shapes": record.input_shapes,
+        "parameters": record.parameters,
+        "flops": record.flops,
+        "values": _values(record.value),
+    }
+
+
+def _unit(unit: Any) -> dict[str, Any]:
+    return {
+        "kind": unit.kind,
+        "value": _number(unit.value),
+        "inputs": _values(unit.inputs),
+        "weights": _values(unit.weights),
+        "bias": unit.bias,
+        "origin": unit.origin,
+        "constants": unit.constants,
+    }
+
+
+def _heads(trace: "Trace") -> dict[str, Any]:
+    from ..tracing.outputs import heads
+
+    return {
+        name: {"logits": _values(logits[0]), "probabilities": _values(logits[0].softmax(0))}
+        for name, logits in heads(trace.output).items()
+    }
+
+
+def _saliency(
+    network: "nn.Module", trace: "Trace", pixels: "Tensor", options: dict[str, bool]
+) -> dict[str, Any] | None:
+    """Return how strongly the first head's answer depends on each pixel; None without a head or a gradient."""
+    from ..data.normalization import normalize
+    from ..tracing.outputs import heads, saliency
+
+    name, logits = next(iter(heads(trace.output).items()), ("", None))
+    if logits is None:
+        return None
+    try:
+        return _values(saliency(network, normalize(pixels), int(logits[0].argmax()), name, **options))
+    except RuntimeError:  # the network has an operation that cannot be differentiated
+        return None
+
+
+def _values(values: "Tensor") -> dict[str, Any]:
+    """Return values as JSON holds them in little space: float32, little-endian, in base64."""
+    from ..tracing.tensors import dense
+
+    values = dense(values.detach())
+    numbers = (values.abs() if values.is_complex() else values).float().numpy().astype("<f4")
+    return {"shape": numbers.shape, "base64": base64.b64encode(numbers.tobytes()).decode()}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

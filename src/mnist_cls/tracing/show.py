@@ -1,27 +1,22 @@
 """Show a forward pass: the work of `python -m mnist_cls.forward`."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoints.build import build, forward_options, load_user_models, named_model
 from ..checkpoints.find import list_weights
 from ..checkpoints.weights import read_weights
 from ..cli.messages import display_path, program
 from ..cli.settings import ForwardSettings
-from ..data.normalization import normalize
 from ..errors import InputError
 from ..inference.engines.eager import find_device
 from ..models.registry import create_model
-from ..models.shapes import ShapeError
+from .from_pixels import reason, trace_from_pixels
 from .inputs import read_input
-from .outputs import heads
 from .overview import save_pictures
-from .recorder import recording, unchanged
-from .records import Trace
 from .table import print_modes, print_predictions, print_reconstruction_error, print_trace, print_values
 
 
@@ -43,16 +38,16 @@ def show_forward(settings: ForwardSettings, folder: Path) -> None:
         torch.set_rng_state(given.random_state)
     mode, other_mode = ("train", "eval") if settings.network_mode == "train" else ("eval", "train")
 
-    trace, error = _trace(model, images, mode, options)
+    trace, error = trace_from_pixels(model, images, mode, options)
     print(f"{type(model).__name__}, {weights}; input: {given.name}; mode={mode}")
     print_trace(trace)
     if error is not None:
-        raise InputError(f"the forward pass failed after operation {len(trace)}: {_reason(error)}") from error
+        raise InputError(f"the forward pass failed after operation {len(trace)}: {reason(error)}") from error
     if settings.values:
         print_values(trace)
-    other, error = _trace(model, images, other_mode, options)
+    other, error = trace_from_pixels(model, images, other_mode, options)
     if error is not None:
-        print(f"mode={other_mode} fails after operation {len(other)}: {_reason(error)}\n")
+        print(f"mode={other_mode} fails after operation {len(other)}: {reason(error)}\n")
     else:
         traces = {mode: trace, other_mode: other}
         print_modes(traces["eval"], traces["train"])
@@ -63,24 +58,6 @@ def show_forward(settings: ForwardSettings, folder: Path) -> None:
         save_pictures(model, trace, images, folder, options)
         print(f"pictures  {display_path(folder) / 'overview.png'}, and one file for each operation")
         print(f"view      {program('tensorboard.main')} --logdir {display_path(folder)}")
-
-
-def _trace(model: nn.Module, images: Tensor, mode: str, options: Mapping[str, bool]) -> tuple[Trace, Exception | None]:
-    """Trace everything from uint8 images to predictions; also return the error if the network fails."""
-    model.train(mode == "train")
-    with torch.no_grad(), unchanged(model), recording(model, images) as trace:
-        try:
-            trace.output = model(normalize(images), **options)
-        except Exception as error:  # a defect of any kind in a user's network: the operations before it help to find it
-            return trace, error
-        for logits in heads(trace.output).values():
-            logits.softmax(1).argmax(1)
-    return trace, None
-
-
-def _reason(error: Exception) -> str:
-    text = (str(error).splitlines() or [""])[0]
-    return text if isinstance(error, ShapeError) else f"{type(error).__name__}: {text}"
 
 
 def _make_network(settings: ForwardSettings) -> tuple[nn.Module, str]:

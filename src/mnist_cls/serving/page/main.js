@@ -1,0 +1,209 @@
+// The page: from a picture to an answer, and to everything that was computed for it.
+
+import { find, make } from "./dom.js";
+import { Drawing } from "./drawing.js";
+import { Pass } from "./pass.js";
+import { ask, latest, networks } from "./server.js";
+import { hideUnit, showUnit } from "./unit.js";
+import { tensor } from "./values.js";
+
+// A drawing to begin with, as `toText` writes it.
+const EXAMPLE = "TlCCPrI83UTZZK1_foB-gLiE5ZflwMjkjud16P8";
+// A screen reader hears an answer when it has not changed for so many milliseconds.
+const QUIET = 700;
+
+const inputs = { network: find("network"), other: find("other"), early: find("early"), split: find("split") };
+const passes = [new Pass(choose), new Pass(choose)];
+find("passes").append(passes[0].element);
+
+const drawing = new Drawing(find("drawing"), (isFinished) => {
+  if (isFinished) remember();
+  chosenDigit = 0;
+  refresh();
+});
+let chosenDigit = 0;
+let image = null; // what the forward pass on the screen was computed from
+let unit = null; // the value that is explained: {pass, operation, index}
+
+const refresh = latest(async () => {
+  const start = performance.now();
+  try {
+    await frame();
+    find("time").textContent = `${Math.round(performance.now() - start)} ms`;
+    find("time").dataset.ms = performance.now() - start;
+  } catch (error) {
+    say(drawing.isEmpty ? "no digit" : "–", drawing.isEmpty ? "" : error.message);
+    clearPasses();
+  }
+});
+
+/** One frame: ask for the picture's digits and forward passes, and show them. */
+async function frame() {
+  if (drawing.isEmpty) {
+    showDigits(null);
+    throw new Error("the paper is empty");
+  }
+  image = await drawing.image();
+  if (inputs.split.checked) {
+    const [row] = (await ask("/predict", { split: true }, image)).predictions;
+    showDigits(row);
+    if (row.error) throw new Error(row.error);
+    const box = row.boxes[Math.min(chosenDigit, row.boxes.length - 1)];
+    say(row.reading, `confidence ${percent(row.confidence)} for the whole reading`);
+    image = (await drawing.image(box)) ?? image;
+  } else showDigits(null);
+  const names = [inputs.network.value, inputs.other.value].filter(Boolean);
+  const answers = await Promise.all(
+    names.map((network) => ask("/forward", { network, early_exit: inputs.early.checked, saliency: true }, image)),
+  );
+  find("passes").replaceChildren(...names.map((_, place) => passes[place].element));
+  answers.forEach((answer, place) => passes[place].show(answer));
+  find("early-label").hidden = !answers.some((answer) => answer.has_early_exit);
+  if (!inputs.split.checked) sayAnswer(answers[0]);
+  if (unit) explain(unit);
+}
+
+function sayAnswer({ heads, network }) {
+  const [head] = Object.values(heads);
+  if (!head) return say("–", `${network} classifies nothing: see what it computes`);
+  const probabilities = [...tensor(head.probabilities).data];
+  const confidence = Math.max(...probabilities);
+  say(String(probabilities.indexOf(confidence)), `confidence ${percent(confidence)}`);
+}
+
+const percent = (fraction) => `${(100 * fraction).toFixed(2)} %`;
+
+let speaking = 0;
+function say(answer, detail) {
+  find("answer").textContent = answer;
+  find("detail").textContent = detail;
+  clearTimeout(speaking);
+  speaking = setTimeout(() => (find("spoken").textContent = [answer, detail].filter(Boolean).join(", ")), QUIET);
+}
+
+/** Outline the digits of a row, and offer them as buttons; null for a single digit. */
+function showDigits(row) {
+  const canvas = find("boxes");
+  canvas.width = drawing.canvas.width;
+  const boxes = row?.boxes ?? [];
+  const context = canvas.getContext("2d");
+  context.strokeStyle = getComputedStyle(canvas).getPropertyValue("--accent");
+  boxes.forEach((box, place) => {
+    const edges = drawing.onCanvas(box);
+    if (!edges) return;
+    const [left, top, right, bottom] = edges;
+    context.lineWidth = place === chosenDigit ? 6 : 2;
+    context.strokeRect(left, top, right - left, bottom - top);
+  });
+  const buttons = [...(row?.reading ?? "")].map((digit, place) => {
+    const pressed = String(place === chosenDigit);
+    const button = make("button", { type: "button", "aria-pressed": pressed, text: digit });
+    button.addEventListener("click", () => {
+      chosenDigit = place;
+      refresh();
+    });
+    return button;
+  });
+  const hadFocus = find("digits").contains(document.activeElement);
+  find("digits").replaceChildren(...buttons);
+  find("digits").hidden = !buttons.length;
+  if (hadFocus) buttons[chosenDigit]?.focus();
+}
+
+function clearPasses() {
+  image = null;
+  unit = null;
+  hideUnit();
+  for (const pass of passes) pass.clear();
+}
+
+function choose(pass, operation, index) {
+  unit = { pass, operation, index };
+  explain(unit);
+}
+
+const explain = latest(async ({ pass, operation, index }) => {
+  if (!image) return;
+  const { step } = operation;
+  const wished = { network: pass.network, early_exit: inputs.early.checked, step, unit: index.join(",") };
+  try {
+    const answer = (await ask("/forward", wished, image)).unit;
+    for (const one of passes) one.unmark();
+    if (unit === null) return;
+    const { sheet, inputs: sources, values } = pass.operations[step - 1];
+    const flat = index.reduce((all, position, axis) => all * values.shape[axis] + position, 0);
+    sheet.markValue(flat);
+    const [height, width] = answer.inputs.shape.slice(-2);
+    if (answer.origin.length && sources[0]) pass.operations[sources[0] - 1].sheet.markPart(...answer.origin, height, width);
+    showUnit(operation, index, answer, pass.network);
+  } catch {
+    hideUnit(); // the picture has changed, and its pass has no such value
+  }
+});
+
+// The link: the drawing, and what is chosen.
+
+function remember() {
+  const link = new URLSearchParams();
+  if (drawing.strokes.length) link.set("d", drawing.toText());
+  if (inputs.network.selectedIndex > 0) link.set("network", inputs.network.value);
+  if (inputs.other.value) link.set("other", inputs.other.value);
+  for (const name of ["early", "split"]) if (inputs[name].checked) link.set(name, "1");
+  history.replaceState(null, "", `#${link}`);
+}
+
+function recall() {
+  const link = new URLSearchParams(location.hash.slice(1));
+  for (const name of ["early", "split"]) inputs[name].checked = link.has(name);
+  for (const name of ["network", "other"]) {
+    const wished = link.get(name);
+    if ([...inputs[name].options].some(({ value }) => value === wished)) inputs[name].value = wished;
+  }
+  widen();
+  drawing.fromText(link.get("d") ?? "");
+}
+
+function widen() {
+  drawing.isWide = inputs.split.checked;
+  document.querySelector("main").classList.toggle("wide", inputs.split.checked);
+}
+
+find("undo").addEventListener("click", () => drawing.undo());
+find("clear").addEventListener("click", () => drawing.clear());
+find("example").addEventListener("click", () => drawing.fromText(EXAMPLE));
+find("unit-close").addEventListener("click", () => {
+  unit = null;
+  for (const pass of passes) pass.unmark();
+  hideUnit();
+});
+find("photo").addEventListener("change", (event) => {
+  if (event.target.files.length) drawing.take(event.target.files[0]);
+  event.target.value = "";
+});
+for (const input of Object.values(inputs)) {
+  input.addEventListener("change", () => {
+    unit = null;
+    hideUnit();
+    if (input === inputs.split) widen();
+    remember();
+    refresh();
+  });
+}
+addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
+  if (file) drawing.take(file);
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  addEventListener(name, (event) => {
+    event.preventDefault();
+    find("paper").classList.toggle("dropping", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files.length) drawing.take(event.dataTransfer.files[0]);
+  });
+}
+addEventListener("hashchange", recall);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
+
+const names = await networks();
+inputs.network.append(...names.map((name) => make("option", { value: name, text: name })));
+inputs.other.append(...names.map((name) => make("option", { value: name, text: name })));
+recall();
