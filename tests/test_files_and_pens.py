@@ -33,6 +33,19 @@ def test_a_pen_much_thinner_than_a_pixel_of_the_result_is_thickened(side: int, s
     assert near[usual > 128].mean() > 0.95
 
 
+@pytest.mark.parametrize("pen", [12, 18, 20, 22, 25, 30])
+@pytest.mark.parametrize("length", [3, 4.5])
+def test_a_thick_stroke_is_no_picture_pasted_onto_the_page(pen: int, length: float) -> None:
+    for left, top in ((3, 3), (60, 40), (300 - 4 - pen, 296 - int(pen * length))):
+        page = Image.new("L", (1200, 1200), 255)  # with soft edges, when it has been reduced
+        box = [4 * left, 4 * top, 4 * (left + pen), 4 * int(top + pen * length)]
+        ImageDraw.Draw(page).rounded_rectangle(box, 2 * pen, fill=0)
+        one = to_mnist_form(page.resize((300, 300), Image.Resampling.BOX))
+        assert (one[4:24, 12:16] > 200).mean() > 0.7
+        assert not one[:, :9].any()
+        assert not one[:, 19:].any()
+
+
 def test_lines_one_pixel_wide_in_28x28_are_thickened() -> None:
     image = np.zeros((28, 28), np.uint8)
     image[4:24, 9] = image[14, 9:19] = image[4:24, 18] = 255

@@ -88,12 +88,18 @@ def _paper_box(ink: np.ndarray) -> Box | None:
 
 
 def _ink_within(grey: np.ndarray, box: Box) -> np.ndarray | None:
-    """Return the ink of the picture within a box, if it has any."""
+    """Return the ink of the picture within a box, if it has any: the rounded ends of a thick stroke are none."""
     inset = box.longer_side // 40 + 1
     inside = slice(box.top + inset, box.bottom - inset), slice(box.left + inset, box.right - inset)
     try:
         pasted = _coverage(_difference(grey[inside], fit_paper(grey[inside])))
     except InputError:
+        return None
+    height, width = pasted.shape
+    if all(
+        (one.box.left == 0 or one.box.right == width) and (one.box.top == 0 or one.box.bottom == height)
+        for one in find_components(pasted)[1]
+    ):
         return None
     result = np.zeros(grey.shape, np.float32)
     result[inside] = pasted
