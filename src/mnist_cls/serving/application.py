@@ -22,7 +22,7 @@ from .forward import ForwardPasses
 from .guard import Guard, json_error
 from .inference_protocol import InferenceProtocol
 from .metrics import Metrics
-from .openapi import openapi
+from .openapi import described
 
 # The most images in a body.
 MOST_FILES = 256
@@ -51,12 +51,12 @@ def application(predictor: Predictor, options: PredictOptions, name: str, hosts:
             Route("/livez", service.live),
             Route("/readyz", service.is_ready),
             Route("/metrics", service.counters),
-            Route("/openapi.json", service.described),
+            Route("/openapi.json", described(name)),
             Route("/v2/health/live", service.live),
             Route("/v2/health/ready", service.is_ready),
-            Route("/v2/models/{name}/ready", service.is_ready),
-            *InferenceProtocol(predictor, name).routes(),
+            *InferenceProtocol(predictor, name, lambda: service.ready).routes(),
             Route("/", service.page),
+            Route("/api", service.api),
             Mount("/page", StaticFiles(directory=_PAGE)),
         ],
         exception_handlers={
@@ -108,6 +108,9 @@ class _Service:
     async def page(self, request: Request) -> Response:
         return FileResponse(_PAGE / "index.html")
 
+    async def api(self, request: Request) -> Response:
+        return FileResponse(_PAGE / "api.html")
+
     async def live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
 
@@ -116,9 +119,6 @@ class _Service:
 
     async def counters(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type=self.metrics.media_type)
-
-    async def described(self, request: Request) -> Response:
-        return JSONResponse(openapi())
 
 
 async def _files(request: Request) -> tuple[list[bytes], list[str]]:

@@ -1,93 +1,188 @@
 """The description of the routes, for `/openapi.json`."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from .. import __version__
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-_ERROR = {"schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}}
-_ERRORS = {
+from .. import __version__
+from .schemas import SCHEMAS
+from .tensors import JSON_SIZE
+
+# A part of the description, as OpenAPI has it.
+Part = dict[str, Any]
+
+# What any request may get, and what one with a body may get besides.
+_REFUSED = {"403": "Another website asks", "421": "The server does not answer to that Host"}
+_BODY_REFUSED = {
     "400": "The request is malformed",
-    "403": "Another website asks",
+    "408": "The body took too long to arrive",
     "413": "The body is too large",
     "415": "The body is of another type",
-    "421": "The server does not answer to that Host",
-    "503": "Too many images are waiting; Retry-After says when to come back",
+    "503": "Too much is waiting; Retry-After says when to come back",
 }
-_NUMBER = {"type": ["number", "null"]}
-_ROW = {
-    "type": "object",
-    "description": "As `mnist_cls.predict` writes it; of an image that cannot be read, `error` says why.",
-    "required": ["path", "error"],
-    "properties": {
-        "path": {"type": "string", "description": "The name of the file, or its number"},
-        "label": {"type": ["integer", "null"], "minimum": 0, "maximum": 9},
-        "confidence": _NUMBER,
-        **{f"p{digit}": _NUMBER for digit in range(10)},
-        "reading": {"type": ["string", "null"], "description": "With split=true: the digits of the row"},
-        "confidences": {"type": ["array", "null"], "items": {"type": "number"}},
-        "boxes": {"type": ["array", "null"], "items": {"type": "array", "items": {"type": "integer"}}},
-        "error": {"type": ["string", "null"]},
-        "is_digit": {"type": ["boolean", "null"]},
-        "undecided": {"type": ["boolean", "null"]},
-    },
-}
+_NOT_READY = {"503": "Not yet, or no longer"}
+_NO_MODEL = {"404": "There is no such model"}
+
+_BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
 
 
-def openapi() -> dict[str, Any]:
-    """Return the description, as OpenAPI 3.1 has it."""
+def described(model: str) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint that answers with the description.
+
+    Args:
+        model: the network's name in the Open Inference Protocol.
+    """
+    description = openapi(model)
+
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(description)
+
+    return endpoint
+
+
+def openapi(model: str) -> Part:
+    """Return the description, as OpenAPI 3.1 has it.
+
+    Args:
+        model: the network's name in the Open Inference Protocol.
+    """
     return {
         "openapi": "3.1.0",
-        "info": {"title": "mnist_cls", "version": __version__, "description": "Reads handwritten digits in images."},
-        "paths": {
-            "/predict": {"post": _predict()},
-            "/livez": {"get": _plain("Whether the server runs")},
-            "/readyz": {"get": _plain("Whether it takes requests", {"503": _answer("Not yet, or no longer")})},
-            "/metrics": {"get": _plain("Counters, for Prometheus", kind="text/plain")},
-            "/openapi.json": {"get": _plain("This description")},
+        "info": {
+            "title": "mnist_cls",
+            "version": __version__,
+            "description": "Reads handwritten digits in images. A refused request is answered with the reason.",
         },
+        "tags": [{"name": name} for name in ("Images", "Open Inference Protocol", "Server", "Pages")],
+        "paths": {**_images(), **_protocol(model), **_server(), **_pages()},
+        "components": {"schemas": SCHEMAS},
     }
 
 
-def _predict() -> dict[str, Any]:
-    row = {
-        "type": "object",
-        "required": ["predictions"],
-        "properties": {"predictions": {"type": "array", "items": _ROW}},
-    }
-    parameters = [
-        _parameter("split", {"type": "boolean"}, "Read each image as a row of digits"),
-        _parameter(
-            "min_confidence",
-            {"type": "number", "minimum": 0, "maximum": 1},
-            "Flag predictions whose confidence is below it in the column `undecided`",
+def _images() -> Part:
+    image = {"image/*": _BINARY, "application/octet-stream": _BINARY}
+    return {
+        "/predict": _post(
+            "Images",
+            "Read the digits of images",
+            {"application/json": _schema("Predictions")},
+            image | {"multipart/form-data": _schema("Files")},
+            [
+                _query("split", {"type": "boolean"}, "Whether each image is a row of digits"),
+                _query(
+                    "min_confidence",
+                    {"type": "number", "minimum": 0, "maximum": 1},
+                    "Flag predictions whose confidence is below this as `undecided`",
+                ),
+            ],
         ),
-    ]
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    files = {
-        "schema": {
-            "type": "object",
-            "required": ["files"],
-            "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-        }
+        "/forward": _post(
+            "Images",
+            "Show every operation of a forward pass with its values; with step and unit, explain one value",
+            {"application/json": {"schema": {"anyOf": [_schema("ForwardPass")["schema"], _schema("Unit")["schema"]]}}},
+            image,
+            [
+                _query("network", {"type": "string"}, "One of /networks; the default one if left out"),
+                _query("early_exit", {"type": "boolean"}, "Whether images may leave at an early head"),
+                _query("saliency", {"type": "boolean"}, "Whether to compute how the answer depends on each pixel"),
+                _query("step", {"type": "integer", "minimum": 1}, "Number of an operation, to explain one value of it"),
+                _query(
+                    "unit", {"type": "string", "pattern": r"^\d+(,\d+)*$"}, "Position of that value, such as 0,3,12"
+                ),
+            ],
+            {"422": "The image shows no digit or cannot be read, or the forward pass fails"},
+        ),
+        "/networks": _get("Images", "List the networks that /forward knows", "Networks"),
+    }
+
+
+def _protocol(model: str) -> Part:
+    tag = "Open Inference Protocol"
+    name = {"name": "name", "in": "path", "required": True, "schema": {"enum": [model]}, "description": "The network"}
+    json_size = {
+        "name": JSON_SIZE,
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "Number of bytes of JSON at the start of the body; binary data follow",
     }
     return {
-        "summary": "Read the digits of images",
-        "parameters": parameters,
-        "requestBody": {"required": True, "content": {"image/*": binary, "multipart/form-data": files}},
-        "responses": {
-            "200": {"description": "A row for each image", "content": {"application/json": {"schema": row}}},
-            **{status: _answer(reason) for status, reason in _ERRORS.items()},
-        },
+        "/v2": _get(tag, "Describe the server", "ServerMetadata"),
+        "/v2/health/live": _get(tag, "Whether the server runs", "Live"),
+        "/v2/health/ready": _get(tag, "Whether the server takes requests", "Ready", others=_NOT_READY),
+        "/v2/models/{name}": _get(tag, "Describe the network's tensors", "ModelMetadata", [name], _NO_MODEL),
+        "/v2/models/{name}/ready": _get(
+            tag, "Whether the network takes requests", "ModelReady", [name], _NO_MODEL | _NOT_READY
+        ),
+        "/v2/models/{name}/infer": _post(
+            tag,
+            "Classify images of 28x28 in MNIST's form, as JSON or as binary data after JSON",
+            {"application/json": _schema("InferAnswer"), "application/octet-stream": _BINARY},
+            {"application/json": _schema("InferRequest"), "application/octet-stream": _BINARY},
+            [name, json_size],
+            _NO_MODEL,
+        ),
     }
 
 
-def _plain(summary: str, others: dict[str, Any] | None = None, kind: str = "application/json") -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": {"description": summary, "content": {kind: {}}}, **(others or {})}}
+def _server() -> Part:
+    return {
+        "/livez": _get("Server", "Whether the server runs", "Live"),
+        "/readyz": _get("Server", "Whether the server takes requests", "Ready", others=_NOT_READY),
+        "/metrics": _get("Server", "Counters, for Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),
+        "/openapi.json": _get("Server", "This description", content={"application/json": {}}),
+    }
 
 
-def _answer(reason: str) -> dict[str, Any]:
-    return {"description": reason, "content": {"application/json": _ERROR}}
+def _pages() -> Part:
+    html = {"text/html": {"schema": {"type": "string"}}}
+    return {
+        "/": _get("Pages", "Draw a digit, and look inside the forward pass", content=html),
+        "/api": _get("Pages", "This description, to read", content=html),
+    }
 
 
-def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+def _get(
+    tag: str,
+    summary: str,
+    schema: str = "",
+    parameters: Sequence[Part] = (),
+    others: Part | None = None,
+    content: Part | None = None,
+) -> Part:
+    """Describe a route that answers to GET with JSON of a schema, or with other content."""
+    answers = {"200": _answer(content or {"application/json": _schema(schema)}), **_refusals(others or {})}
+    return {"get": {"tags": [tag], "summary": summary, "parameters": [*parameters], "responses": answers}}
+
+
+def _post(
+    tag: str, summary: str, content: Part, body: Part, parameters: Sequence[Part], others: Part | None = None
+) -> Part:
+    """Describe a route that answers to a body with some content."""
+    return {
+        "post": {
+            "tags": [tag],
+            "summary": summary,
+            "parameters": [*parameters],
+            "requestBody": {"required": True, "content": body},
+            "responses": {"200": _answer(content), **_refusals(_BODY_REFUSED | (others or {}))},
+        }
+    }
+
+
+def _answer(content: Part, description: str = "The answer") -> Part:
+    return {"description": description, "content": content}
+
+
+def _refusals(others: Part) -> Part:
+    error = {"application/json": _schema("Error")}
+    return {status: _answer(error, reason) for status, reason in sorted((_REFUSED | others).items())}
+
+
+def _query(name: str, schema: Part, description: str) -> Part:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+def _schema(name: str) -> Part:
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
