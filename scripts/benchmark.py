@@ -24,6 +24,7 @@ from benchmarks import (
     distributed,
     growth,
     inference,
+    page,
     prediction,
     quality,
     scaling,
@@ -45,6 +46,7 @@ SPEED: list[Callable[[argparse.Namespace], list[Row]]] = [
 OTHERS = [
     distributed.ray,
     serving.serve,
+    page.page,
     quality.robustness,
     scans.scans,
     scans.rows,
@@ -70,7 +72,9 @@ def main() -> int:
     parser.add_argument("--fashion-mnist", metavar="FOLDER", help="folder with the files of Fashion-MNIST")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     parser.add_argument(
-        "--plot", metavar="FILE.png", help="growth: draw the figures into this file; digits: the wrong images"
+        "--plot",
+        metavar="FILE.png",
+        help="growth: draw the figures into this file; digits: the wrong images; page: the page",
     )
     arguments = parser.parse_args()
     if arguments.rounds < 1:
