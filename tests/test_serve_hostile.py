@@ -73,7 +73,6 @@ def test_schemathesis_finds_nothing(server: Server, tmp_path: Path, examples: in
     assert "Traceback" not in errors
 
 
-@pytest.mark.xfail(strict=True, reason="application.py answers 500")
 @pytest.mark.parametrize(("charset", "name"), [("undefined", "a.png"), ("punycode", "a-b.png"), ("utf-7", "+2AA-.png")])
 def test_names_that_cannot_be_decoded_or_written_are_no_error_of_the_server(
     server: Server, digit: bytes, charset: str, name: str
