@@ -16,6 +16,9 @@ from .conftest import ROOT, SMALL
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that MNIST_CLS_WHEEL names, as in a release, or one that is built of the checkout."""
+    if given := os.environ.get("MNIST_CLS_WHEEL"):
+        return Path(given).resolve()
     folder = tmp_path_factory.mktemp("wheel")
     # Not built in place: two test runs side by side would disturb each other.
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
