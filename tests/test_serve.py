@@ -29,16 +29,28 @@ from .conftest import Run, one_line
 
 
 class Server:
-    """`python -m mnist_cls.serve` as a process of its own, on a free port."""
+    """`python -m mnist_cls.serve` as a process of its own, on a free port; a context manager."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "mnist_cls.serve", "port=0", *options]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would be full one day
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        # In a session of its own, so that nothing of it is left when a test has failed.
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True
+        )
         assert self.process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:(\d+)/predict", self.process.stdout.readline())
         assert found, self.stop()[1]
         self.port = int(found[1])
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+        self.log.close()
 
     def ask(
         self, method: str, path: str, body: bytes | str = b"", headers: dict[str, str] | None = None
@@ -62,8 +74,12 @@ class Server:
         return self.ask("POST", f"/predict{query}", body, {"Content-Type": kind})
 
     def stop(self) -> tuple[int, str]:
-        """End it by SIGTERM; return its status as a shell has it, and its standard error."""
+        """End it by SIGTERM; see `wait`."""
         self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> tuple[int, str]:
+        """Wait for its end; return its status as a shell has it, and its standard error."""
         self.process.communicate(timeout=60)
         self.log.seek(0)
         status = self.process.returncode
@@ -78,10 +94,8 @@ def multipart(files: tuple[bytes, ...], field: str = "files") -> tuple[bytes, st
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    running = Server("is_digit=true")
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+    with Server("is_digit=true") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -240,74 +254,76 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_killed_decoder_is_replaced(files: list[bytes]) -> None:
-    server = Server()
-    assert server.predict(files[0])[0] == 200
-    for victim in children(server.process.pid):
-        os.kill(victim, signal.SIGKILL)
-    for _ in range(4):
-        status, answer = server.predict(*files[:4])
-        assert status == 200
-    assert [row["error"] for row in answer["predictions"]] == [None] * 4
-    status, errors = server.stop()
-    assert status == 128 + signal.SIGTERM
-    assert "Traceback" not in errors
+    with Server() as server:
+        assert server.predict(files[0])[0] == 200
+        for victim in children(server.process.pid):
+            os.kill(victim, signal.SIGKILL)
+        for _ in range(4):
+            status, answer = server.predict(*files[:4])
+            assert status == 200
+        assert [row["error"] for row in answer["predictions"]] == [None] * 4
+        status, errors = server.stop()
+        assert status == 128 + signal.SIGTERM
+        assert "Traceback" not in errors
 
 
 def test_nothing_waits_for_a_client_that_has_left(files: list[bytes]) -> None:
-    server = Server()
-    body, kind = multipart(tuple(files))
-    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: {kind}\r\n"
-    for _ in range(20):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
-            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    assert server.predict(files[0])[0] == 200
-    counted = server.ask("GET", "/metrics")[1]
-    assert re.search(r"^mnist_cls_waiting_images 0\.0$", counted, re.M)
-    assert 'status="499"' in counted
-    assert 'status="5' not in counted
-    assert "Traceback" not in server.stop()[1]
+    with Server() as server:
+        body, kind = multipart(tuple(files))
+        head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: {kind}\r\n"
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+                client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert server.predict(files[0])[0] == 200
+        counted = server.ask("GET", "/metrics")[1]
+        assert re.search(r"^mnist_cls_waiting_images 0\.0$", counted, re.M)
+        assert 'status="499"' in counted
+        assert 'status="5' not in counted
+        assert "Traceback" not in server.stop()[1]
 
 
 def test_accepted_requests_are_answered_after_sigterm(files: list[bytes]) -> None:
-    server = Server()
-    accepted = threading.Barrier(9)
-    large = [np.kron(255 - np.asarray(Image.open(io.BytesIO(files[-1]))), np.ones((60, 60), np.uint8))] * 8
-    contents = [png(pixels) for pixels in large]
+    with Server() as server:
+        accepted = threading.Barrier(9)
+        large = [np.kron(255 - np.asarray(Image.open(io.BytesIO(files[-1]))), np.ones((60, 60), np.uint8))] * 8
+        contents = [png(pixels) for pixels in large]
 
-    def ask(content: bytes) -> int:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
-            head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: image/png\r\n"
-            client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        def ask(content: bytes) -> int:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+                head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: image/png\r\n"
+                client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+                accepted.wait()
+                return int(client.recv(100).split()[1])
+
+        with ThreadPoolExecutor(8) as clients:
+            answers = [clients.submit(ask, content) for content in contents]
             accepted.wait()
-            return int(client.recv(100).split()[1])
-
-    with ThreadPoolExecutor(8) as clients:
-        answers = [clients.submit(ask, content) for content in contents]
-        accepted.wait()
-        time.sleep(0.1)  # so that all are accepted
-        pid = server.process.pid
-        before = children(pid)
-        status, errors = server.stop()
-        assert [answer.result() for answer in answers] == [200] * 8
-    assert status == 128 + signal.SIGTERM
-    assert "Traceback" not in errors
-    assert [child for child in before if Path(f"/proc/{child}/stat").exists()] == []
+            time.sleep(0.1)  # so that all are accepted
+            pid = server.process.pid
+            before = children(pid)
+            status, errors = server.stop()
+            assert [answer.result() for answer in answers] == [200] * 8
+        assert status == 128 + signal.SIGTERM
+        assert "Traceback" not in errors
+        assert [child for child in before if Path(f"/proc/{child}/stat").exists()] == []
 
 
 def test_too_much_at_once_is_refused_and_the_rest_answered(files: list[bytes]) -> None:
-    server = Server()
-    body, kind = multipart(tuple(files * 10))  # 240 images
-    with ThreadPoolExecutor(12) as clients:
-        asked = [clients.submit(server.ask, "POST", "/predict", body, {"Content-Type": kind}) for _ in range(12)]
-        answers = [one.result() for one in asked]
-    statuses = [status for status, _ in answers]
-    assert set(statuses) == {200, 503}
-    for status, answer in answers:
-        assert (
-            answer == {"error": "too many images are waiting"} if status == 503 else len(answer["predictions"]) == 240
-        )
-    assert server.predict(files[0])[0] == 200
-    server.stop()
+    with Server() as server:
+        body, kind = multipart(tuple(files * 10))  # 240 images
+        with ThreadPoolExecutor(12) as clients:
+            asked = [clients.submit(server.ask, "POST", "/predict", body, {"Content-Type": kind}) for _ in range(12)]
+            answers = [one.result() for one in asked]
+        statuses = [status for status, _ in answers]
+        assert set(statuses) == {200, 503}
+        for status, answer in answers:
+            assert (
+                answer == {"error": "too many images are waiting"}
+                if status == 503
+                else len(answer["predictions"]) == 240
+            )
+        assert server.predict(files[0])[0] == 200
+        server.stop()
 
 
 def test_mutated_requests_cost_the_server_nothing(server: Server, files: list[bytes]) -> None:

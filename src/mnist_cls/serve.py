@@ -25,7 +25,7 @@ def serve(settings: ServeSettings, folder: Path | None) -> None:
         preprocess=settings.preprocess,
         model_file=settings.model_file,
     )
-    run(options, settings.host, settings.port, settings.hosts)
+    run(options, settings.host, settings.port, settings.hosts, settings.workers)
 
 
 main = entry_point("serve", serve)

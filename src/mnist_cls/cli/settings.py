@@ -298,6 +298,7 @@ class ServeSettings:
 
     host: str
     port: int
+    workers: int
     hosts: list[str]
     checkpoint: Any
     model_file: str | None
@@ -310,6 +311,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         _require(0 <= self.port < 2**16, "port", self.port, "0 to 65535")
+        _require(1 <= self.workers <= 64, "workers", self.workers, "1 to 64")
         _require(self.is_digit != "", "is_digit", self.is_digit, "true, false or an autoencoder's checkpoint")
         self.checkpoint = _checkpoints(self.checkpoint)
 

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..inference.options import PredictOptions
 from ..inference.predictor import Predictor
 from .batches import Batcher, ClientLeftError, OverloadedError
+from .ending import before_ending
 from .forward import ForwardPasses
 from .guard import Guard, json_error
 from .inference_protocol import InferenceProtocol
@@ -33,7 +34,9 @@ _RETRY_AFTER = "1"
 _PAGE = Path(__file__).parent / "page"
 
 
-def application(predictor: Predictor, options: PredictOptions, name: str, hosts: frozenset[str]) -> Starlette:
+def application(
+    predictor: Predictor, options: PredictOptions, name: str, hosts: frozenset[str], decoders: int | None = None
+) -> Starlette:
     """Return the application.
 
     Args:
@@ -41,8 +44,9 @@ def application(predictor: Predictor, options: PredictOptions, name: str, hosts:
         options: defaults of the predictions.
         name: the network's name in the Open Inference Protocol.
         hosts: the names under which the server may be asked, so that no other website can have a browser ask it.
+        decoders: largest number of processes that decode; None for one for each core.
     """
-    service = _Service(predictor, options)
+    service = _Service(predictor, options, decoders)
     return Starlette(
         routes=[
             Route("/predict", service.predict, methods=["POST"]),
@@ -74,19 +78,21 @@ def application(predictor: Predictor, options: PredictOptions, name: str, hosts:
 class _Service:
     """What the routes share."""
 
-    def __init__(self, predictor: Predictor, options: PredictOptions) -> None:
+    def __init__(self, predictor: Predictor, options: PredictOptions, decoders: int | None) -> None:
         self.options, self.ready = options, False
         self.metrics = Metrics()
-        self.batcher = Batcher(predictor, options.preprocess, self.metrics.observe)
+        self.batcher = Batcher(predictor, options.preprocess, self.metrics, decoders)
         self.passes = ForwardPasses(options, self.batcher)
-        self.metrics.queue.set_function(lambda: len(self.batcher))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         async with self.batcher, self.passes:
             self.ready = True
+            before_ending(self.end)
             yield
-            self.ready = False
+
+    def end(self) -> None:
+        self.ready = False
 
     async def predict(self, request: Request) -> Response:
         wished = _options(request, self.options)

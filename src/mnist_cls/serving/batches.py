@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..inference.decoding.batches import Batch
+from ..inference.decoding.decode import Decoded
 from ..inference.decoding.pool import Decoders
 from ..inference.options import PredictOptions
 from ..inference.pipeline import predict_batch
 from ..inference.predictor import Predictor
+from .metrics import Metrics
 
 # Images that may wait, of all requests together, and their bytes; more are refused at once.
 MOST_WAITING, MOST_WAITING_BYTES = 1024, 256_000_000
@@ -53,21 +55,18 @@ class Batcher:
     Args:
         predictor: the network.
         preprocess: see `PredictOptions`.
-        observe: called with a stage, "decode" or "network", its seconds, and the number of images of the batch.
+        metrics: counts batches, and the images that wait.
+        most: largest number of processes; None for one for each core.
     """
 
-    def __init__(self, predictor: Predictor, preprocess: str, observe: Callable[[str, float, int], None]) -> None:
-        self.predictor, self.observe = predictor, observe
+    def __init__(self, predictor: Predictor, preprocess: str, metrics: Metrics, most: int | None = None) -> None:
+        self.predictor, self.metrics = predictor, metrics
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._more = asyncio.Condition()
         self._network = ThreadPoolExecutor(1, "network")
-        self._decoders = {split: Decoders(preprocess, split) for split in (False, True)}
+        self._decoders = {split: Decoders(preprocess, split, most) for split in (False, True)}
         self._tasks: list[asyncio.Task[None]] = []
-
-    def __len__(self) -> int:
-        """Number of images that wait."""
-        return len(self._waiting)
 
     async def __aenter__(self) -> "Batcher":
         self._decoders[False].start(None)
@@ -108,10 +107,15 @@ class Batcher:
             raise OverloadedError
         images = [_Waiting(content, name, options, left) for content, name in zip(contents, names, strict=True)]
         self._waiting.extend(images)
+        self.metrics.waiting(len(self._waiting))
         self._bytes += size
         async with self._more:
             self._more.notify(len(images))
         return list(await asyncio.gather(*(image.row for image in images)))
+
+    async def prepare(self, content: bytes) -> Decoded:
+        """Bring one image, the bytes of a file, into MNIST's form, without classifying it."""
+        return await asyncio.wrap_future(self._decoders[False].submit([content]))
 
     async def _work(self) -> None:
         """Predict one batch after the other."""
@@ -149,6 +153,7 @@ class Batcher:
             self._bytes -= len(image.content)
             if large:
                 break
+        self.metrics.waiting(len(self._waiting))
         return batch
 
     async def _predict(self, batch: list[_Waiting]) -> list[Row]:
@@ -158,11 +163,11 @@ class Batcher:
             decoders.start(None)
         start = time.perf_counter()
         decoded = await asyncio.wrap_future(decoders.submit([image.content for image in batch]))
-        self.observe("decode", time.perf_counter() - start, len(batch))
+        self.metrics.observe("decode", time.perf_counter() - start, len(batch))
         inputs = Batch([image.name for image in batch], decoded, [], "")
         start = time.perf_counter()
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._network, predict_batch, inputs, self.predictor, options)
-        self.observe("network", time.perf_counter() - start, len(batch))
+        self.metrics.observe("network", time.perf_counter() - start, len(batch))
         names = list(rows.columns)
         return [dict(zip(names, values, strict=True)) for values in zip(*rows.columns.values(), strict=True)]

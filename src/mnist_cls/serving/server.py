@@ -3,13 +3,21 @@
 import gc
 import importlib.util
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoints.find import DEFAULT_WEIGHTS, each
 from ..errors import InputError
 from ..inference.options import PredictOptions
 from ..inference.predictor import load_predictor
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+# What the extra `serve` installs.
+_NEEDED = ("starlette", "uvicorn", "httptools", "multipart", "prometheus_client")
 
 # Connections that may wait to be accepted.
 _BACKLOG = 1024
@@ -20,7 +28,7 @@ _SECONDS_TO_END = 30
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()) -> None:
+def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = (), workers: int = 1) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
@@ -28,35 +36,51 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
         host: the address to listen on.
         port: the port; 0 for any that is free.
         hosts: more names under which the server may be asked, besides those of this machine and `host`.
+        workers: number of processes that answer.
 
     Raises:
         InputError: If the extra `serve` is not installed, the network cannot be loaded, or the port is taken.
+        SystemExit: If several workers cannot load the network, as has been printed; and in the end, by the signal.
     """
-    if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "multipart", "prometheus_client")):
+    if not all(importlib.util.find_spec(name) for name in _NEEDED):
         raise InputError("the server is not installed; pip install 'mnist-cls[serve]'")
     import uvicorn
 
-    from .application import application
+    from .connections import SECONDS_IDLE, Connection
 
     listening = _listen(host, port)
-    predictor = load_predictor(options)
     name = "_".join(Path(one or DEFAULT_WEIGHTS).stem for one in each(options.checkpoint))
-    app = application(predictor, options, name, _THIS_MACHINE | {host, *hosts})
-    # What has been loaded lives as long as the process: a full collection of it would hold up requests for 74 ms.
-    gc.collect()
-    gc.freeze()
-    bound = listening.getsockname()[1]
-    print(f"serving {name} on http://{host}:{bound}/predict; Ctrl-C ends it", flush=True)
-    config = uvicorn.Config(
-        app,
-        http="httptools" if importlib.util.find_spec("httptools") else "h11",
-        access_log=True,
+    build = partial(_application, options, name, _THIS_MACHINE | {host, *hosts})
+    config = partial(
+        uvicorn.Config,
+        http=Connection,
         server_header=False,
+        timeout_keep_alive=SECONDS_IDLE,
         timeout_graceful_shutdown=_SECONDS_TO_END,
         log_config=_LOG,
         lifespan="on",
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    serve: Callable[[list[socket.socket]], None]
+    if workers > 1:
+        from .workers import check, run_workers
+
+        check(options)
+        serve = partial(run_workers, workers, build, config)
+    else:
+        serve = uvicorn.Server(config(build())).run
+    print(f"serving {name} on http://{host}:{listening.getsockname()[1]}/predict; Ctrl-C ends it", flush=True)
+    serve([listening])
+
+
+def _application(options: PredictOptions, name: str, hosts: frozenset[str], decoders: int | None = None) -> "Starlette":
+    """Load the network, and make the application."""
+    from .application import application
+
+    app = application(load_predictor(options), options, name, hosts, decoders)
+    # What has been loaded lives as long as the process: a full collection of it would hold up requests for 74 ms.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 # One line for each request, and what goes wrong, on standard error.

@@ -7,6 +7,7 @@ the lost one forever. `pebble.ProcessPool` survives a crash within a task, but i
 
 import contextlib
 import faulthandler
+import gc
 import math
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,6 +217,7 @@ def _is_quick(contents: list[Content]) -> bool:
 def _work(connection: Connection, other_end: Connection, parent: int, preprocess: str, split: bool) -> None:
     """Decode what arrives, until the process at the other end has ended."""
     other_end.close()  # or sending to a dead parent would wait forever
+    _close_inherited(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()  # a decoder's death is reported in a row,
@@ -242,6 +245,17 @@ def _work(connection: Connection, other_end: Connection, parent: int, preprocess
             decoded = decode(watched(connection.recv()), preprocess, split)
             alarm(0)
             connection.send(decoded)
+
+
+def _close_inherited(connection: Connection) -> None:
+    """Close whatever a forked process holds open for its parent: the clients of a server would not see it hang up."""
+    gc.freeze()  # or garbage of the parent's could close a number a second time, when it is that of another file
+    with contextlib.suppress(OSError):  # no /proc, as on systems where nothing is forked
+        for path in Path("/proc/self/fd").iterdir():
+            number = int(path.name)
+            if number > 2 and number != connection.fileno():
+                with contextlib.suppress(OSError):  # the listing itself was one of them
+                    os.close(number)
 
 
 def _cause(exit_code: int | None) -> str:

@@ -1,0 +1,223 @@
+"""How a server lives and ends: with several workers, with clients that are slow, and while it ends."""
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .conftest import Run, one_line
+from .test_serve import Server, children, multipart, png
+
+
+@pytest.fixture(scope="module")
+def content(digits: np.ndarray) -> bytes:
+    """An image file."""
+    return png(digits[0])
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait for a condition; return its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return value
+
+
+def descendants(pid: int) -> list[int]:
+    found = children(pid)
+    return found + [one for child in found for one in descendants(child)]
+
+
+def left_over(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()]
+
+
+def two_workers(server: Server, *gone: int) -> list[int]:
+    """Wait for two workers that answer, because they have decoders, and are not those that must have gone."""
+    found: list[int] = []
+
+    def complete() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # one has just died
+            found[:] = [child for child in children(server.process.pid) if children(child)]
+        return len(found) == 2 and not {*found} & {*gone}
+
+    assert until(complete), server.stop()[1]
+    return found
+
+
+@contextlib.contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Keep processes from running."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def count(server: Server, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", server.ask("GET", "/metrics")[1], re.M)
+    return float(found[1]) if found else -1.0
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=30)
+
+
+def get(server: Server, client: socket.socket, path: str, *headers: str) -> int:
+    """Ask on an open connection; return the status of the answer."""
+    client.sendall("\r\n".join([f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *headers, "", ""]).encode())
+    return status_of(client)
+
+
+def status_of(client: socket.socket) -> int:
+    """Read an answer, and return its status."""
+    with http.client.HTTPResponse(client) as answer:
+        answer.begin()
+        answer.read()
+        return answer.status
+
+
+def test_the_metrics_of_any_worker_are_those_of_all(content: bytes) -> None:
+    with Server("workers=2") as server:
+        first, second = two_workers(server)
+        seen = []
+        for idle in (first, second):
+            with stopped(idle):
+                assert [server.predict(content)[0] for _ in range(3)] == [200] * 3
+                seen.append(count(server, "mnist_cls_batch_images_sum"))
+        assert seen == [3, 6]
+
+
+def test_a_killed_worker_is_replaced_and_the_other_one_answers(content: bytes) -> None:
+    with Server("workers=2") as server, ThreadPoolExecutor(8) as clients:
+        killed, other = two_workers(server)
+        with stopped(other, *children(killed)):  # so that images wait in the one that is killed
+            body, kind = multipart((content,) * 200)
+            asked = [clients.submit(server.ask, "POST", "/predict", body, {"Content-Type": kind}) for _ in range(3)]
+            assert until(lambda: count(server, "mnist_cls_waiting_images") > 0)
+            os.kill(killed, signal.SIGKILL)
+        for request in asked:
+            with contextlib.suppress(OSError):
+                request.result()
+        assert [server.predict(content)[0] for _ in range(10)] == [200] * 10
+        assert other in two_workers(server, killed)
+        assert count(server, "mnist_cls_waiting_images") == 0
+        with stopped(other):  # so that it dies while it is asked whether it still reacts
+            time.sleep(1.5)
+            os.kill(other, signal.SIGKILL)
+        two_workers(server, killed, other)
+        status, errors = server.stop()
+        assert status == 128 + signal.SIGTERM
+        assert f"worker {killed} has died" in errors
+        assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_answer_what_they_have_accepted_and_leave_nothing(
+    number: signal.Signals, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with Server("workers=2") as server, ThreadPoolExecutor(8) as clients:
+        workers = two_workers(server)
+        all_of_them = descendants(server.process.pid)
+        assert len([*tmp_path.iterdir()]) == 1
+        with stopped(*(decoder for worker in workers for decoder in children(worker))):
+            asked = [clients.submit(server.predict, content) for _ in range(8)]
+            time.sleep(0.5)  # so that all are accepted
+            if number == signal.SIGINT:
+                os.killpg(server.process.pid, number)  # as a terminal does
+            else:
+                server.process.send_signal(number)
+            time.sleep(1)
+        assert [request.result()[0] for request in asked] == [200] * 8
+        status, errors = server.wait()
+        assert status == 128 + number
+        assert "Traceback" not in errors
+        assert until(lambda: not left_over(all_of_them), 5)
+        assert [*tmp_path.iterdir()] == []
+
+
+def test_workers_end_with_the_process_that_started_them() -> None:
+    with Server("workers=2") as server:
+        two_workers(server)
+        all_of_them = descendants(server.process.pid)
+        server.process.kill()
+        assert until(lambda: not left_over(all_of_them), 10)
+
+
+def test_workers_that_cannot_start_are_one_line(run: Run) -> None:
+    one_line(run("serve", "workers=2", "port=0", "checkpoint=autoencoder"), "use it as is_digit=")
+    one_line(run("serve", "workers=0"), "workers=0: expected 1 to 64")
+    one_line(run("serve", "workers=65"), "workers=65: expected 1 to 64")
+
+
+def test_clients_with_slow_headers_are_cut_off_and_others_are_not() -> None:
+    with Server() as server, contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+        silent, dripping, later, blank, patient, kept = (stack.enter_context(connect(server)) for _ in range(6))
+        for client in (later, blank, kept):
+            assert get(server, client, "/livez") == 200
+        dripping.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
+        later.sendall(b"GET /livez HTTP/1.1\r\nHost: ")
+        patient.sendall(f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n".encode())
+        drips = [(silent, b""), (dripping, b"a"), (later, b"a"), (blank, b"\r\n")]
+        cut_off = [threads.submit(seconds_until_cut_off, client, drip) for client, drip in drips]
+        time.sleep(6)
+        patient.sendall(b"\r\n")
+        assert status_of(patient) == 200
+        for seconds in cut_off:
+            assert 9 < seconds.result() < 12
+        time.sleep(0.5)
+        for client in (patient, kept):
+            assert get(server, client, "/livez") == 200
+
+
+def seconds_until_cut_off(client: socket.socket, drip: bytes) -> float:
+    """Send a drip each half second until the server closes the connection, 15 s at most."""
+    start = time.monotonic()
+    client.settimeout(0.5)
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < start + 15:
+            client.sendall(drip)
+            with contextlib.suppress(TimeoutError):
+                if not client.recv(100):
+                    break
+    return time.monotonic() - start
+
+
+def test_a_server_that_ends_is_not_ready_and_answers_what_it_has_accepted(content: bytes) -> None:
+    with Server() as server, ThreadPoolExecutor(1) as clients, connect(server) as kept:
+        assert get(server, kept, "/readyz") == 200
+        with stopped(*children(server.process.pid)):
+            request = clients.submit(server.predict, content)
+            time.sleep(0.5)  # so that it is accepted
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert get(server, kept, "/readyz") == 503
+            assert kept.recv(100) == b""
+            with pytest.raises(ConnectionRefusedError):
+                connect(server)
+        assert request.result()[0] == 200
+        assert server.wait()[0] == 128 + signal.SIGTERM
+
+
+def test_a_client_sees_its_connection_end_though_a_decoder_has_started_since(content: bytes) -> None:
+    with Server() as server, connect(server) as kept:
+        assert get(server, kept, "/livez") == 200
+        assert server.predict(content, query="?split=true")[0] == 200  # has decoders of its own
+        assert get(server, kept, "/livez", "Connection: close") == 200
+        kept.settimeout(5)
+        assert kept.recv(100) == b""
