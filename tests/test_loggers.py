@@ -68,7 +68,7 @@ def test_several_loggers_log_the_same(logged: Path) -> None:
     rows = rows_of(logged)
     for name in CURVES | RESULTS:
         steps, values = zip(*column(rows, name), strict=True)
-        points = events.Scalars(name)
+        points = events.Scalars(name.replace("final", "with_hyperparameters"))
         assert values == pytest.approx([point.value for point in points]), name
         if not name.startswith("final"):  # TensorBoard's table has these at step 0
             assert [*steps] == [point.step for point in points], name
@@ -102,8 +102,8 @@ class StopAt(Callback):
 STOP = "+callbacks.stop._target_=tests.test_loggers.StopAt"
 
 
-def test_a_resumed_csv_file_has_each_row_once(run: Run, tmp_path: Path, logged: Path) -> None:
-    options = [*SHORT, "output_dir=run", "logger=csv", "checkpoint=auto", "save_every_steps=4", STOP]
+def test_a_resumed_training_has_each_point_once(run: Run, tmp_path: Path, logged: Path) -> None:
+    options = [*SHORT, "output_dir=run", "logger=[csv,tensorboard]", "checkpoint=auto", "save_every_steps=4", STOP]
     assert run("train", *options, besides={"STOP": "ctrl-c"}).returncode == 130
     assert run("train", *options, besides={"STOP": "kill"}).returncode == -signal.SIGKILL
     assert len(rows_of(tmp_path / "run")) > 13
@@ -117,6 +117,18 @@ def test_a_resumed_csv_file_has_each_row_once(run: Run, tmp_path: Path, logged: 
         assert column(resumed, name) == expected
     for name in ("train/loss", "val/accuracy", "test/accuracy"):
         assert column(resumed, name) == column(undisturbed, name)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for folder, name, chart in (
+        ("", "train/loss_step", "train/loss_step"),
+        ("training", "train/loss", "curves/loss"),
+        ("validation", "val/accuracy", "curves/accuracy"),
+    ):
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / folder))
+        events.Reload()
+        points, expected = events.Scalars(chart), column(resumed, name)
+        assert [point.step for point in points] == [step for step, _ in expected]
+        assert [point.value for point in points] == pytest.approx([value for _, value in expected], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -36,7 +36,6 @@ def test_curves_by_step_and_epoch(events: EventAccumulator) -> None:
         "val/loss": 3,
         "val/accuracy": 3,
         "train/learning_rate": 1,
-        "epoch": 2,
     }.items():
         points = events.Scalars(tag)
         assert len(points) >= count, tag
@@ -44,9 +43,37 @@ def test_curves_by_step_and_epoch(events: EventAccumulator) -> None:
     assert events.Scalars("train/loss")[1].value < events.Scalars("train/loss")[0].value
 
 
+def test_the_first_charts_are_loss_and_accuracy_of_training_and_validation(
+    events: EventAccumulator, trained: Path
+) -> None:
+    tags = set(events.Tags()["scalars"])
+    for run, name, pairs in (
+        ("training", "train", {"loss": "loss", "accuracy": "accuracy_epoch"}),
+        ("validation", "val", {"loss": "loss", "accuracy": "accuracy"}),
+    ):
+        charts = EventAccumulator(str(trained / "tensorboard" / run))
+        charts.Reload()
+        assert sorted(charts.Tags()["scalars"]) == ["curves/accuracy", "curves/loss"]
+        for chart, tag in pairs.items():
+            points = charts.Scalars(f"curves/{chart}")
+            assert len(points) >= 2
+            assert [(one.step, one.value) for one in points] == [
+                (one.step, one.value) for one in events.Scalars(f"{name}/{tag}")
+            ]
+        tags |= set(charts.Tags()["scalars"])
+    # Sorted by tag, as TensorBoard shows them.
+    assert sorted(tags)[:2] == ["curves/accuracy", "curves/loss"]
+    assert "epoch" not in tags
+    singles = {tag for tag in tags if tag.startswith("with_hyperparameters/")}
+    assert singles
+    assert min(singles) > max(tag for tag in tags if tag.split("/")[0] in ("train", "val", "test", "curves"))
+
+
 def test_the_test_metrics_are_those_of_metrics_json(events: EventAccumulator, trained: Path) -> None:
     assert events.Scalars("test/accuracy")[-1].value == pytest.approx(metrics_of(trained)["test/accuracy"])
-    assert events.Scalars("final/test/accuracy")[-1].value == pytest.approx(metrics_of(trained)["test/accuracy"])
+    assert events.Scalars("with_hyperparameters/test/accuracy")[-1].value == pytest.approx(
+        metrics_of(trained)["test/accuracy"]
+    )
 
 
 def test_the_networks_graph(events: EventAccumulator) -> None:
