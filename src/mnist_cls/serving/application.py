@@ -66,6 +66,7 @@ def application(
         exception_handlers={
             HTTPException: _error,
             InputError: _refused,
+            UnicodeError: _undecodable,
             OverloadedError: _overloaded,
             ClientDisconnect: _left,
             ClientLeftError: _left,
@@ -172,6 +173,10 @@ async def _error(request: Request, error: Any) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     return json_error(400, str(error))
+
+
+async def _undecodable(request: Request, error: Exception) -> Response:
+    return json_error(400, "a file name that cannot be decoded; expected UTF-8")
 
 
 async def _overloaded(request: Request, error: Exception) -> Response:

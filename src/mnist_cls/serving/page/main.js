@@ -57,6 +57,7 @@ async function frame() {
     names.map((network) => ask("/forward", { network, early_exit: inputs.early.checked, saliency: true }, image)),
   );
   find("passes").replaceChildren(...names.map((_, place) => passes[place].element));
+  find("empty").hidden = true;
   answers.forEach((answer, place) => passes[place].show(answer));
   find("early-label").hidden = !answers.some((answer) => answer.has_early_exit);
   if (!inputs.split.checked) sayAnswer(answers[0]);
@@ -111,6 +112,7 @@ function showDigits(row) {
 }
 
 function clearPasses() {
+  find("empty").hidden = false;
   image = null;
   unit = null;
   hideUnit();
@@ -203,7 +205,8 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 addEventListener("hashchange", recall);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
 
-const names = await networks();
+const names = await networks().catch(() => []);
+if (!names.length) say("–", "the server does not answer");
 inputs.network.append(...names.map((name) => make("option", { value: name, text: name })));
 inputs.other.append(...names.map((name) => make("option", { value: name, text: name })));
 recall();
