@@ -25,6 +25,12 @@ def content(digits: np.ndarray) -> bytes:
     return png(digits[0])
 
 
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers put what is temporary into the test's folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     """Wait for a condition; return its value."""
     end = time.monotonic() + seconds
@@ -128,9 +134,8 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers(content: bytes) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_answer_what_they_have_accepted_and_leave_nothing(
-    number: signal.Signals, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, content: bytes, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with Server("workers=2") as server, ThreadPoolExecutor(8) as clients:
         workers = two_workers(server)
         all_of_them = descendants(server.process.pid)
@@ -151,12 +156,13 @@ def test_workers_answer_what_they_have_accepted_and_leave_nothing(
         assert [*tmp_path.iterdir()] == []
 
 
-def test_workers_end_with_the_process_that_started_them() -> None:
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     with Server("workers=2") as server:
         two_workers(server)
         all_of_them = descendants(server.process.pid)
         server.process.kill()
         assert until(lambda: not left_over(all_of_them), 10)
+        assert [*tmp_path.iterdir()] == []
 
 
 def test_workers_that_cannot_start_are_one_line(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -120,10 +121,11 @@ def _reporting() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """Let this process end when its parent has been killed: nobody else would end it."""
+    """End this process when its parent has been killed, and remove its folder: nobody else would."""
     parent = parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
