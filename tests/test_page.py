@@ -37,9 +37,8 @@ STROKES = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     own = tmp_path_factory.mktemp("own") / "my_network.safetensors"
     shutil.copy(WEIGHTS / "image_classifier.safetensors", own)
-    running = Server(f"checkpoint={own}")
-    yield running
-    running.stop()
+    with Server(f"checkpoint={own}") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,8 @@ from .test_serve import Server, png
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.stop()
+    with Server() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +118,11 @@ def test_a_network_that_fails_says_where(tmp_path: Any, scan: bytes) -> None:
     )
     load_user_models(tmp_path / "own.py")
     save_weights(tmp_path / "odd.safetensors", create_model("Odd"), {"name": "Odd"}, {})
-    server = Server(f"checkpoint={tmp_path / 'odd.safetensors'}", f"model_file={tmp_path / 'own.py'}")
-    try:
+    with Server(f"checkpoint={tmp_path / 'odd.safetensors'}", f"model_file={tmp_path / 'own.py'}") as server:
         status, answer = forward(server, scan)
         assert status == 422
         assert "the forward pass failed after operation 6" in answer["error"]
         assert forward(server, scan, "?network=accurate")[0] == 200
-    finally:
-        server.stop()
 
 
 def explained(model: nn.Module, images: torch.Tensor, count: int = 6) -> Iterator[tuple[Any, tuple[int, ...], Any]]:

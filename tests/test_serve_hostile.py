@@ -50,10 +50,8 @@ TOKENS = [
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+    with Server() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
         serve = partial(run_workers, workers, build, config)
     else:
         serve = uvicorn.Server(config(build())).run
-    print(f"serving {name} on http://{host}:{listening.getsockname()[1]}/predict; Ctrl-C ends it", flush=True)
+    address = f"http://{host}:{listening.getsockname()[1]}"
+    print(f"{name}: open {address}/ in a browser, or send images to {address}/predict; Ctrl-C ends it", flush=True)
     serve([listening])
 
 
