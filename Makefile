@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-slow lint onnx format clean
+.PHONY: help install train test test-slow lint docs onnx format clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,6 +28,10 @@ lint: $(READY)  ## check style, types and import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: $(READY)  ## build the documentation into site/; a broken link or a missing docstring fails it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+	@echo 'site/index.html; with the search: $(BIN)/python -m http.server --directory site'
+
 onnx: $(READY)  ## make the ONNX files of the packaged weights anew
 	@for name in accurate autoencoder conditional image_classifier; do $(BIN)/python -m mnist_cls.export \
 	  checkpoint=$$name output=src/mnist_cls/checkpoints/packaged/$$name.onnx | grep checked || exit; done
@@ -37,7 +41,7 @@ format: $(READY)  ## format the code
 	@$(BIN)/ruff format .
 
 clean:  ## remove .venv, caches and build results, but not outputs/
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml
