@@ -29,7 +29,7 @@ lint: $(READY)  ## check style, types and import layers
 	@$(BIN)/lint-imports
 
 docs: $(READY)  ## build the documentation into site/; a broken link or a missing docstring fails it
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 	@echo 'site/index.html; with the search: $(BIN)/python -m http.server --directory site'
 
 onnx: $(READY)  ## make the ONNX files of the packaged weights anew

@@ -15,7 +15,8 @@ from mkdocs.structure.pages import Page
 # Files outside of docs/ that are pages of the site.
 PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md"}
 
-_LINK = re.compile(r"\[([^\[\]]*)\]\((?!\w+:)([^()\s#]+)(#[^()\s]*)?\)")
+# The end of a link, as its text may be a picture; its text, where that is plain.
+_LINK = re.compile(r"(?:\[([^\[\]]*))?\]\((?!\w+:)([^()\s#]+)(#[^()\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -44,10 +45,11 @@ def linked(markdown: str, page: str) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if target not in PAGES and not target.startswith("docs/"):
-            return text
+            return text if text is not None else match[0]
         path = PAGES.get(target) or target.removeprefix("docs/")
         if path.endswith(".ipynb"):
             path = f"{path.removesuffix('.ipynb')}.md"
-        return f"[{text}]({posixpath.relpath(path, posixpath.dirname(page) or '.')}{anchor})"
+        start = "" if text is None else f"[{text}"
+        return f"{start}]({posixpath.relpath(path, posixpath.dirname(page) or '.')}{anchor})"
 
     return _LINK.sub(link, markdown)
