@@ -60,7 +60,8 @@ def main() -> None:
     options = PredictOptions(checkpoint=arguments.checkpoint, device="cpu")
     digits = serve.deployment(
         num_replicas=arguments.replicas,
-        ray_actor_options={"num_cpus": 1},
+        # Without gRPC's own handling of forks, which sometimes kills the processes that decode.
+        ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": {"GRPC_ENABLE_FORK_SUPPORT": "0"}}},
         max_ongoing_requests=128,
         max_queued_requests=1024,  # with more, Ray Serve answers 503
     )(Digits)
