@@ -16,7 +16,9 @@ const inputs = { network: find("network"), other: find("other"), early: find("ea
 const passes = [new Pass(choose), new Pass(choose)];
 find("passes").append(passes[0].element);
 
+let isDrawing = false; // within a stroke
 const drawing = new Drawing(find("drawing"), (isFinished) => {
+  isDrawing = !isFinished;
   if (isFinished) remember();
   chosenDigit = 0;
   refresh();
@@ -53,10 +55,9 @@ async function frame() {
     image = (await drawing.image(box)) ?? image;
   } else showDigits(null);
   const names = [inputs.network.value, inputs.other.value].filter(Boolean);
-  const answers = await Promise.all(
-    names.map((network) => ask("/forward", { network, early_exit: inputs.early.checked, saliency: true }, image)),
-  );
-  find("passes").replaceChildren(...names.map((_, place) => passes[place].element));
+  const wished = { early_exit: inputs.early.checked, saliency: !isDrawing }; // which takes a second pass, and the way back
+  const answers = await Promise.all(names.map((network) => ask("/forward", { network, ...wished }, image)));
+  arrange(names.length);
   find("empty").hidden = true;
   answers.forEach((answer, place) => passes[place].show(answer));
   find("early-label").hidden = !answers.some((answer) => answer.has_early_exit);
@@ -109,6 +110,12 @@ function showDigits(row) {
   find("digits").replaceChildren(...buttons);
   find("digits").hidden = !buttons.length;
   if (hadFocus) buttons[chosenDigit]?.focus();
+}
+
+/** Show so many passes. Elements that are there stay, because laying them out anew takes longer than a frame. */
+function arrange(count) {
+  const shown = passes.slice(0, count).map(({ element }) => element);
+  if (find("passes").childElementCount !== count) find("passes").replaceChildren(...shown);
 }
 
 function clearPasses() {

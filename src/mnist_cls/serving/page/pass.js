@@ -2,7 +2,7 @@
 
 import { make } from "./dom.js";
 import { Sheet } from "./sheet.js";
-import { colour, grey, magnitude, number, tensor } from "./values.js";
+import { colour, grey, number, tensor } from "./values.js";
 
 export class Pass {
   /** `onUnit(pass, operation, index, byKeyboard)` is called when a value is pointed at. */
@@ -14,6 +14,8 @@ export class Pass {
     this.element = make("div", { class: "pass" }, this.title, this.seen, this.list);
     this.operations = [];
     this.kind = "";
+    this.image = new Picture("what the network saw, 28 × 28", "What the network saw", grey);
+    this.saliency = new Picture("saliency: which pixels count", "Saliency: how much the answer depends on each pixel");
     new ResizeObserver(() => this.repaint()).observe(this.element);
   }
 
@@ -29,9 +31,9 @@ export class Pass {
       this.operations[place].tensor = values;
       this.operations[place].range.textContent = range(values);
     });
-    this.image = tensor(answer.image);
-    this.saliency = answer.saliency && tensor(answer.saliency);
-    this.showSeen(answer);
+    this.image.show(tensor(answer.image));
+    if (answer.saliency) this.saliency.show(tensor(answer.saliency));
+    for (const [name, head] of Object.entries(answer.heads)) this.heads[name].show(head);
     this.repaint();
   }
 
@@ -43,7 +45,11 @@ export class Pass {
     this.seen.replaceChildren();
   }
 
-  build({ operations }) {
+  build({ operations, heads }) {
+    this.heads = Object.fromEntries(Object.keys(heads).map((name) => [name, new Probabilities()]));
+    const lists = Object.values(this.heads).map(({ element }) => element);
+    this.saliency.figure.hidden = !lists.length; // without an answer there is nothing that could depend on a pixel
+    this.seen.replaceChildren(this.image.figure, this.saliency.figure, ...lists);
     this.operations = operations.map((operation) => {
       const { step, layer, values, inputs } = operation;
       const name = `${step}. ${operation.operation}${layer ? ` ${layer}` : ""}`;
@@ -76,19 +82,6 @@ export class Pass {
     );
   }
 
-  showSeen({ heads }) {
-    const figure = (caption, canvas) => make("figure", {}, canvas, make("figcaption", { text: caption }));
-    const figures = [figure("what the network saw, 28 × 28", picture(this.image, 4, "What the network saw", grey))];
-    if (this.saliency) {
-      const canvas = picture(this.saliency, 4, "Saliency: how much the answer depends on each pixel");
-      figures.push(figure("saliency: which pixels count", canvas));
-    }
-    for (const { logits, probabilities } of Object.values(heads)) {
-      figures.push(probabilityList(tensor(logits).data, tensor(probabilities).data));
-    }
-    this.seen.replaceChildren(...figures);
-  }
-
   repaint() {
     const room = this.element.clientWidth;
     for (const { sheet, tensor: values } of this.operations) if (values && room) sheet.paint(values, room);
@@ -108,29 +101,47 @@ function range({ data }) {
   return data.length ? `${number(least)} to ${number(most)}` : "no values";
 }
 
-/** Paint a map without pointing at its values. */
-function picture(values, scale, label, colours = colour) {
-  const sheet = new Sheet(label, () => {});
-  const [height, width] = values.shape.slice(-2);
-  sheet.paint({ shape: [1, height, width], data: values.data }, 28 * scale, colours);
-  sheet.canvas.setAttribute("role", "img");
-  sheet.canvas.removeAttribute("tabindex");
-  sheet.canvas.style.width = sheet.canvas.style.height = `${28 * scale}px`;
-  return sheet.canvas;
+/** A map, four pixels for each value, without pointing at its values. */
+class Picture {
+  constructor(caption, label, colours = colour) {
+    this.colours = colours;
+    this.sheet = new Sheet(label, () => {});
+    this.sheet.canvas.setAttribute("role", "img");
+    this.sheet.canvas.removeAttribute("tabindex");
+    this.figure = make("figure", {}, this.sheet.element, make("figcaption", { text: caption }));
+  }
+
+  show({ shape, data }) {
+    const [height, width] = shape.slice(-2);
+    this.sheet.paint({ shape: [1, height, width], data }, 1, this.colours);
+    for (const canvas of [this.sheet.canvas, this.sheet.marks]) canvas.style.width = canvas.style.height = "112px";
+  }
 }
 
-function probabilityList(logits, probabilities) {
-  const best = probabilities.indexOf(Math.max(...probabilities));
-  const largest = magnitude(probabilities);
-  const rows = [...probabilities].flatMap((probability, digit) => {
-    const kind = digit === best ? { class: "best" } : {};
-    const bar = make("span", { class: "bar" });
-    bar.style.width = `${(100 * probability) / largest}%`;
-    return [
-      make("dt", { ...kind, text: digit }),
-      make("dd", { class: "track", "aria-hidden": "true" }, bar),
-      make("dd", { ...kind, title: `logit ${number(logits[digit])}`, text: `${(100 * probability).toFixed(2)} %` }),
-    ];
-  });
-  return make("dl", { class: "probabilities", "aria-label": "Probability of each digit" }, ...rows);
+/** A bar and a number for each digit. */
+class Probabilities {
+  constructor() {
+    this.rows = Array.from({ length: 10 }, (_, digit) => ({
+      digit: make("dt", { text: digit }),
+      bar: make("span", { class: "bar" }),
+      number: make("dd"),
+    }));
+    const cells = this.rows.flatMap(({ digit, bar, number: cell }) => [
+      digit,
+      make("dd", { "aria-hidden": "true" }, bar),
+      cell,
+    ]);
+    this.element = make("dl", { class: "probabilities", "aria-label": "Probability of each digit" }, ...cells);
+  }
+
+  show({ logits, probabilities }) {
+    const [values, fractions] = [tensor(logits).data, tensor(probabilities).data];
+    const largest = Math.max(...fractions);
+    this.rows.forEach(({ digit, bar, number: cell }, place) => {
+      for (const element of [digit, cell]) element.classList.toggle("best", fractions[place] === largest);
+      bar.style.width = `${(100 * fractions[place]) / largest}%`;
+      cell.textContent = `${(100 * fractions[place]).toFixed(2)} %`;
+      cell.title = `logit ${number(values[place])}`;
+    });
+  }
 }

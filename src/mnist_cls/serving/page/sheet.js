@@ -11,6 +11,15 @@ const MAP_SIZES = [
   [Infinity, 28],
 ];
 
+// Sheets that are out of sight are painted when they come into it.
+const sheets = new WeakMap();
+const sight = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) sheets.get(target).isInSight = isIntersecting;
+  },
+  { rootMargin: "300px" },
+);
+
 /**
  * A canvas whose values can be pointed at, or walked over with the arrow keys.
  *
@@ -23,6 +32,9 @@ export class Sheet {
     this.element = make("div", { class: "sheet" }, this.canvas, this.marks);
     this.onUnit = onUnit;
     this.flat = 0;
+    this.isSeen = false;
+    sheets.set(this.canvas, this);
+    sight.observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerdown", (event) => this.point(event));
     this.canvas.addEventListener("keydown", (event) => this.walk(event));
@@ -35,6 +47,7 @@ export class Sheet {
   paint(tensor, room, colours = colour) {
     const { shape, data } = tensor;
     this.tensor = tensor;
+    this.colours = colours;
     const isMap = shape.length > 2;
     const [height, width] = isMap ? shape.slice(-2) : [1, 1];
     const count = data.length / (height * width || 1);
@@ -57,16 +70,27 @@ export class Sheet {
       this.marks.width = sheetWidth * this.scale;
       this.marks.height = sheetHeight * this.scale;
     }
+    if (this.isSeen) this.fill();
+  }
+
+  set isInSight(isInSight) {
+    if (isInSight && !this.isSeen && this.tensor) this.fill();
+    this.isSeen = isInSight;
+  }
+
+  /** Paint the values. */
+  fill() {
+    const { data } = this.tensor;
+    const { width, height } = this.cell;
     const context = this.canvas.getContext("2d");
-    const image = context.createImageData(sheetWidth, sheetHeight);
+    const image = context.createImageData(this.canvas.width, this.canvas.height);
     const pixels = new Uint32Array(image.data.buffer);
     const largest = magnitude(data);
-    let flat = 0;
-    for (let map = 0; map < count; map++) {
-      const [left, top] = this.corner(map);
+    for (let flat = 0; flat < data.length; ) {
+      const [left, top] = this.corner(flat / (width * height));
       for (let y = 0; y < height; y++) {
-        const start = (top + y) * sheetWidth + left;
-        for (let x = 0; x < width; x++) pixels[start + x] = colours(data[flat++], largest);
+        const start = (top + y) * this.canvas.width + left;
+        for (let x = 0; x < width; x++) pixels[start + x] = this.colours(data[flat++], largest);
       }
     }
     context.putImageData(image, 0, 0);
