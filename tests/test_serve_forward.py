@@ -1,6 +1,9 @@
 """`POST /forward` answers with every value of a pass, and explains each by what it was computed from."""
 
 import base64
+import http.client
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,6 +69,26 @@ def test_every_value_is_the_traced_one(server: Server, scan: bytes, network: str
     np.testing.assert_allclose(array(answer["saliency"]), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_values_as_binary_data_are_those_in_base64(server: Server, scan: bytes) -> None:
+    for query in ("?saliency=true", "?step=8&unit=0,3,5,5"):
+        _, expected = forward(server, scan, query)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", f"/forward{query}&binary=true", scan, {"Content-Type": "image/png"})
+        answer = connection.getresponse()
+        content = answer.read()
+        assert answer.headers.get_content_type() == "application/octet-stream"
+        size = int(answer.headers["Inference-Header-Content-Length"])
+        assert size % 4 == 0
+
+        def in_base64(value: dict[str, Any], data: bytes = content[size:]) -> dict[str, Any]:
+            if "offset" not in value:
+                return value
+            start, count = value["offset"], math.prod(value["shape"])
+            return {"shape": value["shape"], "base64": base64.b64encode(data[start : start + 4 * count]).decode()}
+
+        assert json.loads(content[:size], object_hook=in_base64) == expected
+
+
 def test_early_exit(server: Server, scan: bytes) -> None:
     late, early = (forward(server, scan, f"?network=conditional&early_exit={flag}")[1] for flag in ("false", "true"))
     assert late["has_early_exit"] is early["has_early_exit"] is True
@@ -123,6 +146,24 @@ def test_a_network_that_fails_says_where(tmp_path: Any, scan: bytes) -> None:
         assert status == 422
         assert "the forward pass failed after operation 6" in answer["error"]
         assert forward(server, scan, "?network=accurate")[0] == 200
+
+
+def test_values_that_are_not_finite_are_shown(tmp_path: Any, scan: bytes) -> None:
+    model = load_model()
+    with torch.no_grad():
+        model.get_parameter("conv1.bias")[3] = torch.nan
+        model.get_parameter("fc2.bias")[0] = torch.inf
+    save_weights(tmp_path / "broken.safetensors", model, {"name": "image_classifier"}, {})
+    with Server(f"checkpoint={tmp_path / 'broken.safetensors'}") as server:
+        status, answer = forward(server, scan, "?saliency=true")
+        assert status == 200
+        values = array(answer["operations"][4]["values"])
+        assert np.isnan(values[0, 3]).all()
+        assert np.isfinite(values[0, 2]).all()
+        for query in ("?step=5&unit=0,3,0,0", "?step=15&unit=0,0"):
+            status, answer = forward(server, scan, query)
+            assert status == 200
+            assert answer["unit"]["value"] is None
 
 
 def explained(model: nn.Module, images: torch.Tensor, count: int = 6) -> Iterator[tuple[Any, tuple[int, ...], Any]]:

@@ -106,8 +106,7 @@ class _Service:
         contents, _ = await _files(request)
         if len(contents) != 1:
             raise HTTPException(400, f"expected one image, found {len(contents)}")
-        answer = await self.passes.compute(contents[0], wished, request.is_disconnected)
-        return Response(answer, media_type="application/json")
+        return await self.passes.compute(contents[0], wished, request.is_disconnected)
 
     async def networks(self, request: Request) -> Response:
         return JSONResponse({"networks": self.passes.networks()})

@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from ..checkpoints.find import DEFAULT_WEIGHTS, each, list_weights
 from ..errors import InputError
 from ..inference.options import PredictOptions
 from .batches import Batcher, ClientLeftError, OverloadedError
+from .tensors import JSON_SIZE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..tracing.records import Record, Trace
+    from ..tracing.unit import Unit
 
 # Requests that may wait; more are refused at once.
 _MOST_WAITING = 32
 
-_PARAMETERS = ("network", "early_exit", "saliency", "step", "unit")
+_PARAMETERS = ("network", "early_exit", "saliency", "step", "unit", "binary")
+_FLAGS = ("early_exit", "saliency", "binary")
 
 
 class Wished(NamedTuple):
@@ -40,6 +44,7 @@ class Wished(NamedTuple):
         saliency: whether to compute which pixels the answer depends on.
         step: number of the operation of which one value is to be explained; None for the whole pass.
         unit: position of the value in the operation's output.
+        binary: whether values follow the JSON as binary data, instead of being in it.
     """
 
     network: str
@@ -47,6 +52,7 @@ class Wished(NamedTuple):
     saliency: bool
     step: int | None
     unit: tuple[int, ...]
+    binary: bool
 
 
 class ForwardPasses:
@@ -89,7 +95,7 @@ class ForwardPasses:
         network = query.get("network", next(iter(self._checkpoints)))
         if network not in self._checkpoints:
             raise HTTPException(400, f"network: expected one of {', '.join(self._checkpoints)}")
-        for name in ("early_exit", "saliency"):
+        for name in _FLAGS:
             if query.get(name, "false") not in ("true", "false"):
                 raise HTTPException(400, f"{name}: expected true or false")
         step, unit = query.get("step"), query.get("unit")
@@ -101,14 +107,13 @@ class ForwardPasses:
         position = [int(number) for number in numbers]
         return Wished(
             network,
-            early_exit=query.get("early_exit") == "true",
-            saliency=query.get("saliency") == "true",
             step=position[0] if position else None,
             unit=tuple(position[1:]),
+            **{name: query.get(name) == "true" for name in _FLAGS},
         )
 
-    async def compute(self, content: bytes, wished: Wished, left: Callable[[], Awaitable[bool]]) -> bytes:
-        """Return a forward pass, or an explained value, as JSON.
+    async def compute(self, content: bytes, wished: Wished, left: Callable[[], Awaitable[bool]]) -> Response:
+        """Return a forward pass, or an explained value.
 
         Args:
             content: bytes of an image file.
@@ -135,7 +140,7 @@ class ForwardPasses:
         finally:
             self._waiting -= 1
 
-    def _compute(self, images: np.ndarray, wished: Wished) -> bytes:
+    def _compute(self, images: np.ndarray, wished: Wished) -> Response:
         import torch
 
         from ..tracing.from_pixels import reason, trace_from_pixels
@@ -149,22 +154,23 @@ class ForwardPasses:
         trace, error = trace_from_pixels(network, pixels, "eval", options)
         if error is not None:
             raise HTTPException(422, f"the forward pass failed after operation {len(trace)}: {reason(error)}")
+        answer = _Answer(wished.binary)
         if wished.step is not None:
             try:
                 unit = explain_unit(network, pixels, trace, wished.step, wished.unit)
             except InputError as problem:
                 raise HTTPException(400, str(problem)) from None
-            answer: dict[str, Any] = {"unit": _unit(unit)}
-        else:
-            answer = {
+            return answer.response({"unit": _unit(unit, answer.values)})
+        return answer.response(
+            {
                 "network": wished.network,
                 "has_early_exit": _has_early_exit(network),
-                "image": _values(pixels[0]),
-                "operations": [_operation(record) for record in trace],
-                "heads": _heads(trace),
-                "saliency": _saliency(network, trace, pixels, options) if wished.saliency else None,
+                "image": answer.values(pixels[0]),
+                "operations": [_operation(record, answer.values) for record in trace],
+                "heads": _heads(trace, answer.values),
+                "saliency": _saliency(network, trace, pixels, options, answer.values) if wished.saliency else None,
             }
-        return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+        )
 
     def _network(self, name: str) -> "nn.Module":
         from ..checkpoints.build import load_model, load_user_models
@@ -185,7 +191,44 @@ def _has_early_exit(network: "nn.Module") -> bool:
     return True
 
 
-def _operation(record: "Record") -> dict[str, Any]:
+class _Answer:
+    """An answer in JSON. Values are float32, little-endian; in base64, or as binary data after the JSON.
+
+    Args:
+        is_binary: whether binary data follow. The header `JSON_SIZE` is the size of the JSON, with spaces at its end
+            up to a multiple of four.
+    """
+
+    def __init__(self, is_binary: bool) -> None:
+        self._is_binary, self._buffers, self._size = is_binary, list[bytes](), 0
+
+    def values(self, values: "Tensor") -> dict[str, Any]:
+        """Return what stands in the JSON for a tensor: `shape`, and `base64` or the `offset` in the binary data."""
+        from ..tracing.tensors import dense
+
+        values = dense(values.detach())
+        numbers = (values.abs() if values.is_complex() else values).float().numpy().astype("<f4", copy=False)
+        if not self._is_binary:
+            return {"shape": numbers.shape, "base64": base64.b64encode(numbers.tobytes()).decode()}
+        offset = self._size
+        self._buffers.append(numbers.tobytes())
+        self._size += len(self._buffers[-1])
+        return {"shape": numbers.shape, "offset": offset}
+
+    def response(self, answer: dict[str, Any]) -> Response:
+        content = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+        if not self._is_binary:
+            return Response(content, media_type="application/json")
+        content += b" " * (-len(content) % 4)
+        headers = {JSON_SIZE: str(len(content))}
+        return Response(b"".join([content, *self._buffers]), media_type="application/octet-stream", headers=headers)
+
+
+# Writes the values of a tensor.
+_Write = Callable[["Tensor"], dict[str, Any]]
+
+
+def _operation(record: "Record", write: _Write) -> dict[str, Any]:
     return {
         "step": record.step,
         "operation": record.operation,
@@ -195,33 +238,33 @@ def _operation(record: "Record") -> dict[str, Any]:
         "input_shapes": record.input_shapes,
         "parameters": record.parameters,
         "flops": record.flops,
-        "values": _values(record.value),
+        "values": write(record.value),
     }
 
 
-def _unit(unit: Any) -> dict[str, Any]:
+def _unit(unit: "Unit", write: _Write) -> dict[str, Any]:
     return {
         "kind": unit.kind,
         "value": _number(unit.value),
-        "inputs": _values(unit.inputs),
-        "weights": _values(unit.weights),
-        "bias": unit.bias,
+        "inputs": write(unit.inputs),
+        "weights": write(unit.weights),
+        "bias": _number(unit.bias),
         "origin": unit.origin,
-        "constants": unit.constants,
+        "constants": unit.constants and {name: _number(value) for name, value in unit.constants.items()},
     }
 
 
-def _heads(trace: "Trace") -> dict[str, Any]:
+def _heads(trace: "Trace", write: _Write) -> dict[str, Any]:
     from ..tracing.outputs import heads
 
     return {
-        name: {"logits": _values(logits[0]), "probabilities": _values(logits[0].softmax(0))}
+        name: {"logits": write(logits[0]), "probabilities": write(logits[0].softmax(0))}
         for name, logits in heads(trace.output).items()
     }
 
 
 def _saliency(
-    network: "nn.Module", trace: "Trace", pixels: "Tensor", options: dict[str, bool]
+    network: "nn.Module", trace: "Trace", pixels: "Tensor", options: dict[str, bool], write: _Write
 ) -> dict[str, Any] | None:
     """Return how strongly the first head's answer depends on each pixel; None without a head or a gradient."""
     from ..data.normalization import normalize
@@ -231,18 +274,9 @@ def _saliency(
     if logits is None:
         return None
     try:
-        return _values(saliency(network, normalize(pixels), int(logits[0].argmax()), name, **options))
+        return write(saliency(network, normalize(pixels), int(logits[0].argmax()), name, **options))
     except RuntimeError:  # the network has an operation that cannot be differentiated
         return None
-
-
-def _values(values: "Tensor") -> dict[str, Any]:
-    """Return values as JSON holds them in little space: float32, little-endian, in base64."""
-    from ..tracing.tensors import dense
-
-    values = dense(values.detach())
-    numbers = (values.abs() if values.is_complex() else values).float().numpy().astype("<f4")
-    return {"shape": numbers.shape, "base64": base64.b64encode(numbers.tobytes()).decode()}
 
 
 def _number(value: float) -> float | None:

@@ -81,7 +81,12 @@ def _images() -> Part:
         "/forward": _post(
             "Images",
             "Show every operation of a forward pass with its values; with step and unit, explain one value",
-            {"application/json": {"schema": {"anyOf": [_schema("ForwardPass")["schema"], _schema("Unit")["schema"]]}}},
+            {
+                "application/json": {
+                    "schema": {"anyOf": [_schema("ForwardPass")["schema"], _schema("Unit")["schema"]]}
+                },
+                "application/octet-stream": _BINARY,
+            },
             image,
             [
                 _query("network", {"type": "string"}, "One of /networks; the default one if left out"),
@@ -91,6 +96,7 @@ def _images() -> Part:
                 _query(
                     "unit", {"type": "string", "pattern": r"^\d+(,\d+)*$"}, "Position of that value, such as 0,3,12"
                 ),
+                _query("binary", {"type": "boolean"}, "Whether values follow the JSON as binary data"),
             ],
             {"422": "The image shows no digit or cannot be read, or the forward pass fails"},
         ),

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +19,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Shape = tuple[int, ...]
+
+
+class Statistics(NamedTuple):
+    """Statistics of values.
+
+    Attributes:
+        mean, std, min, max: of the finite values; NaN if there are none. `std` divides by N.
+        zeros: fraction of the values that are zero, 0 to 1.
+        nans: number of NaNs.
+        infs: number of infinite values.
+    """
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    zeros: float
+    nans: int
+    infs: int
+
+    @classmethod
+    def of(cls, value: Tensor) -> "Statistics":
+        """Compute the statistics of a tensor of any kind."""
+        values = dense(value)
+        values = (torch.view_as_real(values) if values.is_complex() else values).double()
+        nans, infs = int(values.isnan().sum()), int(values.isinf().sum())
+        zeros = (values == 0).sum().item() / max(values.numel(), 1)
+        finite = values[values.isfinite()] if nans or infs else values
+        if not finite.numel():
+            return cls(nan, nan, nan, nan, zeros, nans, infs)
+        std, mean = torch.std_mean(finite, correction=0)
+        return cls(mean.item(), std.item(), finite.min().item(), finite.max().item(), zeros, nans, infs)
 
 
 @dataclass(eq=False)  # comparing tensors yields no truth value
@@ -38,10 +71,6 @@ class Record:
         flops: floating-point operations, see `FlopCount`; None if unknown, as for recurrent layers.
         bytes: memory allocated for the output; 0 for a view of an input and for in-place operations.
         value: copy of the output, detached from the graph.
-        mean, std, min, max: statistics of the output's finite values; NaN if there are none. `std` divides by N.
-        zeros: fraction of the output's values that are zero, 0 to 1.
-        nans: number of NaNs.
-        infs: number of infinite values.
     """
 
     step: int
@@ -56,24 +85,46 @@ class Record:
     flops: int | None
     bytes: int
     value: Tensor = field(repr=False)
-    mean: float = field(default=nan, init=False)
-    std: float = field(default=nan, init=False)
-    min: float = field(default=nan, init=False)
-    max: float = field(default=nan, init=False)
-    zeros: float = field(init=False)
-    nans: int = field(init=False)
-    infs: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        values = dense(self.value)
-        values = (torch.view_as_real(values) if values.is_complex() else values).double()
-        self.nans, self.infs = int(values.isnan().sum()), int(values.isinf().sum())
-        self.zeros = (values == 0).sum().item() / max(values.numel(), 1)
-        finite = values if self.finite else values[values.isfinite()]
-        if finite.numel():
-            std, mean = torch.std_mean(finite, correction=0)
-            self.mean, self.std = mean.item(), std.item()
-            self.min, self.max = finite.min().item(), finite.max().item()
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Statistics of the output, computed when they are first asked for."""
+        return Statistics.of(self.value)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite values; NaN if there are none."""
+        return self.statistics.mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the finite values, divided by N; NaN if there are none."""
+        return self.statistics.std
+
+    @property
+    def min(self) -> float:
+        """Smallest finite value; NaN if there is none."""
+        return self.statistics.min
+
+    @property
+    def max(self) -> float:
+        """Largest finite value; NaN if there is none."""
+        return self.statistics.max
+
+    @property
+    def zeros(self) -> float:
+        """Fraction of the values that are zero, 0 to 1."""
+        return self.statistics.zeros
+
+    @property
+    def nans(self) -> int:
+        """Number of NaNs."""
+        return self.statistics.nans
+
+    @property
+    def infs(self) -> int:
+        """Number of infinite values."""
+        return self.statistics.infs
 
     def __str__(self) -> str:
         return f"{self.operation}{f' {self.layer}' if self.layer else ''} {self.output_shape} ({self.location})"
@@ -171,6 +222,7 @@ class Trace(list[Record]):
         except ImportError as error:
             raise InputError("to_pandas() needs pandas, which is not installed: pip install pandas") from error
         names = [attribute.name for attribute in dataclasses.fields(Record) if attribute.name != "value"]
+        names += Statistics._fields
         table = pd.DataFrame([[getattr(record, name) for name in names] for record in self], columns=names)
         return table.astype({"flops": "Int64"})  # some are unknown
 

@@ -3,7 +3,7 @@
 const UNIT = 254; // strokes are stored in 254ths of the paper's height, a byte for each coordinate
 const END = 255; // after each stroke
 const PEN = 22 / 280; // width of the pen, as a fraction of the paper's height
-const PIXELS = 280; // height of the image that the network gets
+const PIXELS = 140; // height of the image that the network gets
 const STEP = 8; // of the keyboard's pen
 
 export class Drawing {

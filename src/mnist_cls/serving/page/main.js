@@ -5,7 +5,6 @@ import { Drawing } from "./drawing.js";
 import { Pass } from "./pass.js";
 import { ask, latest, networks } from "./server.js";
 import { hideUnit, showUnit } from "./unit.js";
-import { tensor } from "./values.js";
 
 // A drawing to begin with, as `toText` writes it.
 const EXAMPLE = "TlCCPrI83UTZZK1_foB-gLiE5ZflwMjkjud16P8";
@@ -55,7 +54,7 @@ async function frame() {
     image = (await drawing.image(box)) ?? image;
   } else showDigits(null);
   const names = [inputs.network.value, inputs.other.value].filter(Boolean);
-  const wished = { early_exit: inputs.early.checked, saliency: !isDrawing }; // which takes a second pass, and the way back
+  const wished = { early_exit: inputs.early.checked, saliency: !isDrawing, binary: true }; // which takes a second pass, and the way back
   const answers = await Promise.all(names.map((network) => ask("/forward", { network, ...wished }, image)));
   arrange(names.length);
   find("empty").hidden = true;
@@ -68,7 +67,7 @@ async function frame() {
 function sayAnswer({ heads, network }) {
   const [head] = Object.values(heads);
   if (!head) return say("–", `${network} classifies nothing: see what it computes`);
-  const probabilities = [...tensor(head.probabilities).data];
+  const probabilities = [...head.probabilities.data];
   const confidence = Math.max(...probabilities);
   say(String(probabilities.indexOf(confidence)), `confidence ${percent(confidence)}`);
 }
@@ -134,7 +133,7 @@ function choose(pass, operation, index) {
 const explain = latest(async ({ pass, operation, index }) => {
   if (!image) return;
   const { step } = operation;
-  const wished = { network: pass.network, early_exit: inputs.early.checked, step, unit: index.join(",") };
+  const wished = { network: pass.network, early_exit: inputs.early.checked, step, unit: index.join(","), binary: true };
   try {
     const answer = (await ask("/forward", wished, image)).unit;
     for (const one of passes) one.unmark();

@@ -2,7 +2,7 @@
 
 import { make } from "./dom.js";
 import { Sheet } from "./sheet.js";
-import { colour, grey, number, tensor } from "./values.js";
+import { colour, grey, number } from "./values.js";
 
 export class Pass {
   /** `onUnit(pass, operation, index, byKeyboard)` is called when a value is pointed at. */
@@ -27,12 +27,11 @@ export class Pass {
     if (kind !== this.kind) this.build(answer);
     this.kind = kind;
     answer.operations.forEach((operation, place) => {
-      const values = tensor(operation.values);
-      this.operations[place].tensor = values;
-      this.operations[place].range.textContent = range(values);
+      this.operations[place].values = operation.values;
+      this.operations[place].range.textContent = range(operation.values);
     });
-    this.image.show(tensor(answer.image));
-    if (answer.saliency) this.saliency.show(tensor(answer.saliency));
+    this.image.show(answer.image);
+    if (answer.saliency) this.saliency.show(answer.saliency);
     for (const [name, head] of Object.entries(answer.heads)) this.heads[name].show(head);
     this.repaint();
   }
@@ -84,7 +83,7 @@ export class Pass {
 
   repaint() {
     const room = this.element.clientWidth;
-    for (const { sheet, tensor: values } of this.operations) if (values && room) sheet.paint(values, room);
+    for (const { sheet, values } of this.operations) if (room) sheet.paint(values, room);
   }
 
   unmark() {
@@ -135,7 +134,7 @@ class Probabilities {
   }
 
   show({ logits, probabilities }) {
-    const [values, fractions] = [tensor(logits).data, tensor(probabilities).data];
+    const [values, fractions] = [logits.data, probabilities.data];
     const largest = Math.max(...fractions);
     this.rows.forEach(({ digit, bar, number: cell }, place) => {
       for (const element of [digit, cell]) element.classList.toggle("best", fractions[place] === largest);

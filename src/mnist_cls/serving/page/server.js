@@ -1,6 +1,6 @@
 // Questions to the server that this page comes from.
 
-/** Send an image, and return the answer as an object; throw an Error with the server's reason. */
+/** Send an image, and return the answer, in which tensors are {shape, data}; throw an Error with the server's reason. */
 export async function ask(path, parameters, image) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value));
   const type = image.type.startsWith("image/") ? image.type : "application/octet-stream";
@@ -8,9 +8,20 @@ export async function ask(path, parameters, image) {
   const response = await fetch(`${path}?${query}`, options).catch(() => {
     throw new Error("the server does not answer");
   });
-  const answer = await response.json().catch(() => ({ error: `status ${response.status}` }));
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
+  if (!response.ok) {
+    const { error } = await response.json().catch(() => ({ error: `status ${response.status}` }));
+    throw new Error(error);
+  }
+  const size = Number(response.headers.get("Inference-Header-Content-Length"));
+  if (!size) return response.json();
+  // JSON, and the values of its tensors after it.
+  const content = await response.arrayBuffer();
+  const read = (_, value) => {
+    if (value?.offset === undefined) return value;
+    const count = value.shape.reduce((all, length) => all * length, 1);
+    return { shape: value.shape, data: new Float32Array(content, size + value.offset, count) };
+  };
+  return JSON.parse(new TextDecoder().decode(new Uint8Array(content, 0, size)), read);
 }
 
 /** The names of the networks, the default one first. */

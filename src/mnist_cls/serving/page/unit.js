@@ -1,7 +1,7 @@
 // How one value was computed: the patch, the kernel and the bias, the products and their sum.
 
 import { find, make } from "./dom.js";
-import { cellColours, magnitude, number, tensor } from "./values.js";
+import { cellColours, magnitude, number } from "./values.js";
 
 const TERMS = 10; // of a linear unit
 const CHANNELS = 4; // of a convolution's inputs that are shown with all their numbers
@@ -10,7 +10,7 @@ const CHANNELS = 4; // of a convolution's inputs that are shown with all their n
 export function showUnit(operation, index, unit, network) {
   const name = operation.layer || operation.operation;
   find("unit-title").textContent = `${network}: ${name} [${index.join(", ")}] = ${number(unit.value)}`;
-  const inputs = tensor(unit.inputs);
+  const { inputs } = unit;
   const body = {
     "sum of products": () => (inputs.shape.length === 3 ? convolution(unit, inputs) : linear(unit, inputs)),
     max: () => [table("the largest of", inputs.shape, inputs.data, inputs.data.indexOf(Math.max(...inputs.data)))],
@@ -54,7 +54,7 @@ function table(caption, shape, data, chosen = -1) {
 
 
 function convolution(unit, inputs) {
-  const weights = tensor(unit.weights);
+  const { weights } = unit;
   const products = inputs.data.map((value, place) => value * weights.data[place]);
   const [channels, height, width] = inputs.shape;
   const size = height * width;
@@ -81,7 +81,7 @@ function convolution(unit, inputs) {
 }
 
 function linear(unit, inputs) {
-  const weights = tensor(unit.weights);
+  const { weights } = unit;
   const products = inputs.data.map((value, place) => value * weights.data[place]);
   const order = [...products.keys()].sort((a, b) => Math.abs(products[b]) - Math.abs(products[a]));
   const shown = order.slice(0, TERMS);

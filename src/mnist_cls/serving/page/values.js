@@ -1,12 +1,4 @@
-// Tensors as the server sends them, and how their values look.
-
-/** Read {shape, base64} into {shape, data}, data a Float32Array. */
-export function tensor({ shape, base64 }) {
-  const bytes = Uint8Array.fromBase64
-    ? Uint8Array.fromBase64(base64)
-    : Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  return { shape, data: new Float32Array(bytes.buffer) };
-}
+// Tensors, {shape, data} with data a Float32Array, and how their values look.
 
 /** The position in a tensor of this shape at which a value lies that is the `flat`th of all. */
 export function unravel(flat, shape) {
