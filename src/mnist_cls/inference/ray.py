@@ -114,11 +114,13 @@ def _check_arguments(folder: Path, workers: int | None, part_size: int) -> None:
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one."""
-    # Set before Ray is imported: no usage statistics, no messages of its C++ code.
+    # Set before Ray is imported: no usage statistics, no messages of its C++ code, and not gRPC's handling of forks,
+    # which sometimes kills the processes that decode.
     environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
     }
     if address is not None:
         # If no cluster answers, one attempt takes most of a minute, and Ray makes twenty.

@@ -2,7 +2,9 @@
 
 import gc
 import importlib.util
+import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -71,6 +73,8 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
     address = f"http://{host}:{listening.getsockname()[1]}"
     print(f"{name}: open {address}/ in a browser, or send images to {address}/predict; Ctrl-C ends it", flush=True)
     serve([listening])
+    # uvicorn raises the signal again, which the kernel ignores for the first process of a container.
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _application(options: PredictOptions, name: str, hosts: frozenset[str], decoders: int | None = None) -> "Starlette":
