@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +156,27 @@ def test_workers_answer_what_they_have_accepted_and_leave_nothing(
         assert "Traceback" not in errors
         assert until(lambda: not left_over(all_of_them), 5)
         assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_status_names_the_signal_even_where_it_is_ignored(workers: int, number: signal.Signals) -> None:
+    # As a shell starts what runs in the background; a container's first process is in the same situation.
+    command = f"trap '' INT TERM; exec {sys.executable} -m mnist_cls.serve port=0 workers={workers}"
+    process = subprocess.Popen(
+        ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        assert "/predict" in process.stdout.readline()
+        time.sleep(0.5 if workers == 1 else 4)  # until it handles signals
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:

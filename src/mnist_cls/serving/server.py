@@ -49,6 +49,7 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
     import uvicorn
 
     from .connections import SECONDS_IDLE, Connection
+    from .ending import run_server
 
     listening = _listen(host, port)
     name = "_".join(Path(one or DEFAULT_WEIGHTS).stem for one in each(options.checkpoint))
@@ -62,19 +63,19 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
         log_config=_LOG,
         lifespan="on",
     )
-    serve: Callable[[list[socket.socket]], None]
+    serve: Callable[[list[socket.socket]], signal.Signals]
     if workers > 1:
         from .workers import check, run_workers
 
         check(options)
         serve = partial(run_workers, workers, build, config)
     else:
-        serve = uvicorn.Server(config(build())).run
+        serve = partial(run_server, config(build()))
     address = f"http://{host}:{listening.getsockname()[1]}"
     print(f"{name}: open {address}/ in a browser, or send images to {address}/predict; Ctrl-C ends it", flush=True)
-    serve([listening])
-    # uvicorn raises the signal again, which the kernel ignores for the first process of a container.
-    sys.exit(128 + signal.SIGTERM)
+    ended_by = serve([listening])
+    # The signal was raised again, and ignored: SIGINT in the background, any in the first process of a container.
+    sys.exit(128 + ended_by)
 
 
 def _application(options: PredictOptions, name: str, hosts: frozenset[str], decoders: int | None = None) -> "Starlette":

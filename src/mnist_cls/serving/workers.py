@@ -45,8 +45,10 @@ def run_workers(
     build: Callable[[int], Starlette],
     config: Callable[..., uvicorn.Config],
     sockets: list[socket.socket],
-) -> None:
+) -> signal.Signals:
     """Serve from several processes until SIGINT or SIGTERM, which this process then raises, too.
+
+    It returns the signal if that is ignored.
 
     Args:
         number: how many.
@@ -67,6 +69,7 @@ def run_workers(
         sys.exit(2)
     signal.signal(supervisor.ended_by, handlers[supervisor.ended_by])
     signal.raise_signal(supervisor.ended_by)
+    return supervisor.ended_by
 
 
 class _Supervisor(Multiprocess):
