@@ -95,7 +95,7 @@ class MNISTDataModule(pl.LightningDataModule):
         return "test" in self.source.parts
 
     def prepare_data(self) -> None:
-        """Bring a user's own images into MNIST's form, in one process for all; the others find what it has kept."""
+        """Read the images, and bring a user's own into MNIST's form, in one process; others find what it has kept."""
         stage = None if self.trainer is None else self.trainer.state.fn
         if self.train_data is None and stage in ("fit", "validate", None):
             self.source.prepare("train", "val")

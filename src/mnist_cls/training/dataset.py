@@ -56,9 +56,7 @@ class Dataset:
         return parts
 
     def prepare(self, *parts: Part) -> None:
-        """Read a user's own images of these parts, if there are any, so that nothing is left to do for `_take`."""
-        if self.dir is None and self.test_dir is None:
-            return
+        """Read the images of these parts, those that there are, so that nothing is left to do for `_take`."""
         for part in parts:
             if part in self.parts and part not in self._read:
                 self._read[part] = self.parts[part]()
