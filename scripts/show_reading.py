@@ -51,7 +51,7 @@ def main() -> int:
     for axis, layer in zip(axes[2:4], LAYERS, strict=True):
         maps = colour(trace[layer].value[0, :MAPS].numpy())
         axis.imshow(grid(maps))
-        axis.set_title(f"{layer}: {MAPS} feature maps")
+        axis.set_title(f"{layer}: {MAPS} of {len(trace[layer].value[0])} feature maps", fontsize=11)
     for axis in axes[:4]:
         axis.set_axis_off()
     axes[4].barh(range(10), predictions.probabilities[0], color="tab:blue")

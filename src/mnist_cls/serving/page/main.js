@@ -22,19 +22,25 @@ const drawing = new Drawing(find("drawing"), (isFinished) => {
   chosenDigit = 0;
   refresh();
 });
+let isWarm = false; // whether there was an answer
 let chosenDigit = 0;
 let image = null; // what the forward pass on the screen was computed from
 let unit = null; // the value that is explained: {pass, operation, index}
 
 const refresh = latest(async () => {
   const start = performance.now();
+  // The server loads PyTorch with the first drawing.
+  const slow = isWarm || setTimeout(() => say("…", "the first drawing takes some seconds"), 500);
   try {
     await frame();
+    isWarm = true;
     find("time").textContent = `${Math.round(performance.now() - start)} ms`;
     find("time").dataset.ms = performance.now() - start;
   } catch (error) {
     say(drawing.isEmpty ? "no digit" : "–", drawing.isEmpty ? "" : error.message);
     clearPasses();
+  } finally {
+    clearTimeout(slow);
   }
 });
 

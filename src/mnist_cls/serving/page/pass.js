@@ -1,6 +1,7 @@
 // One network's forward pass: what it saw, its answer, and a picture of each operation.
 
 import { make } from "./dom.js";
+import { meaning } from "./operations.js";
 import { Sheet } from "./sheet.js";
 import { colour, grey, number } from "./values.js";
 
@@ -71,6 +72,8 @@ export class Pass {
         ` · ${facts.filter(Boolean).join(" · ")} · `,
         rangeText,
       );
+      const hint = meaning(operation.operation);
+      if (hint) line.append(make("br"), make("span", { class: "meaning", text: hint }));
       return { ...operation, sheet, range: rangeText, line };
     });
     this.list.replaceChildren(
@@ -91,7 +94,10 @@ export class Pass {
   }
 }
 
+/** The values if they are few, else the least and the largest one. */
 function range({ data }) {
+  if (data.length === 1) return number(data[0]);
+  if (data.length <= 16) return [...data].map((value, place) => `${place}: ${number(+value.toPrecision(3))}`).join(", ");
   let [least, most] = [Infinity, -Infinity];
   for (const value of data) {
     if (value < least) least = value;

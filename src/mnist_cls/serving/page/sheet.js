@@ -3,7 +3,12 @@
 import { make } from "./dom.js";
 import { colour, magnitude, unravel } from "./values.js";
 
-const SQUARE = 10; // pixels of a vector's value
+// Pixels of a vector's value, up to so many values.
+const SQUARES = [
+  [16, 28],
+  [256, 10],
+  [Infinity, 5],
+];
 // Wished size of a feature map, in pixels, up to so many maps.
 const MAP_SIZES = [
   [32, 56],
@@ -51,11 +56,11 @@ export class Sheet {
     const isMap = shape.length > 2;
     const [height, width] = isMap ? shape.slice(-2) : [1, 1];
     const count = data.length / (height * width || 1);
-    const size = MAP_SIZES.find(([most]) => count <= most)[1];
-    this.scale = isMap ? Math.max(1, Math.round(size / Math.max(height, width, 7))) : SQUARE;
+    const size = (isMap ? MAP_SIZES : SQUARES).find(([most]) => count <= most)[1];
+    this.scale = isMap ? Math.max(1, Math.round(size / Math.max(height, width, 7))) : size;
     this.gap = isMap && count > 1 ? 1 : 0;
     const most = Math.max(1, Math.floor(room / ((width + this.gap) * this.scale)));
-    this.columns = Math.max(1, Math.min(count, most, 64));
+    this.columns = Math.max(1, Math.min(count, most, isMap || count <= 256 ? 64 : 256));
     this.cell = { width, height };
     const rows = Math.max(1, Math.ceil(count / this.columns));
     const sheetWidth = this.columns * (width + this.gap) - this.gap;

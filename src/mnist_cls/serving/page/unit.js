@@ -10,6 +10,7 @@ const CHANNELS = 4; // of a convolution's inputs that are shown with all their n
 export function showUnit(operation, index, unit, network) {
   const name = operation.layer || operation.operation;
   find("unit-title").textContent = `${network}: ${name} [${index.join(", ")}] = ${number(unit.value)}`;
+  find("unit-place").textContent = place(index);
   const { inputs } = unit;
   const body = {
     "sum of products": () => (inputs.shape.length === 3 ? convolution(unit, inputs) : linear(unit, inputs)),
@@ -30,6 +31,21 @@ export function hideUnit() {
 }
 
 const line = (text) => make("p", { text });
+
+/** What the numbers of a position mean. */
+function place(index) {
+  const names = { 4: ["image", "channel", "row", "column"], 3: ["channel", "row", "column"], 2: ["image", "value"] };
+  return (names[index.length] ?? []).map((name, axis) => `${name} ${index[axis]}`).join(", ");
+}
+
+/** Numbers and their names as a sum. */
+const sumOf = (terms) =>
+  terms
+    .map(([value, name], position) => {
+      const sign = value < 0 ? "−" : "+";
+      return `${position ? ` ${sign} ` : value < 0 ? "−" : ""}${number(Math.abs(value))} (${name})`;
+    })
+    .join("");
 
 function table(caption, shape, data, chosen = -1) {
   const [height, width] = shape.slice(-2);
@@ -71,7 +87,7 @@ function convolution(unit, inputs) {
       "×",
       table("kernel", shape, part(weights.data, channel)),
       "=",
-      table("products", shape, part(products, channel)),
+      table("products, cell by cell", shape, part(products, channel)),
       make("span", { text: `sum ${number(sums[channel])}` }),
     ),
   );
@@ -110,9 +126,8 @@ function linear(unit, inputs) {
 
 /** The sum in a line: each part with its name, the bias, and the value. */
 function total(unit, parts) {
-  const terms = [...parts, [unit.bias, "bias"]].map(([value, name]) => `${number(value)} (${name})`);
   const sum = parts.reduce((all, [value]) => all + value, unit.bias);
-  return make("p", { class: "sum", "data-sum": sum, "data-value": unit.value, text: `${terms.join(" + ")} = ${number(sum)}` });
+  return make("p", { class: "sum", "data-sum": sum, "data-value": unit.value, text: `${sumOf([...parts, [unit.bias, "bias"]])} = ${number(sum)}` });
 }
 
 function batchNorm(unit, inputs) {
