@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from mnist_cls.errors import InputError
 from mnist_cls.images import in_mnist_form
 from mnist_cls.preprocessing import to_mnist_form
 from mnist_cls.preprocessing.prepare import prepare
@@ -76,6 +77,18 @@ def test_heic_is_read() -> None:
     heif.from_pillow(page.convert("RGB")).save(file, quality=90)
     difference = prepare(file.getvalue()).images[0].astype(int) - to_mnist_form(page)
     assert np.abs(difference).mean() < 5
+
+
+def test_broken_heic_and_pdf_are_named() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(four(600, 0.6, 40).convert("RGB")).save(file, quality=90)
+    for content, reason in (
+        (file.getvalue()[:200], "broken image"),
+        (b"%PDF-1.7\n1 0 obj", "a PDF: convert its pages"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            prepare(content)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -287,7 +287,7 @@ def test_the_terms_of_a_linear_unit_are_the_largest(page: Page) -> None:
     expect_answer(page, "7")
     trace, _ = traced(page)
     operation(page, "15. linear").evaluate("canvas => canvas.scrollIntoView({block: 'center'})")
-    operation(page, "15. linear").hover(position={"x": 75, "y": 5})  # of the digit 7
+    operation(page, "15. linear").hover(position={"x": 7 * 28 + 10, "y": 5})  # of the digit 7
     page.wait_for_selector("#unit tbody tr")
     rows = page.locator("#unit tbody tr").all_inner_texts()
     products = trace[13].value[0] * load_model().state_dict()["fc2.weight"][7]

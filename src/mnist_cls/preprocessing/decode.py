@@ -68,6 +68,10 @@ def decode(file: bytes | FilePage, side: int) -> Page:
             with Image.open(io.BytesIO(content), formats=formats) as image:
                 return _read(image, side, number)
         except UnidentifiedImageError as error:
+            if content.startswith(b"%PDF"):
+                raise InputError("a PDF: convert its pages to images first, such as by pdftoppm -r 200 -png") from error
+            if len(formats) > len(FORMATS):
+                raise InputError("broken image: HEIC that cannot be read") from error
             found = "not an image" if content else "an empty file"
             raise InputError(f"{found}: expected one of {', '.join(FORMATS)}") from error
 

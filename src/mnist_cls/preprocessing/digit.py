@@ -153,7 +153,9 @@ def _check_single(ink: np.ndarray) -> None:
     stacked = any(_are_stacked(one.box, other.box) for one, other in pairs)
     tall = [component for component in candidates[:_MANY] if component.box.height >= 0.6 * max(heights)]
     if beside and any(_are_stacked(one.box, other.box) for one, other in combinations(tall, 2)):
-        raise InputError("several rows of digits in one image; expected one digit")
+        raise InputError(
+            "several rows of digits in one image; expected one digit (if it is one row, split=true of predict reads it)"
+        )
     if beside or box.width > _WIDEST * box.height:
         raise InputError("several digits in one image; expected one (split=true of predict reads rows)")
     if stacked:
