@@ -188,8 +188,12 @@ def test_an_error_in_the_middle_keeps_the_rows_and_a_new_run_replaces_them(
     with pytest.raises(InputError, match="was started with input="):
         predict_files(tmp_path / "many.gz", output, CPU, resume=True)
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", *kept}
+    capsys.readouterr()
     assert predict_files(tmp_path / "many.gz", output, CPU).earlier == 0
+    assert "replacing the rows of an interrupted run" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"many.gz", "rows.jsonl"}
+    predict_files(tmp_path / "many.gz", output, CPU)
+    assert "replacing" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "npy", "parquet"])

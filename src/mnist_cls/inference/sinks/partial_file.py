@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,8 @@ class PartialFile:
             return
         self.started, self.noted = True, time.monotonic()
         if not self.size:  # the work of an interrupted run is kept until there are rows to replace it
+            if self.journal.exists() and not self.wanted:
+                print("replacing the rows of an interrupted run, which resume=true would continue", file=sys.stderr)
             self.journal.unlink(missing_ok=True)
         os.ftruncate(self.descriptor, self.size)
         os.lseek(self.descriptor, self.size, os.SEEK_SET)
