@@ -1,5 +1,6 @@
 """The documentation's site: complete, true to the code, and asking no other host for anything."""
 
+import contextlib
 import os
 import re
 import runpy
@@ -94,7 +95,7 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
 def test_dark_theme_and_search_ask_no_other_host(site: Path) -> None:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     asked: list[str] = []
     with served(site) as address, sync_playwright() as playwright:
@@ -104,11 +105,11 @@ def test_dark_theme_and_search_ask_no_other_host(site: Path) -> None:
         page.goto(f"{address}/index.html")
         assert page.locator("body").get_attribute("data-md-color-scheme") == "slate"
         results = page.locator(".md-search-result__link")
-        for _ in range(20):  # what is typed before the search is ready is lost
+        for _ in range(4):  # what is typed before the search is ready is lost
             page.get_by_placeholder("Search").first.fill("")
             page.get_by_placeholder("Search").first.fill("label_smoothing")
-            page.wait_for_timeout(2000)
-            if results.count():
+            with contextlib.suppress(TimeoutError):
+                results.first.wait_for(timeout=20_000)
                 break
         assert results.count()
         browser.close()

@@ -134,6 +134,19 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers(content: bytes) -
         assert "Traceback" not in errors
 
 
+def test_metrics_wait_for_the_files_of_a_worker_that_starts(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading; from pathlib import Path; from mnist_cls.serving.metrics import Metrics;"
+        "metrics = Metrics(); metrics.finished(200, 0.1); file = Path(sys.argv[1], 'counter_999999.db'); file.touch();"
+        "threading.Timer(0.05, file.unlink).start(); print(metrics.text().decode())"
+    )
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert 'mnist_cls_requests_total{status="200"} 1.0' in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_answer_what_they_have_accepted_and_leave_nothing(
     number: signal.Signals, content: bytes, tmp_path: Path

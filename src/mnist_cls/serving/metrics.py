@@ -3,7 +3,10 @@
 With several workers each counts in files of its own, and whichever is asked adds them up.
 """
 
+import contextlib
 import os
+import struct
+import time
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -14,6 +17,9 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Bounds of the histograms: seconds, and images.
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
+
+# Files of several workers that cannot be read yet are read again, after so many seconds.
+_ATTEMPTS, _SECONDS_BETWEEN = 20, 0.01
 
 
 class Metrics:
@@ -52,4 +58,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all of it as Prometheus reads it."""
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(struct.error):  # a worker that starts has created a file, and not yet filled it
+                return generate_latest(self._registry)
+            time.sleep(_SECONDS_BETWEEN)
         return generate_latest(self._registry)
