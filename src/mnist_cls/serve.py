@@ -1,7 +1,7 @@
 """Read digits over HTTP: `python -m mnist_cls.serve [port=8000] [checkpoint=RUN]`
 
-`POST /predict` takes an image, or several as multipart/form-data, and answers with a row for each, as JSON. Ends by
-Ctrl-C or SIGTERM, when all accepted requests have been answered.
+`POST /predict` takes an image, or several as multipart/form-data, and answers with a JSON row for each. After Ctrl-C or
+SIGTERM, the server answers the requests that it has accepted, and ends.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from .cli.settings import ServeSettings
 
 def serve(settings: ServeSettings, folder: Path | None) -> None:
     """Serve until SIGINT or SIGTERM."""
-    # Imported here, because --help must not wait for it.
+    # Imported here, so that --help does not wait for it.
     from .inference.options import PredictOptions
     from .serving.server import run
 

@@ -1,4 +1,4 @@
-"""Commands under Hydra: typed settings in, one line out on bad input."""
+"""Run a command under Hydra: typed settings in, and one line for an error."""
 
 import os
 import re
@@ -33,23 +33,25 @@ from .sweep import Sweep
 
 _SWEEP = {"-m", "--multirun"}
 
-# Any other would make argparse print Hydra's usage, over several lines.
+# For any other option, argparse would print Hydra's usage, over several lines.
 _HYDRAS_OPTIONS = {
     *("--", "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run"),
     *("-m", "--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name"),
     *("-cd", "--config-dir", "--experimental-rerun", "-i", "--info"),
 }
 
-# What is meant by a value of settings that may be any text; another value, if it is not written like that, is a text.
+# Settings that can hold any text, by type: what Hydra may parse their values as. A value that it parses as anything
+# else, and would change by that, is quoted.
 _TEXT = (str, QuotedString, type(None))
-_MEANT: dict[Any, tuple[type, ...]] = {
+_ACCEPTED: dict[Any, tuple[type, ...]] = {
     str: _TEXT,
     str | None: _TEXT,
     bool | str: (*_TEXT, bool),
     Any: (*_TEXT, list, dict),
 }
 
-# Called with the typed settings and the run's folder (None if the command makes none); returns what a sweep optimizes.
+# Called with the typed settings and the run's folder (None if the command makes none); returns the value that a sweep
+# optimizes.
 Task = Callable[[Any, Any], Any]
 
 
@@ -57,7 +59,7 @@ register_resolvers()
 
 
 def to_settings(config: DictConfig, entry: str) -> Any:
-    """Turn a composed config, without Hydra's own part, into the typed settings of a command.
+    """Convert a composed config, without its `hydra` node, to the typed settings of a command.
 
     Raises:
         InputError: If a key is unknown, or a value is missing, of the wrong type or out of range.
@@ -69,19 +71,23 @@ def to_settings(config: DictConfig, entry: str) -> Any:
 
 
 def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
-    """Return the settings of a command as its command line would set them.
+    """Return the typed settings of a command, as its command line would set them.
+
+    Args:
+        entry: name of the command.
+        overrides: such as "model=mlp", as on the command line, but without the shell's quotes.
 
     Example::
 
         train(compose("train", ["model=mlp", "trainer.max_epochs=1"]), Path("run"))
 
     Raises:
-        InputError: If the settings are wrong.
+        InputError: If a key is unknown, or a value is missing, of the wrong type or out of range.
     """
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = hydra.compose(entry, _readable(entry, overrides))
-        # For a choice that is neither a name nor a list of names, Hydra raises one of the last three.
+        # Hydra raises one of the last three for a choice that is neither a name nor a list of names.
         except (HydraException, OmegaConfBaseException, OSError, AssertionError, TypeError, ValueError) as error:
             raise InputError(explain(error, entry)) from error
     return to_settings(config, entry)
@@ -104,8 +110,8 @@ def entry_point(entry: str, task: Task, choose_folder: ChooseFolder = named_or_n
 
     Args:
         entry: name of the command and its config, a key of `SETTINGS`.
-        task: runs it.
-        choose_folder: returns the run's folder; called once the settings have been checked, unless it is a sweep.
+        task: function that does the work.
+        choose_folder: returns the run's folder; called after the settings have been checked, but not in a sweep.
     """
 
     def main() -> None:
@@ -147,9 +153,10 @@ def _run_under_hydra(entry: str, task: Task, choose_folder: ChooseFolder, traceb
     try:
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
     except Exception as error:
-        if sweep.all_failed():  # and the sweeper misses a result
+        if sweep.all_failed():  # the sweeper's own error is only that a result is missing
             sweep.finish()
-        # Errors of the command itself do not get here. Before the first job of a sweep, these are about settings.
+        # The command's own errors never get here. These are about the settings; the last two, only before the first run
+        # of a sweep.
         if type(error) is ValueError or (type(error) in (AssertionError, TypeError) and not sweep.runs):
             raise InputError(explain(error, entry)) from error
         raise explained(error, entry) from error
@@ -169,19 +176,19 @@ def _run(config: DictConfig, entry: str, task: Task, choose_folder: ChooseFolder
     config.output_dir = str(folder)
     record_run(folder, config)
     with removed_if_useless(folder.absolute(), earlier):
-        # Read again, because a value may refer to the folder: ${hydra:runtime.output_dir}.
+        # Converted again, because a value can refer to the folder: ${hydra:runtime.output_dir}.
         return task(to_settings(config, entry), folder.absolute())
 
 
 def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
-    """Return overrides that Hydra reads as they are meant.
+    """Return the overrides in a form that Hydra parses as the user means them.
 
-    Quotes are put around texts, such as paths, that its grammar does not allow without them, or would take for
-    something else: `input=дигит (1).png`, `output_dir=2026_11_25` (a number). The `mode=` of `forward` is renamed:
-    `mode` itself is a group of training configs.
+    Text, such as a path, is quoted where Hydra's grammar requires quotes (`input=дигит (1).png`) or would parse a
+    number (`output_dir=2026_11_25`). The `mode=` of `forward` is renamed, because `mode` is a group of training
+    configs. `-m` comes first.
 
     Raises:
-        InputError: If a setting is written as an option: `--input=a.png`.
+        InputError: If a setting is written as an option, such as `--input=a.png`, or an option is unknown.
     """
     kinds, parser = setting_types(SETTINGS[entry]), OverridesParser.create()
     sweep = not _SWEEP.isdisjoint(overrides)
@@ -199,13 +206,13 @@ def _readable(entry: str, overrides: Sequence[str]) -> list[str]:
         if entry == "forward":
             given = re.sub(r"^\+*mode=", "network_mode=", given)
         kind = kinds.get(key.lstrip("+"))
-        if equals and kind in _MEANT:
+        if equals and kind in _ACCEPTED:
             try:
                 read = parser.parse_override(given)
-                meant = (read.is_sweep_override() and sweep) or isinstance(read.value(), _MEANT[kind])
-                good = meant or str(read.value()) == value
+                accepted = (read.is_sweep_override() and sweep) or isinstance(read.value(), _ACCEPTED[kind])
+                keep = accepted or str(read.value()) == value
             except HydraException:
-                good = kind is Any and value.startswith("[")  # no text: Hydra says that it cannot read it
-            given = given if good else f"{key}={quoted(value)}"
+                keep = kind is Any and value.startswith("[")  # a malformed list, which Hydra reports
+            given = given if keep else f"{key}={quoted(value)}"
         readable.append(given)
     return sorted(readable, key=lambda text: text not in _SWEEP)  # Hydra refuses -m between overrides

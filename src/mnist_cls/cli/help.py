@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 _KEY = re.compile(r"( *)([\w.-]+):(.*)")
 _TRAILING_COMMENT = re.compile(r"\s#\s+(.*)")
 
-# Columns for keys and values; comments stand right of them, or below them in a narrow terminal.
+# Columns for keys and values. Comments are printed to their right; below them in a terminal narrower than `_NARROW`.
 _LEFT = 36
 _NARROW = 72
 
@@ -26,13 +26,13 @@ def config_folder() -> Path:
 
 
 def register_resolvers() -> None:
-    """Let configs/hydra/default.yaml and its kin use `${choices:GROUP,...}` and `${values:}`."""
+    """Register `${choices:GROUP,...}` and `${values:}`, which the help in the configs uses."""
     OmegaConf.register_new_resolver("choices", choices, replace=True)
     OmegaConf.register_new_resolver("values", values, replace=True)
 
 
 def choices(*groups: str, _root_: DictConfig) -> str:
-    """Return the choices of each group on a line of its own."""
+    """Return one line for each group, with its choices."""
     lines = []
     for group in groups:
         names = sorted(path.stem for folder in _folders(_root_) for path in (folder / group).glob("*.yaml"))
@@ -41,7 +41,7 @@ def choices(*groups: str, _root_: DictConfig) -> str:
 
 
 def values(*, _root_: DictConfig) -> str:
-    """Return each value as one would type it, with its comment. `$` is doubled: the text becomes part of a template."""
+    """Return each value as `KEY=VALUE`, with its comment. `$` is doubled, as in any part of a template."""
     chosen, comments = _chosen_and_comments(_root_)
     config: Any = OmegaConf.to_container(_root_)
     lines: list[str] = []
@@ -64,7 +64,7 @@ def values(*, _root_: DictConfig) -> str:
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, str | None]]:
-    """Yield the full key of everything in a value, and what one would type after it; None for a mapping."""
+    """Yield each full key in a value, and its value as one would type it; None for the key of a mapping."""
     if isinstance(value, dict) and value:
         yield key, None
         for name, nested in value.items():
@@ -97,9 +97,9 @@ def _width() -> int:
 
 
 def _chosen_and_comments(root: DictConfig) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return what is chosen of each group, and the comments in the config files by full key.
+    """Return the selected choices of each group, and the comments in the config files by full key.
 
-    The comment on a choice as a whole stands above its `defaults`, and has the key `GROUP.defaults`.
+    A comment above the `defaults` of a file describes the choice as a whole. Its key is `GROUP.defaults`.
     """
     entry, overrides = root.hydra.job.config_name, list(root.hydra.overrides.task)
     loader = GlobalHydra.instance().config_loader()
@@ -112,19 +112,19 @@ def _chosen_and_comments(root: DictConfig) -> tuple[dict[str, list[str]], dict[s
         paths = [path for folder in _folders(root) if (path := folder / f"{file.config_path}.yaml").is_file()]
         for key, comment in _comments_in(paths[0].read_text(encoding="utf-8") if paths else "").items():
             full_key = f"{file.package}.{key}" if file.package else key
-            # What an experiment or a mode says of a value is about itself; the comment of the value's group is better.
+            # A comment in an experiment or a mode explains its own value; the one in the value's group, the setting.
             if full_key not in comments or group in root:
                 comments[full_key] = comment
     return chosen, comments
 
 
 def _folders(root: DictConfig) -> list[Path]:
-    """Return the folders in which Hydra looks for configs, first those that take precedence."""
+    """Return the folders in which Hydra looks for configs, in order of precedence."""
     return [Path(source.path) for source in root.hydra.runtime.config_sources if source.schema == "file"]
 
 
 def _comments_in(text: str) -> dict[str, str]:
-    """Return the comments above keys or behind their values, by the keys from the top of the file."""
+    """Return the comments above keys or after their values, by full key within the file."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
     above: list[str] = []

@@ -1,4 +1,4 @@
-"""Objects from configs, by Hydra, which nothing outside `cli` imports."""
+"""Create objects from configs. Nothing outside `cli` imports Hydra, so others call this."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ def instantiate(key: str, config: Any) -> Any:
     """Return the class named by `_target_` with its arguments, as a `functools.partial`.
 
     Args:
-        key: where the config stands, for messages.
-        config: the class in `_target_`, and its arguments; where these have a `_target_` of their own, objects of that.
+        key: the config's key, for error messages.
+        config: the class in `_target_`, and its arguments. Arguments with a `_target_` of their own are created.
 
     Raises:
-        InputError: If there is no such class, or an argument of it cannot be created.
+        InputError: If there is no such class, or one of its arguments cannot be created.
     """
     try:
         return hydra.utils.instantiate(config, _partial_=True, _convert_="all")

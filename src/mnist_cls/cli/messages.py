@@ -20,9 +20,9 @@ from .settings import SETTINGS
 
 
 def overrides(**changed: object) -> str | None:
-    """Return the overrides of the present run as one would type them, with some changed; None leaves one out.
+    """Return the current run's overrides as one would type them in a shell, with some changed; None removes one.
 
-    Returns None if no command is running: `train()` may be called from Python.
+    Returns None if no command is running, as when `train()` is called from Python.
     """
     if not HydraConfig.initialized():
         return None
@@ -40,7 +40,7 @@ def override(key: str, value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotes of Hydra's grammar, in which backslashes before a quote are doubled."""
+    """Quote a text for Hydra's grammar, which needs backslashes before a quote to be doubled."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
@@ -52,12 +52,12 @@ def program(module: str) -> str:
 
 
 def display_path(path: Path) -> Path:
-    """Return a path relative to the current folder, if it lies below."""
+    """Return a path relative to the current folder if it is inside that folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def explained(error: Exception, entry: str) -> Exception:
-    """Return an error of Hydra's or OmegaConf's as an InputError, and any other as it is."""
+    """Convert an error of Hydra or OmegaConf to an InputError; return any other unchanged."""
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return error
     short = InputError(explain(error, entry))
@@ -66,12 +66,13 @@ def explained(error: Exception, entry: str) -> Exception:
 
 
 def explain(error: BaseException, entry: str) -> str:
-    """Return in one line what Hydra and OmegaConf say in several, with the nearest key or choice that exists."""
+    """Summarize an error of Hydra or OmegaConf in one line, with the nearest key or choice that exists."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
         if group == "hydra/sweeper":
             return f"sweep={choice}: its sweeper is not installed; pip install 'mnist-cls[sweep]'"
-        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; one of {', '.join(error.options)}"
+        choices = ", ".join(error.options)
+        return f"{group}={choice}: no such choice{_nearest(choice, error.options)}; expected one of {choices}"
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             such = f", such as {override('input', error.override)}" if "input" in setting_types(SETTINGS[entry]) else ""
@@ -79,8 +80,8 @@ def explain(error: BaseException, entry: str) -> str:
         return f"cannot read {error.override!r}; put values with special characters in quotes: 'key=\"value\"'"
     if wrong := re.match("Config group override must be a string or a list. Got (.+)", str(error)):
         return (
-            f"a group takes the name of a choice or a list of names, and got a value of type {wrong[1]}: "
-            "logger=none, for example, instead of logger=false; --help shows the choices"
+            f"found a value of type {wrong[1]} for a group; expected the name of a choice or a list of names, "
+            "such as logger=none instead of logger=false; --help shows the choices"
         )
     if type(error) in (AssertionError, TypeError):
         reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
@@ -88,16 +89,17 @@ def explain(error: BaseException, entry: str) -> str:
     cause = error.__cause__
     full_key = getattr(error, "full_key", None) or getattr(cause, "full_key", None) or ""
     if isinstance(error, HydraException):
-        # Only the text has the whole key; OmegaConf's exception may stop at the first part that it does not know.
+        # Only the message has the whole key; the one in OmegaConf's exception can stop at the first unknown part.
         if unknown := re.match("Could not override '([^']+)'", str(error)):
             return _no_key(max(unknown[1], full_key, key=len), entry)
         if several := re.match("Ambiguous value for argument '(.+?)=(.*?)'", str(error)):
             key, values = several.groups()
             return (
-                f"{key}={values}: put -m before the settings for a run with each value, or use a list: {key}=[{values}]"
+                f"{key}={values}: put -m before the settings to run once with each value, or use a list: "
+                f"{key}=[{values}]"
             )
         if twice := re.match("Multiple values for (.+?)\\. To override a value use 'override .+?: (.*)'", str(error)):
-            return f"{twice[1]} is chosen already: leave out the +, {twice[1]}={twice[2]}"
+            return f"{twice[1]} already has a choice; omit the +: {twice[1]}={twice[2]}"
         if isinstance(cause, OmegaConfBaseException) and not isinstance(error, InstantiationException):
             return explain(cause, entry)
         return " ".join(str(error).split())  # the lines after the first say what to do
@@ -128,7 +130,10 @@ def _nearest(word: str, known: Iterable[str], parent: str = "") -> str:
 
 
 def nearest_leaf(word: str, keys: Iterable[str]) -> str | None:
-    """Return the key whose last part is most like a word: `trainer.max_epochs` for `epochs`; None if none is."""
+    """Return the key whose last part is most similar to a word, such as `trainer.max_epochs` for `epochs`.
+
+    Returns None if none is similar.
+    """
     leaves = {key.rpartition(".")[2]: key for key in keys}
     likeness = {leaf: difflib.SequenceMatcher(None, leaf, word).ratio() for leaf in leaves}
     nearest = max(likeness, key=likeness.__getitem__)  # of several, the first
@@ -136,7 +141,7 @@ def nearest_leaf(word: str, keys: Iterable[str]) -> str | None:
 
 
 def setting_types(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the types of settings by their keys, those of nested settings included."""
+    """Return the type of each setting by its full key, including nested settings."""
     kinds = {}
     for key, kind in get_type_hints(settings).items():
         kinds[prefix + key] = kind

@@ -16,23 +16,26 @@ from ..errors import InputError
 from ..files import expand
 from .torchrun import attempt_folder, chosen_by_first, hosts, is_first, run_id, world_size
 
-# Called with settings that have an `output_dir`, and whether the user has named it; None: there is nothing to do.
+# Called with settings that have an `output_dir`, and whether the user has set it. Returns None if there is nothing to
+# do, or the run makes no folder.
 ChooseFolder = Callable[[Any, bool], Path | None]
 
 
 def named_or_new_folder(settings: Any, named: bool) -> Path | None:
-    """Return `output_dir`; unless the user has named it, make it as a new folder.
+    """Make the run's folder at `output_dir`, and return it.
+
+    A folder that the user has named may exist. Otherwise it is new, with a number after its name if necessary.
 
     Raises:
-        InputError: If its path is not text, which TensorBoard and Arrow need.
+        InputError: If its path cannot be encoded, as TensorBoard and Arrow require, or the folder cannot be created.
     """
     wanted = Path(settings.output_dir)
     try:
         str(wanted.absolute()).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"output_dir={wanted}: the name of this folder is not in UTF-8, or the locale is not; name another folder,"
-            " or set PYTHONUTF8=1"
+            f"output_dir={wanted}: the folder's name or the locale is not UTF-8; choose another folder, or set"
+            " PYTHONUTF8=1"
         ) from error
     try:
         if named:
@@ -45,18 +48,18 @@ def named_or_new_folder(settings: Any, named: bool) -> Path | None:
                 folder.mkdir()
                 break
     except OSError as error:
-        reason = f"output_dir={wanted}: the run's folder cannot be made ({error.strerror})"
-        raise InputError(f"{reason}; name another place with output_dir=DIR") from error
+        reason = f"output_dir={wanted}: the run's folder cannot be created ({error.strerror})"
+        raise InputError(f"{reason}; choose another one with output_dir=DIR") from error
     return folder
 
 
 def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
-    """Return the folder of the present run, the same in all processes that train together.
+    """Return the current run's folder, the same in all processes that train together; None if it makes none.
 
     In a sweep, Hydra has made it; `hydra.run.dir=DIR` overrides `output_dir`; otherwise `choose` returns it.
 
     Raises:
-        InputError: If several hosts have no common name for it.
+        InputError: If several hosts have no common name for it, or a finished run has that name.
     """
     if hydras := _hydras_folder():
         return hydras
@@ -84,48 +87,48 @@ def decide_folder(settings: Any, choose: ChooseFolder) -> Path | None:
 
 
 def _hydras_folder() -> Path | None:
-    """Return the folder that Hydra has made: of a sweep's run, or the one that `hydra.run.dir=DIR` names."""
+    """Return the folder set by Hydra, for a run of a sweep or by `hydra.run.dir=DIR`; None if there is none."""
     runtime = HydraConfig.get()
     if runtime.mode == RunMode.MULTIRUN:
         return Path(runtime.runtime.output_dir)
-    # The default of `hydra.run.dir` is "."; Lightning passes the folder by it to the processes that it starts.
+    # The default of `hydra.run.dir` is "."; Lightning sets it to pass the folder to the processes that it starts.
     if runtime.run.dir != "." or any(text.startswith("hydra.run.dir=") for text in runtime.overrides.hydra):
         return Path(runtime.run.dir)
     return None
 
 
 def record_run(folder: Path, config: DictConfig) -> None:
-    """Tell Hydra the run's folder, and write Hydra's usual record of the config into it, in the first process."""
+    """Set the run's folder in Hydra's config; in the first process, write Hydra's usual record into the folder."""
     runtime: Any = HydraConfig.get()
-    with read_write(runtime):  # values may refer to either
+    with read_write(runtime):  # interpolations can refer to either
         runtime.run.dir, runtime.runtime.output_dir = str(folder), str(folder.absolute())
     if is_first():
         record = folder / ".hydra"
         record.mkdir(parents=True, exist_ok=True)
-        # Files are overwritten in place, because a training holds a lock on the first of them.
+        # Files are overwritten in place, because training holds a lock on the first of them.
         OmegaConf.save(config, record / "config.yaml")
         OmegaConf.save(OmegaConf.create({"hydra": runtime}), record / "hydra.yaml")
         OmegaConf.save(runtime.overrides.task, record / "overrides.yaml")
 
 
 def existing_paths(settings: Any) -> set[Path]:
-    """Return the absolute paths of what exists before a run: its wanted folder, the parents, and what lies in it."""
+    """Return the absolute paths that exist before a run: of its folder, the folder's parents and its content."""
     wanted = _hydras_folder() or (settings.output_dir and expand(settings.output_dir))
     if not wanted:
         return set()
     folder = wanted.absolute()
-    # Unlike Path.exists, this raises nothing below a folder that must not be read.
+    # Unlike Path.exists, os.path.exists raises nothing below an unreadable folder.
     exist = filter(os.path.exists, (folder, *folder.parents))
     return {*_content(folder), *exist}
 
 
 @contextlib.contextmanager
 def removed_if_useless(folder: Path, earlier: Set[Path]) -> Iterator[None]:
-    """Remove a run's record, folder and parents if bad input ends the block with nothing but the record.
+    """If bad input ends the block before the run has written more than its record, remove that and the new folders.
 
     Args:
-        folder: of the run, an absolute path.
-        earlier: what existed before the run, see `existing_paths`. It is kept.
+        folder: the run's folder, an absolute path.
+        earlier: paths that existed before the run, see `existing_paths`; they are kept.
     """
     try:
         yield
@@ -134,7 +137,7 @@ def removed_if_useless(folder: Path, earlier: Set[Path]) -> Iterator[None]:
         record = folder / ".hydra"
         if alone and _content(folder) - earlier == {record}:
             shutil.rmtree(record, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another run has begun in a parent
+            with contextlib.suppress(OSError):  # another run is using one of the parents
                 for path in (folder, *folder.parents):
                     if path not in earlier:
                         path.rmdir()
@@ -144,5 +147,5 @@ def removed_if_useless(folder: Path, earlier: Set[Path]) -> Iterator[None]:
 def _content(folder: Path) -> set[Path]:
     try:
         return {*folder.iterdir()}
-    except (OSError, ValueError):  # none, or not readable; or no path at all
+    except (OSError, ValueError):  # missing, unreadable, or not a valid path
         return set()

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ..errors import InputError
 
-# Formats of exported files, and how their names end.
+# Export formats and their file extensions.
 EXPORT_ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 # Images per optimizer step, unless a config or an argument sets another number.
@@ -35,7 +35,7 @@ def _at_least_1(settings: object, *keys: str, prefix: str = "") -> None:
 
 
 def _checkpoints(checkpoint: Any) -> str | list[str] | None:
-    """Return one checkpoint or several, as strings: Hydra reads a folder's name of digits as a number."""
+    """Convert one or several checkpoints to strings, because Hydra parses a folder's name of digits as a number."""
     if checkpoint is None:
         return None
     several = checkpoint if isinstance(checkpoint, list) else [checkpoint]
@@ -45,10 +45,10 @@ def _checkpoints(checkpoint: Any) -> str | list[str] | None:
 
 
 def export_format(output: str | Path, format: str | None = None) -> str:
-    """Return the format to export a file in: the one that is named, or the one that the file's name ends in.
+    """Return the format of an exported file: `format`, or the one that the file's extension stands for.
 
     Raises:
-        InputError: If there is no such format or ending, or they contradict each other.
+        InputError: If the format or the extension is unknown, or they contradict each other.
     """
     _one_of((*EXPORT_ENDINGS, None), "format", format)
     wanted = {ending: name for name, ending in EXPORT_ENDINGS.items() if format in (None, name)}
@@ -63,9 +63,8 @@ class DataSettings:
     """`data`: arguments of `MNISTDataModule`, and how batches add up to an optimizer step.
 
     Attributes:
-        batch_size: number of images at once; "auto": as many as fit into memory, up to `effective_batch_size`.
-        effective_batch_size: number of images per optimizer step; None: `batch_size`, or `BATCH_SIZE` if that is
-            "auto".
+        batch_size: images per batch; "auto": as many as fit in memory, up to `effective_batch_size`.
+        effective_batch_size: images per optimizer step; None: `batch_size`, or `BATCH_SIZE` if that is "auto".
     """
 
     name: str = "mnist"
@@ -97,12 +96,12 @@ class DataSettings:
     def _check_folds(self) -> None:
         folds, fold, size = self.folds, self.fold, self.validation_size
         if folds is None:
-            _require(fold is None, "data.fold", fold, "data.folds=N, too: the number of folds")
+            _require(fold is None, "data.fold", fold, "data.folds=N as well, the number of folds")
             return
         _require(folds >= 2, "data.folds", folds, "at least 2")
         good = fold is not None and 0 <= fold < folds
         _require(good, "data.fold", "null" if fold is None else fold, f"0 to {folds - 1}, the fold to validate on")
-        _require(size is None, "data.validation_size", size, "null beside data.folds: a fold is held out")
+        _require(size is None, "data.validation_size", size, "null with data.folds, which holds out a fold instead")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `MNISTDataModule`."""
@@ -150,14 +149,14 @@ class TrainerSettings:
         steps, limit, clip = self.max_steps, self.limit_train_batches, self.gradient_clip_val
         epochs, endless = self.max_epochs, self.max_time is None and steps == -1
         good = epochs >= 1 or (epochs == -1 and not endless)
-        _require(good, "trainer.max_epochs", epochs, "at least 1, or -1 beside trainer.max_time or trainer.max_steps")
+        _require(good, "trainer.max_epochs", epochs, "at least 1, or -1 with trainer.max_time or trainer.max_steps")
         good = self.min_epochs is None or epochs == -1 or self.min_epochs <= epochs
         _require(good, "trainer.min_epochs", self.min_epochs, f"at most trainer.max_epochs, {epochs}")
         _require(steps == -1 or steps >= 1, "trainer.max_steps", steps, "-1 (no limit) or at least 1")
         _require(limit > 0, "trainer.limit_train_batches", limit, "more than 0")
         _require(clip is None or clip > 0, "trainer.gradient_clip_val", clip, "more than 0, or null")
         good = self.devices == "auto" or isinstance(self.devices, (int, list))
-        _require(good, "trainer.devices", self.devices, "auto, a number of devices, or a list of their numbers")
+        _require(good, "trainer.devices", self.devices, "auto, a number of devices, or a list of their indices")
         _one_of(_PRECISIONS, "trainer.precision", self.precision)
         _one_of(_ACCELERATORS, "trainer.accelerator", self.accelerator)
         _one_of(("simple", "advanced", "pytorch", None), "trainer.profiler", self.profiler)
@@ -188,7 +187,7 @@ class TrainSettings:
     output_dir: str
 
     def __post_init__(self) -> None:
-        _require("name" in self.model, "model", self.model, "a name= among its keys")
+        _require("name" in self.model, "model", self.model, "a mapping with the key name")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "0 to less than 1")
         good = self.temperature in (None, "auto") or (not isinstance(self.temperature, str) and self.temperature > 0)
@@ -197,13 +196,13 @@ class TrainSettings:
         trainer = self.trainer
         good = self.scheduler is None or trainer.max_epochs != -1 or trainer.max_steps != -1
         _require(
-            good, "trainer.max_epochs", -1, "a number, which a learning rate schedule needs; or scheduler=constant"
+            good, "trainer.max_epochs", -1, "at least 1, for the learning rate schedule; or set scheduler=constant"
         )
         seconds, steps = self.save_every_seconds, trainer.accumulate_grad_batches
         _require(seconds is None or seconds >= 0, "save_every_seconds", seconds, "0 or more, or null")
         _at_least_1(self, "save_every_steps")
         sized = self.data.effective_batch_size is not None or self.data.batch_size == "auto"
-        other = "1 beside data.batch_size=auto or a data.effective_batch_size"
+        other = "1 with data.batch_size=auto or data.effective_batch_size"
         _require(steps == 1 or not sized, "trainer.accumulate_grad_batches", steps, other)
 
 
@@ -316,7 +315,7 @@ class ServeSettings:
         self.checkpoint = _checkpoints(self.checkpoint)
 
 
-# By the name of the command.
+# By name of the command.
 SETTINGS: dict[str, type] = {
     "train": TrainSettings,
     "eval": EvalSettings,

@@ -11,7 +11,7 @@ from .torchrun import is_first, should_report_error
 
 
 def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> None:
-    """Run a command and exit with the status that it returns unless that is 0; 2 after an error, 130 after Ctrl-C."""
+    """Run a command, and exit with its status unless that is 0; with 2 after an error, with 130 after Ctrl-C."""
     with messages_anyway():
         try:
             try:
@@ -30,13 +30,13 @@ def run_command(command: Callable[[], int | None], tracebacks: bool = False) -> 
 
 
 def leave(error: Exception, tracebacks: bool = False) -> NoReturn:
-    """Report an error, see `report`, and exit with status 2; silently with 1 if the reader of the output has gone.
+    """Report an error and exit with status 2; if the reader of the output has closed it, exit silently with status 1.
 
-    Of several processes that torchrun has started, one reports.
+    Under torchrun, one process on each host reports.
     """
     try:
         flush_output()
-    except OSError as full:  # most likely, the error is the same one, without the name of the stream
+    except OSError as full:  # `error` is most likely the same failure, without the stream's name
         if isinstance(full, BrokenPipeError) or (isinstance(error, OSError) and error.filename is None):
             error = full
     if isinstance(error, BrokenPipeError):  # `... | head` has seen enough

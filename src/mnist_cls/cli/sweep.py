@@ -1,4 +1,4 @@
-"""Sweeps and searches (`-m`): what is refused before the first run, runs that fail, and what is printed at the end."""
+"""Sweeps and searches (`-m`): the checks before the first run, failed runs, and the summary at the end."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ class CheckSweep(Callback):
     """Hydra's callback that refuses a sweep before anything is written; configs/hydra/default.yaml names it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with status 2 if no run of the sweep could work. What is swept over is not in `config`."""
+        """Exit with status 2 if no run of the sweep could work. `config` lacks the values that are swept over."""
         try:
             check_sweep(config)
         except InputError as error:  # Hydra would turn any exception into a warning
@@ -33,7 +33,7 @@ class CheckSweep(Callback):
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Raise an InputError for a search that has nothing to compare, and for runs that start processes themselves."""
+    """Raise an InputError for a search without validation results, and for runs that would start processes."""
     sweeper = config.hydra.runtime.choices["hydra/sweeper"]
     for key in ("data.validation_size", "trainer.limit_val_batches"):
         if sweeper != "basic" and config.hydra.job.config_name == "train" and OmegaConf.select(config, key) == 0:
@@ -45,20 +45,21 @@ def check_sweep(config: DictConfig) -> None:
     number = devices if isinstance(devices, (int, str)) else len(devices)
     if (number not in (1, "1") or hosts != 1) and not launched():
         raise InputError(
-            f"trainer.devices={devices}: in a sweep, processes that train together are started by torchrun: torchrun"
+            f"trainer.devices={devices}: in a sweep, several devices need torchrun; use torchrun"
             f" --nproc-per-node {number} -m mnist_cls.{config.hydra.job.config_name} -m ..., without trainer.devices="
         )
 
 
 @dataclass
 class Sweep:
-    """The runs of a sweep that have been started by this process.
+    """The runs of a sweep that this process has started.
 
     Attributes:
         folder: the folder of the sweep; None before the first run, and for a command that is no sweep.
         runs: number of runs.
-        failures: for each run that failed, which one it was, and the reason.
+        failures: a description of each failed run, and the reason.
         incomplete: number of runs that did their work, but exited with status 1.
+        process: id of the process that started the sweep.
     """
 
     folder: Path | None = None
@@ -74,33 +75,33 @@ class Sweep:
             self.runs += 1
 
     def goes_on(self) -> bool:
-        """Return whether the other runs take place if the present one fails.
+        """Return whether the sweep goes on if the current run fails.
 
-        Not under torchrun: the other processes of a run may wait for this one. And not in a process that a launcher of
-        Hydra's plugins has started: its failures could not be counted here.
+        It ends under torchrun, where the run's other processes may be waiting for this one, and in a process started
+        by a launcher plugin of Hydra, whose failures could not be counted here.
         """
         return self.folder is not None and not launched() and os.getpid() == self.process
 
     def fail(self, error: Exception, tracebacks: bool) -> None:
-        """Report that the present run failed."""
+        """Report that the current run failed."""
         config = HydraConfig.get()
         every: list[str] = list(config.overrides.task)
-        own = [text for text in every if text not in sys.argv] or every  # those that the runs do not have in common
+        own = [text for text in every if text not in sys.argv] or every  # only those that vary
         label = f"run {config.job.num} of the sweep failed, with {' '.join(own)}"
         self.failures.append((label, report(error, tracebacks)))
 
     def comparable(self, result: Any) -> Any:
-        """Return the result of a run, for the sweeper to compare.
+        """Return a run's result for the sweeper to compare.
 
         Raises:
-            InputError: If it is NaN, and this is a search.
+            InputError: If it is NaN, and the sweep is a search.
         """
         if HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic" and result is not None and math.isnan(result):
             raise InputError("the run has no validation result that the search could compare")
         return result
 
     def all_failed(self) -> bool:
-        """Return whether no run has done its work."""
+        """Return whether every run has failed."""
         return 0 < self.runs == len(self.failures)
 
     def finish(self) -> None:
@@ -112,7 +113,7 @@ class Sweep:
         lines = [f"{label}: {reason}" for label, reason in self.failures]
         if self.all_failed() and len({reason for _, reason in self.failures}) == 1:
             lines = [f"all {self.runs} runs failed: {self.failures[0][1]}"]
-        for line in lines if self.runs > 1 else []:  # of a single run, the error stands just above
+        for line in lines if self.runs > 1 else []:  # a single run's error has just been printed
             print(f"error: {line}", file=sys.stderr)
         if self.failures or self.incomplete:
             sys.exit(2 if self.all_failed() else 1)
@@ -125,4 +126,4 @@ def _print_best(folder: Path) -> None:
     if "best_params" in found:  # not in a search for several objectives
         best = " ".join(override(str(key), value) for key, value in found.best_params.items())
         print(f"\nbest of the search     {found.best_value:.4f} with {best}")
-        print(f"all that was tried     {display_path(folder)}")
+        print(f"all runs               {display_path(folder)}")

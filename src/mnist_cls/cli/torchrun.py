@@ -1,4 +1,4 @@
-"""The processes started by torchrun: how many, which one this is, and what those on one host decide together."""
+"""Processes started by torchrun: their number, the rank of this one, and decisions shared by those on one host."""
 
 import os
 import time
@@ -37,20 +37,19 @@ def run_id() -> str | None:
 
 
 def attempt_folder() -> Path | None:
-    """Return torchrun's temporary folder for the present attempt of the processes on this host.
+    """Return torchrun's temporary folder for the current attempt of the processes on this host.
 
-    Its parent is the same for all attempts. torchrun puts the file for a worker's error at
-    `<run>/attempt_<N>/<local rank>/error.json`, and makes the attempt's folder anew at each start. None without
-    torchrun, or with `--log-dir=/dev/null`.
+    torchrun names a file for a worker's error, `<run>/attempt_<N>/<local rank>/error.json`, and creates a new
+    `attempt_<N>` at each start; `<run>` stays the same. Returns None without torchrun, or with `--log-dir=/dev/null`.
     """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(error_file).parents[1] if error_file else None
 
 
 def chosen_by_first(attempt: Path, choose: Callable[[], str]) -> str:
-    """Call `choose` once, in the first process, and return its result in all on this host, also after a restart.
+    """Call `choose` once, in the first process, and return its result in every process on this host.
 
-    If it raises, torchrun stops the processes that wait.
+    After a restart, the result stays the same. If `choose` raises, torchrun stops the waiting processes.
     """
     path = attempt.with_name("run_folder")
     while not path.exists():
@@ -64,9 +63,9 @@ def chosen_by_first(attempt: Path, choose: Callable[[], str]) -> str:
 
 
 def should_report_error() -> bool:
-    """Return whether this process should print its error: the first on its host that fails, in each attempt.
+    """Return whether this process should print its error, as the first one on its host that fails in this attempt.
 
-    An error usually occurs in all processes, or the others fail because they lose the one in which it occurs.
+    An error usually occurs in all processes, or makes the others fail because they lose this one.
     """
     attempt = attempt_folder()
     if attempt is None:
