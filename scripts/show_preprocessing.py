@@ -3,11 +3,13 @@
 
     python scripts/show_preprocessing.py scan.jpg another.png steps.png
 
-The last name is the picture to write. Exit status: 0, or 2 if an image cannot be read.
+The last name is the picture to write. For an image that is rejected, it has the steps before the rejection, and why.
+Exit status: 0, or 2 if a file is not an image.
 """
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +27,29 @@ from mnist_cls.preprocessing.prepare import prepare
 TITLES = ["grey", "the paper, fitted", "ink", "cleaned", "cropped", "MNIST's form"]
 
 
-def steps(content: bytes) -> list[np.ndarray]:
-    """Return the image (H, W) after each step in `TITLES`.
+def steps(content: bytes) -> tuple[list[np.ndarray], str | None]:
+    """Return the image (H, W) after each step in `TITLES`; after fewer steps and with the reason if it is rejected.
 
     Args:
         content: Bytes of an image file.
 
     Raises:
-        InputError: If it is not an image of one digit.
+        InputError: If it is not an image.
     """
-    form = prepare(content).images[0]
     grey, _ = enlarge(decode(content, SIDE).grey)
-    ink = find_ink(grey)
-    cleaned = clean(ink)
-    left, top, right, bottom = ink_box(cleaned >= INKED)
-    return [grey, fit_paper(grey), 255 * ink, 255 * cleaned, 255 * cleaned[top:bottom, left:right], form]
+    pictures = [grey, fit_paper(grey)]
+    try:
+        ink = find_ink(grey)
+        pictures.append(255 * ink)
+        cleaned = clean(ink)
+        pictures.append(255 * cleaned)
+        if (cleaned >= INKED).any():
+            left, top, right, bottom = ink_box(cleaned >= INKED)
+            pictures.append(255 * cleaned[top:bottom, left:right])
+        pictures.append(prepare(content).images[0])
+    except InputError as error:
+        return pictures, str(error)
+    return pictures, None
 
 
 def main() -> int:
@@ -48,7 +58,7 @@ def main() -> int:
     parser.add_argument("image", nargs="+", type=Path)
     parser.add_argument("output", type=Path, metavar="OUTPUT.png")
     arguments = parser.parse_args()
-    rows = []
+    rows: list[tuple[list[np.ndarray], str | None]] = []
     try:
         for path in arguments.image:
             rows.append(steps(path.read_bytes()))
@@ -62,9 +72,14 @@ def main() -> int:
     axes = figure.subplots(len(rows), len(TITLES), squeeze=False)
     for axis, title in zip(axes[0], TITLES, strict=True):
         axis.set_title(title, fontsize=9)
-    for axis, picture in zip(axes.flat, [picture for row in rows for picture in row], strict=True):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+    for axis in axes.flat:
         axis.set_axis_off()
+    for line, (pictures, reason) in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=False):
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        if reason is not None:
+            text = "rejected:\n" + textwrap.fill(reason, 18)
+            line[len(pictures)].text(0, 0.5, text, va="center", fontsize=8, color="firebrick")
     with whole_file(arguments.output) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
     return 0

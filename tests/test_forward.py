@@ -55,6 +55,13 @@ def test_the_shapes_of_the_docstring_are_in_the_table(run: Run, tmp_path: Path) 
     assert done.stderr == ""
 
 
+def test_without_pictures_there_is_no_folder(run: Run, tmp_path: Path) -> None:
+    done = run("forward", "model=mlp", "pictures=false")
+    assert done.returncode == 0, done.stderr
+    assert "label 7" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_narrow_screen_gets_several_tables(capsys: pytest.CaptureFixture[str]) -> None:
     trace = trace_forward(ImageClassifier().eval(), torch.zeros(1, 1, 28, 28))
     for width, tables in ((100, 2), (60, 4), (240, 1)):
@@ -212,7 +219,7 @@ class Mine(nn.Module):
         ),
         (
             network_file("return self.fc(torch.fft.fft2(x).flatten(1).real)"),
-            ["fft2", " unknown ", "unknown to PyTorch"],
+            ["fft2", " unknown ", "(operations with unknown FLOPs: 1)"],
         ),
     ],
     ids=["tuple", "dict", "no gradient", "batch norm of one image", "complex"],

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,14 @@ def test_a_perceptron_of_3_4_1_is_one_call() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize("name", sorted(set(list_models()) - {"autoencoder", "fast"}))  # they have none
+WITH_DROPOUT = [name for name in list_models() if "dropout" in inspect.signature(_MODELS[name]).parameters]
+
+
+def test_the_networks_with_dropout_are_found() -> None:
+    assert {"image_classifier", "mlp", "residual", "accurate", "conditional"} <= set(WITH_DROPOUT)
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_dropout_is_random_in_training_and_absent_in_evaluation(name: str) -> None:
     model, x = create_model(name, dropout=0.5), torch.randn(4, 1, 28, 28)
     first, second = (output if isinstance(output, torch.Tensor) else output[0] for output in (model(x), model(x)))

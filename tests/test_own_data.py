@@ -201,7 +201,7 @@ def test_train_and_eval_on_photos_in_folders(
     done = run("eval", "data.dir=digits", "report=false", "output_dir=all", besides=here)
     assert done.returncode == 0, done.stderr
     assert "digits has no test images: evaluating on all of its images" in done.stdout
-    assert "image_classifier on digits (test): accuracy" in done.stdout
+    assert "image_classifier on digits (all): accuracy" in done.stdout
     assert json.loads((tmp_path / "all" / "metrics.json").read_text())["test/accuracy"] > 0.98
     done = run("eval", "checkpoint=run", "data.dir=digits", "split=val", "report=false", "output_dir=val", besides=here)
     assert json.loads((tmp_path / "val" / "metrics.json").read_text())["val/accuracy"] == metrics["val/accuracy"]
@@ -382,11 +382,14 @@ def test_images_and_labels_that_cannot_be_used_are_left_out_and_counted(
     labels[:3] = 10
     images = test_digits.images.numpy().astype(np.float32) / 255
     images[5] = np.nan
+    images[6] = 0
     np.savez(tmp_path / "digits.npz", images=images, labels=labels)
-    assert labels_of(tmp_path / "digits.npz").sum() == 56
+    assert labels_of(tmp_path / "digits.npz").sum() == 55
     assert (
-        f"56 images of {tmp_path}/digits.npz, 4 left out: 0: its label is not a digit 0 to 9" in capsys.readouterr().out
-    )
+        f"55 images of {tmp_path}/digits.npz, 5 left out: image 0 and 2 more: its label is not a digit 0 to 9;"
+        " image 5: "
+    ) in (text := capsys.readouterr().out)
+    assert "; image 6: no digit: " in text
 
 
 def test_what_is_not_labelled_digits_is_refused(tmp_path: Path, test_digits: LabelledImages) -> None:

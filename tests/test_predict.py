@@ -86,6 +86,24 @@ def test_a_folder_with_broken_files(run: Run, tmp_path: Path, folder: Path, kind
         assert [row[column] for column in COLUMNS[1:-1]] == [None] * 12
 
 
+def test_the_end_names_what_a_person_should_look_at(run: Run, tmp_path: Path, folder: Path, digits: np.ndarray) -> None:
+    for index in range(5):
+        (folder / f"text {index}.png").write_text("hello\x1b[31m")
+    (folder / "bad\nname.png").write_text("hello")
+    for output in ("rows.csv", "-"):
+        done = run("predict", "input=scans", f"output={output}", "min_confidence=1")
+        lines = (done.stdout if output == "rows.csv" else done.stderr).splitlines()
+        assert lines[0].startswith("9 images, 8 with an error, 1 undecided")
+        assert lines[1].startswith("error      scans/bad\\nname.png: ")
+        assert [line.partition(":")[0] for line in lines[2:4]] == [
+            "error      scans/cut.png",
+            "error      scans/notes.txt",
+        ]
+        assert lines[4] == "error      and 5 more"
+        assert lines[5].startswith("undecided  scans/deeper/seven.png: 7, ")
+        assert len(lines) == 6
+
+
 def test_the_screen_shows_every_row(run: Run, folder: Path) -> None:
     done = run("predict", "input=scans")
     assert done.returncode == 1
@@ -132,7 +150,7 @@ def test_nan_is_an_error_in_its_own_row_only(run: Run, tmp_path: Path, digits: n
         (lambda path: np.save(path.open("wb"), np.zeros((5, 28, 28), complex)), ["complex128", "uint8"]),
         (lambda path: np.save(path.open("wb"), np.zeros((0, 28, 28))), ["no images"]),
         (lambda path: np.save(path.open("wb"), np.array([{}], object)), ["an array of Python objects"]),
-        (lambda path: path.write_bytes(b"\x93NUMPY\1\0v"), ["not a whole NumPy file"]),
+        (lambda path: path.write_bytes(b"\x93NUMPY\1\0v"), ["damaged, or not a NumPy file"]),
         (lambda path: path.write_bytes(b"\0\0\x08\3\0\0\0\1"), ["cut off in its header"]),
         (lambda path: path.write_bytes(gzip.compress(b"hello")), ["not an IDX file"]),
     ],

@@ -1,6 +1,8 @@
 """Any image of a digit is converted to MNIST's form; what shows no digit, or several, is refused in one line."""
 
 import io
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,8 @@ from mnist_cls.data.scans import list_scans, scan, scan_row
 from mnist_cls.errors import InputError
 from mnist_cls.preprocessing import Digits, prepare, prepare_all, to_mnist_form
 from mnist_cls.preprocessing.mnist_form import THICKEST, THINNEST, stroke_width
+
+from .conftest import ROOT
 
 Predict = Callable[[Sequence[bytes | np.ndarray | Image.Image]], np.ndarray]
 
@@ -346,3 +350,21 @@ def test_an_unreadable_image_does_not_affect_the_others(digits: np.ndarray) -> N
     for result, digit in ((first, digits[0]), (third, digits[1])):
         assert isinstance(result, Digits)
         np.testing.assert_array_equal(result.images[0], digit)
+
+
+def test_the_steps_are_drawn_also_of_an_image_that_is_rejected(tmp_path: Path) -> None:
+    two = np.hstack([seven(20), seven(20)])
+    Image.fromarray(seven(20)).save(tmp_path / "one.png")
+    Image.fromarray(two).save(tmp_path / "two.png")
+    Image.fromarray(np.full_like(two, 240)).save(tmp_path / "blank.png")
+    (tmp_path / "text.png").write_text("hello")
+    script = [sys.executable, str(ROOT / "scripts" / "show_preprocessing.py")]
+    done = subprocess.run([*script, "one.png", "two.png", "blank.png", "steps.png"], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    red = np.asarray(Image.open(tmp_path / "steps.png").convert("RGB")).astype(int)
+    rows = np.array_split((red[..., 0] - red[..., 1] > 60).any(axis=1), 3)
+    assert [bool(row.any()) for row in rows] == [False, True, True]  # the reason stands in red
+    done = subprocess.run([*script, "text.png", "again.png"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: text.png: ")
+    assert not (tmp_path / "again.png").exists()

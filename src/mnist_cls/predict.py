@@ -36,9 +36,7 @@ def predict(settings: PredictSettings, folder: Path | None) -> None:
         resume=settings.resume,
         format=settings.format,
     )
-    to_standard_output = settings.output is not None and settings.output.startswith("-")
-    target = f" -> {settings.output}" if settings.output and not to_standard_output else ""
-    print(f"{summary}{target}", file=sys.stderr if to_standard_output else sys.stdout)
+    summary.print(settings.output)
     if summary.errors:
         sys.exit(1)
 

@@ -24,7 +24,8 @@ import sys
 from . import __version__
 from .cli.status import run_command
 from .inference.options import PredictOptions
-from .inference.pipeline import Summary, predict_files
+from .inference.pipeline import predict_files
+from .inference.summary import Summary
 
 # Options that only --engine ray takes.
 RAY_OPTIONS = ("address", "workers", "worker_engine", "part_size")
@@ -39,10 +40,7 @@ def predict_and_summarize() -> int:
     """Predict as the command line says, and print a summary; return 1 if some rows have an error, else 0."""
     arguments = parse()
     summary = predict(arguments)
-    if arguments.output.startswith("-"):
-        print(summary, file=sys.stderr)
-    else:
-        print(f"{summary} -> {arguments.output}")
+    summary.print(arguments.output)
     return 1 if summary.errors else 0
 
 

@@ -39,7 +39,8 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     outputs = KeepOutputs()
     trainer = make_trainer(settings.trainer, folder, [outputs] if with_report else [])
     run = trainer.test if split == "test" else trainer.validate
-    run(module, _data(settings), verbose=False)
+    data, part = _data(settings)
+    run(module, data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if not metrics:
         option = f"limit_{split}_batches"
@@ -49,7 +50,7 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
         return result
 
     accuracy = f"accuracy {result:.2%}, " if module.classifies else ""
-    title = _title(settings, weights)
+    title = _title(settings, weights, part)
     print(f"{title}: {accuracy}loss {metrics[f'{split}/loss']:.4f}")
     if with_report and trainer.world_size > 1:
         print("no report: each device has seen only some of the images; use trainer.devices=1")
@@ -57,7 +58,7 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
         facts = {
             "network": "; ".join(", ".join(f"{key}={value}" for key, value in one.model.items()) for one in weights),
             "weights": ", ".join(one.path.name for one in weights),
-            "images": f"{_images(settings)} ({split})",
+            "images": f"{_images(settings)} ({part})",
             "accuracy": f"{result:.2%}",
             "loss": f"{metrics[f'{split}/loss']:.4f}",
         }
@@ -67,14 +68,16 @@ def evaluate(settings: EvalSettings, folder: Path) -> float:
     return result
 
 
-def _data(settings: EvalSettings) -> MNISTDataModule:
+def _data(settings: EvalSettings) -> tuple[MNISTDataModule, str]:
+    """Return the images to evaluate, and which part of the dataset they are: "test", "val" or "all"."""
     arguments = settings.data.arguments()
     data = MNISTDataModule(**arguments)
     if settings.split == "val" or data.has_test_images:
-        return data
-    images = "its validation images" if "val" in data.source.parts else "all of its images"
+        return data, settings.split
+    part = "val" if "val" in data.source.parts else "all"
+    images = "its validation images" if part == "val" else "all of its images"
     print_once(f"{settings.data.dir} has no test images: evaluating on {images}")
-    return MNISTDataModule(**arguments | {"test_dir": settings.data.dir})
+    return MNISTDataModule(**arguments | {"test_dir": settings.data.dir}), part
 
 
 def _images(settings: EvalSettings) -> str:
@@ -95,8 +98,8 @@ def _report(folder: Path, outputs: KeepOutputs, title: str, facts: dict[str, str
     return metrics
 
 
-def _title(settings: EvalSettings, weights: list[Weights]) -> str:
+def _title(settings: EvalSettings, weights: list[Weights], part: str) -> str:
     checkpoints = zip(each(settings.checkpoint), weights, strict=True)
     names = ", ".join(str(name or one.path.stem) for name, one in checkpoints)
     shifts = f", shifts={settings.shifts}" if settings.shifts else ""
-    return f"{names}{shifts} on {_images(settings)} ({settings.split})"
+    return f"{names}{shifts} on {_images(settings)} ({part})"

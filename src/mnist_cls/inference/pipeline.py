@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import InputError
 from ..files import expand
@@ -23,40 +23,7 @@ from .sinks.saved_images import ImageFolder
 from .sinks.sink import open_sink
 from .sources.blocks import Source
 from .sources.detect import open_source
-
-
-class Summary(NamedTuple):
-    """The result of a prediction in numbers.
-
-    Attributes:
-        inputs: number of inputs.
-        errors: how many of their rows are errors.
-        seconds: time without the loading of the network.
-        undecided: number of predictions below `min_confidence`; None without that option.
-        accuracy: fraction of labelled, readable inputs classified correctly; None if there are none.
-        earlier: how many of the inputs an interrupted run had done before.
-        format: of the output, see `open_sink`.
-    """
-
-    inputs: int
-    errors: int
-    seconds: float
-    undecided: int | None = None
-    accuracy: float | None = None
-    earlier: int = 0
-    format: str | None = None
-
-    def __str__(self) -> str:
-        speed = (self.inputs - self.earlier) / max(self.seconds, 1e-9)
-        earlier = f" ({self.earlier:,} of them by an earlier run)" if self.earlier else ""
-        errors = f", {self.errors:,} with an error" if self.errors else ""
-        undecided = f", {self.undecided:,} undecided" if self.undecided is not None else ""
-        accuracy = f", accuracy {self.accuracy:.2%}" if self.accuracy is not None else ""
-        images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}{earlier}"
-        text = f"{images}{errors}{undecided}{accuracy}, {self.seconds:.2f} s, {speed:,.0f} images/s"
-        if self.format == "kaggle" and self.errors:
-            text += "; Kaggle refuses the file until no Label is empty: without format=kaggle, each row says its error"
-        return text
+from .summary import Summary, ToCheck, summarize
 
 
 def predict_files(
@@ -102,16 +69,19 @@ def predict_files(
         engine = predictor.engine
         earlier = progress = sink.resume({**run, "engine": engine.name, "device": engine.device, "format": format})
         start = time.perf_counter()
+        to_check = ToCheck()
         with progress_bar(source.count, earlier.inputs) as advance:
             for batch, rows, progress in predict_batches(source, decoders, predictor, options, earlier):
                 if saved is not None:
                     saved.write(progress.inputs - len(batch.names), batch)
                 sink.write(rows, progress)
+                to_check.add(rows)
                 advance(len(batch.names))
         seconds = time.perf_counter() - start
         if progress.inputs == 0:
             raise InputError(f"input={input}: there is nothing in it; expected images")
-    return summarize(progress, options, seconds, earlier.inputs)._replace(format=format)
+    summary = summarize(progress, options, seconds, earlier.inputs)
+    return summary._replace(format=format, to_check=to_check)
 
 
 def predict_batches(
@@ -132,13 +102,6 @@ def predict_batch(batch: Batch, predictor: Predictor, options: PredictOptions, l
     if options.split:
         batch.decoded, predictions = choose_cuts(decoded, predictions)
     return batch_rows(batch, predictions, options, labelled)
-
-
-def summarize(progress: Progress, options: PredictOptions, seconds: float, earlier: int) -> Summary:
-    """Return the summary of a complete run; an earlier run had done `earlier` of its inputs."""
-    undecided = None if options.min_confidence is None else progress.undecided
-    accuracy = progress.correct / progress.labelled if progress.labelled else None
-    return Summary(progress.inputs, progress.errors, seconds, undecided, accuracy, earlier)
 
 
 def check_apart(input: str | Path, *outputs: str | Path | None) -> None:

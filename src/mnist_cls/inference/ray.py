@@ -22,7 +22,7 @@ from ..errors import InputError, first_line
 from ..files import expand, write_json
 from .decoding.pool import Decoders
 from .options import PredictOptions
-from .pipeline import Summary, check_apart, predict_batches, progress_bar, stopped_by_sigterm, summarize
+from .pipeline import check_apart, predict_batches, progress_bar, stopped_by_sigterm
 from .predictor import Predictor, load_predictor
 from .progress import Progress
 from .rows import output_columns
@@ -41,6 +41,7 @@ from .sinks.shards import (
 )
 from .sources.blocks import Source
 from .sources.detect import open_source
+from .summary import Summary, summarize
 
 # The run is given up after this many deaths of workers with the same shard.
 _MOST_DEATHS = 5

@@ -1,4 +1,4 @@
-"""Show a forward pass: the work of `python -m mnist_cls.forward`."""
+"""Print and draw a forward pass, for `python -m mnist_cls.forward`."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ from .overview import save_pictures
 from .table import print_modes, print_predictions, print_reconstruction_error, print_trace, print_values
 
 
-def show_forward(settings: ForwardSettings, folder: Path) -> None:
+def show_forward(settings: ForwardSettings, folder: Path | None) -> None:
     """Trace one forward pass, print it, and draw it in `folder`.
 
     Raises:
@@ -54,7 +54,7 @@ def show_forward(settings: ForwardSettings, folder: Path) -> None:
     model.train(mode == "train")
     print_predictions(trace.output, given.labels)
     print_reconstruction_error(model, images)
-    if settings.pictures:
+    if settings.pictures and folder is not None:
         save_pictures(model, trace, images, folder, options)
         print(f"pictures  {display_path(folder) / 'overview.png'}, and one file for each operation")
         print(f"view      {program('tensorboard.main')} --logdir {display_path(folder)}")
@@ -70,7 +70,8 @@ def _make_network(settings: ForwardSettings) -> tuple[nn.Module, str]:
     if settings.checkpoint is not None or config is None:
         stored = read_weights(settings.checkpoint)
         if config is not None and config["name"] != stored.model["name"]:
-            raise InputError(f"model={config['name']}, but {stored.path} is of {stored.model['name']}; leave one out")
+            found = stored.model["name"]
+            raise InputError(f"model={config['name']}, but {stored.path} has weights of {found}; omit one of the two")
         # The options in the config take precedence over those in the file.
         network = build(stored if config is None else dataclasses.replace(stored, model=config))
         return network, f"weights of {display_path(stored.path) if settings.checkpoint else stored.path.name}"

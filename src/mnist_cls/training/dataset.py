@@ -86,7 +86,7 @@ class Dataset:
             count = len(train_data.labels)
             if self.train_size > count:
                 raise InputError(f"data.train_size={self.train_size}, but there are {count:,} training images")
-            train_data = train_data.subset(torch.arange(self.train_size))
+            train_data = LabelledImages(*(values[: self.train_size] for values in train_data))
         if self.drawn:
             drawn = draw_digits(round(len(train_data.labels) * self.drawn / (1 - self.drawn)))
             train_data = LabelledImages(*map(torch.cat, zip(train_data, drawn, strict=True)))
@@ -109,4 +109,4 @@ class Dataset:
 
 def checksum(data: LabelledImages) -> int:
     """Return a number that changes if an image or a label does; they are on the CPU."""
-    return zlib.crc32(data.labels.numpy().tobytes(), zlib.crc32(data.images.numpy().tobytes()))
+    return zlib.crc32(data.labels.numpy(), zlib.crc32(data.images.numpy()))

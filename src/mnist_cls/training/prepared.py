@@ -1,10 +1,11 @@
 """Labelled images brought into MNIST's form once, and kept for the next start."""
 
+import collections
 import hashlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ from .distributed import print_once
 # Arrays that are read in less time, in seconds, are not kept; pictures always are.
 _WORTH_KEEPING = 1.0
 
+# Reasons for leaving images out that are named.
+_REASONS = 3
+
 
 class Prepared(NamedTuple):
     """Images in MNIST's form.
@@ -32,7 +36,7 @@ class Prepared(NamedTuple):
         images: uint8 (N, 28, 28).
         labels: uint8 (N,), 0 to 9.
         left_out: number of inputs that could not be used.
-        reason: name of the first of these, and why.
+        reason: why, see `_reasons`.
     """
 
     images: np.ndarray
@@ -77,7 +81,7 @@ def labelled_images(
 
 def _prepare(source: Source, preprocess: str) -> Prepared:
     images, labels = [np.zeros((0, SIZE, SIZE), np.uint8)], list[int]()
-    left_out, reason = 0, "it has no rows"
+    reasons: dict[str, list[str]] = collections.defaultdict(list)  # each with the names of its inputs
     with Decoders(preprocess, split=False) as decoders, progress_bar(source.count, 0) as advance:
         if not source.arrays:
             decoders.start(source.count)
@@ -88,12 +92,24 @@ def _prepare(source: Source, preprocess: str) -> Prepared:
                     labels.append(target)
                     continue
                 usable[index] = False
-                left_out += 1
-                if left_out == 1:
-                    reason = shortened(f"{batch.names[index]}: {error or 'its label is not a digit 0 to 9'}", 300)
+                reasons[error or "its label is not a digit 0 to 9"].append(batch.names[index])
             images.append(batch.decoded.images[usable])
             advance(len(batch.names))
-    return Prepared(np.concatenate(images), np.array(labels, np.uint8), left_out, reason)
+    left_out = sum(map(len, reasons.values()))
+    return Prepared(np.concatenate(images), np.array(labels, np.uint8), left_out, _reasons(reasons))
+
+
+def _reasons(inputs: Mapping[str, Sequence[str]]) -> str:
+    """Return the most frequent reasons why inputs were left out, each with the first of its inputs and their number."""
+    if not inputs:
+        return "it has no rows"
+    texts = []
+    for reason, names in sorted(inputs.items(), key=lambda item: -len(item[1]))[:_REASONS]:
+        first = f"image {names[0]}" if names[0].isdecimal() else names[0]  # of arrays and tables the name is an index
+        others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        texts.append(shortened(f"{first}{others}: {reason}", 300))
+    more = len(inputs) - len(texts)
+    return "; ".join(texts) + (f"; and {more} other reason{'s' * (more != 1)}" if more else "")
 
 
 def _identity(source: Source) -> str:
