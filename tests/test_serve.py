@@ -193,14 +193,14 @@ def test_an_image_that_cannot_be_read_is_a_row(server: Server, files: list[bytes
         ("POST", "/predict", *multipart((b"a",), "secret"), 400, "in the field 'files'"),
         ("GET", "/predict", b"", {}, 405, ""),
         ("GET", "/secret", b"", {}, 404, ""),
-        ("POST", "/v2/models/image_classifier/infer", b"secret", {}, 400, "the body is no JSON"),
-        ("POST", "/v2/models/image_classifier/infer", b"[" * 100_000, {}, 400, "the body is no JSON"),
+        ("POST", "/v2/models/image_classifier/infer", b"secret", {}, 400, "the body is not JSON"),
+        ("POST", "/v2/models/image_classifier/infer", b"[" * 100_000, {}, 400, "the body is not JSON"),
         ("POST", "/v2/models/image_classifier/infer", b'{"inputs": [{"shape": [1]}]}', {}, 400, "inputs: expected"),
         ("POST", "/v2/models/secret/infer", b"{}", {}, 404, "there is one model"),
         ("GET", "/livez", b"", {"Host": "digits.example.org"}, 421, "does not answer to that Host"),
         ("GET", "/livez", b"", {"Host": "[secret"}, 421, "does not answer to that Host"),
-        ("GET", "/livez", b"", {"Origin": "https://example.org"}, 403, "requests of other websites are refused"),
-        ("GET", "/livez", b"", {"Origin": "http://[secret"}, 403, "requests of other websites are refused"),
+        ("GET", "/livez", b"", {"Origin": "https://example.org"}, 403, "requests from other websites are refused"),
+        ("GET", "/livez", b"", {"Origin": "http://[secret"}, 403, "requests from other websites are refused"),
     ],
 )
 def test_a_malformed_request_is_refused_without_an_echo(

@@ -138,7 +138,7 @@ _BINARY = {"data": None, "parameters": {"binary_data_size": 784}}
 @pytest.mark.parametrize(
     ("body", "status", "reason"),
     [
-        (b"", 400, "the body is no JSON"),
+        (b"", 400, "the body is not JSON"),
         ("secret", 400, "the body: expected a JSON object"),
         ([], 400, "the body: expected a JSON object"),
         ({}, 400, "inputs: expected one"),
@@ -172,7 +172,7 @@ _BINARY = {"data": None, "parameters": {"binary_data_size": 784}}
         (request(ONE, data=[[0] * 783, 0]), 400, "data: expected a list of numbers"),
         (request(ONE, data=[SECRET] * 784), 400, "data: expected values from 0 to 255"),
         (request(ONE, data=[-1] * 784), 400, "data: expected values from 0 to 255"),
-        (request(ONE, data=[0.5] * 784), 400, "of UINT8 whole numbers"),
+        (request(ONE, data=[0.5] * 784), 400, "whole numbers for UINT8"),
         (request(ONE, data=[float("nan")] * 784), 400, "data: expected values from 0 to 255"),
         (request(ONE, datatype="FP32", data=[1.5] * 784), 400, "data: expected values from 0 to 1"),
         (request(ONE, **_BINARY), 400, "binary_data_size: expected"),
@@ -203,13 +203,13 @@ def test_malformed_binary_data_are_refused(server: Server, digits: np.ndarray) -
     for body, size in ((head + image[1:], len(head)), (head + image + b"x", len(head)), (head, len(head))):
         assert ask(body, size) == (
             400,
-            "binary_data_size: expected the bytes of the shape and datatype, all of them after the JSON",
+            "binary_data_size: expected the tensor's size in bytes, as many as follow the JSON, and no data",
         )
     for wrong in ("secret", -1, "", "1_0", 10**6, "9" * 5000):
         status, error = ask(head + image, wrong)
         assert status == 400
         assert error.startswith("Inference-Header-Content-Length: expected")
-    assert ask(head + image, 5) == (400, "the body is no JSON")
+    assert ask(head + image, 5) == (400, "the body is not JSON")
     assert ask(json.dumps(request(ONE)).encode() + b"secret", len(json.dumps(request(ONE))))[0] == 400
     encoded = {"Content-Encoding": "gzip"}
     assert ask(gzip.compress(head + image), len(head), **encoded) == (200, "")

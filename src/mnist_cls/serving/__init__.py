@@ -1,1 +1,1 @@
-"""Digits over HTTP: an application, its batches, and its metrics."""
+"""Serve predictions and forward passes over HTTP."""

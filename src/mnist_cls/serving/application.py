@@ -1,4 +1,4 @@
-"""The HTTP application: its routes, and what a client gets."""
+"""The HTTP application: its routes, and the responses to errors."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -25,10 +25,10 @@ from .inference_protocol import InferenceProtocol
 from .metrics import Metrics
 from .openapi import described
 
-# The most images in a body.
+# Maximum number of images in a request.
 MOST_FILES = 256
 
-# What an overloaded server asks a client to wait.
+# Seconds after which a client may ask an overloaded server again.
 _RETRY_AFTER = "1"
 
 _PAGE = Path(__file__).parent / "page"
@@ -43,8 +43,9 @@ def application(
         predictor: the network.
         options: defaults of the predictions.
         name: the network's name in the Open Inference Protocol.
-        hosts: the names under which the server may be asked, so that no other website can have a browser ask it.
-        decoders: largest number of processes that decode; None for one for each core.
+        hosts: accepted names in the Host header. Others are refused, so that no website can reach the server through
+            a visitor's browser.
+        decoders: maximum number of decoding processes; None for one per core.
     """
     service = _Service(predictor, options, decoders)
     return Starlette(
@@ -77,7 +78,7 @@ def application(
 
 
 class _Service:
-    """What the routes share."""
+    """The handlers of the routes, and the state that they have in common."""
 
     def __init__(self, predictor: Predictor, options: PredictOptions, decoders: int | None) -> None:
         self.options, self.ready = options, False
@@ -128,7 +129,7 @@ class _Service:
 
 
 async def _files(request: Request) -> tuple[list[bytes], list[str]]:
-    """Return the images of a request, and their names."""
+    """Return the image files of a request, and their names."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form(max_files=MOST_FILES, max_fields=0) as form:
@@ -175,7 +176,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _undecodable(request: Request, error: Exception) -> Response:
-    return json_error(400, "a file name that cannot be decoded; expected UTF-8")
+    return json_error(400, "a file name cannot be decoded; expected UTF-8")
 
 
 async def _overloaded(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Batches without a timer: a batch is what came while the one before it was computed."""
+"""Micro-batches without a timer: a batch holds the images that arrived while the previous one was computed."""
 
 import asyncio
 import time
@@ -16,29 +16,29 @@ from ..inference.pipeline import predict_batch
 from ..inference.predictor import Predictor
 from .metrics import Metrics
 
-# Images that may wait, of all requests together, and their bytes; more are refused at once.
+# Maximum number of waiting images in all requests, and of their bytes. A request that would exceed them is refused.
 MOST_WAITING, MOST_WAITING_BYTES = 1024, 256_000_000
 
-# Images of a batch. With more, those that come later wait longer, and the rate does not grow.
+# Maximum number of images in a batch. Larger batches raise the latency, but not the throughput.
 _MOST_IN_BATCH = 64
 
-# A larger file is decoded in a batch of its own, because others would wait for it.
+# A file with more bytes is decoded in a batch of its own, so that others do not wait for it.
 _LARGE = 100_000
 
 Row = dict[str, Any]
 
 
 class OverloadedError(Exception):
-    """More is waiting than will be computed soon."""
+    """Too many images or requests are waiting."""
 
 
 class ClientLeftError(Exception):
-    """Nobody waits for the rows."""
+    """The client has disconnected."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """An image, the bytes of a file, that waits for its row; `left` tells whether its client has left."""
+    """An image file that waits for its row; `left()` returns whether its client has disconnected."""
 
     content: bytes
     name: str
@@ -50,13 +50,13 @@ class _Waiting:
 class Batcher:
     """Decodes images in processes, and classifies them in one thread; an asynchronous context manager.
 
-    As many batches are under way as there are processes, so that decoding overlaps the network.
+    As many batches are in progress as there are processes, so that decoding overlaps with the network.
 
     Args:
         predictor: the network.
         preprocess: see `PredictOptions`.
-        metrics: counts batches, and the images that wait.
-        most: largest number of processes; None for one for each core.
+        metrics: records the batches and the number of waiting images.
+        most: maximum number of processes; None for one per core.
     """
 
     def __init__(self, predictor: Predictor, preprocess: str, metrics: Metrics, most: int | None = None) -> None:
@@ -93,12 +93,12 @@ class Batcher:
         Args:
             contents: bytes of image files.
             names: for the column `path`.
-            options: of these predictions; `split`, `min_confidence` and `is_digit` count.
-            left: whether the client has left, so that nobody waits for the rows.
+            options: `split`, `min_confidence` and `is_digit` of these predictions; other options are ignored.
+            left: returns whether the client has disconnected; its images are then skipped.
 
         Raises:
-            OverloadedError: If too many images wait.
-            ClientLeftError: If the client has left.
+            OverloadedError: If too many images are waiting.
+            ClientLeftError: If the client has disconnected.
         """
         size = sum(map(len, contents))
         if self._waiting and (
@@ -114,7 +114,7 @@ class Batcher:
         return list(await asyncio.gather(*(image.row for image in images)))
 
     async def prepare(self, content: bytes) -> Decoded:
-        """Bring one image, the bytes of a file, into MNIST's form, without classifying it."""
+        """Decode one image file and convert it to MNIST form, without classifying it."""
         return await asyncio.wrap_future(self._decoders[False].submit([content]))
 
     async def _work(self) -> None:
@@ -132,7 +132,7 @@ class Batcher:
                 continue
             try:
                 rows = await self._predict(batch)
-            except Exception as error:  # none is expected; the clients get it, and the server goes on
+            except Exception as error:  # a defect: these clients get status 500, and the server goes on
                 for image in batch:
                     if not image.row.done():
                         image.row.set_exception(error)

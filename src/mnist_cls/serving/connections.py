@@ -1,24 +1,24 @@
-"""The connection of one client: how long its headers may take, and how it ends with the server."""
+"""The connection of one client: a time limit for its headers, and its end when the server shuts down."""
 
 import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# A client that takes longer from connecting, or from the first byte of a later request, to the end of the headers is
-# cut off.
+# Time limit for the headers, counted from the connection or from the first byte of a later request. A slower client is
+# disconnected.
 SECONDS_FOR_HEADERS = 10
 
-# An idle connection is kept that long: longer than the 60 s of nginx and of load balancers, which otherwise would
-# sometimes send a request to a connection that is just being closed.
+# An idle connection is kept for longer than the 60 s of nginx and of load balancers, which would otherwise sometimes
+# send a request on a connection that is just being closed.
 SECONDS_IDLE = 75
 
-# How often an idle connection of a server that ends looks whether all others have been answered, in seconds.
+# How often an idle connection checks during shutdown whether all other requests have been answered, in seconds.
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, with a limit to the time of the headers, which uvicorn has not (0.54)."""
+    """uvicorn's connection with a time limit for the headers, which uvicorn 0.54 lacks."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -26,32 +26,32 @@ class Connection(HttpToolsProtocol):
         self._is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time for the first headers."""
+        """Start the timer for the first headers."""
         super().connection_made(transport)
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time."""
+        """Stop the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Start the time for further headers if this is their beginning, which ends uvicorn's time for idle ones."""
+        """Start the timer if a later request begins, because uvicorn stops its timer for idle connections then."""
         super().data_received(data)
         if self._is_idle() and self._until_headers is None and not self.transport.is_closing():
             self._await_headers()
 
     def on_headers_complete(self) -> None:
-        """Stop the time."""
+        """Stop the timer; during shutdown, close the connection after this request."""
         self._stop_waiting()
         super().on_headers_complete()
         if self._is_ending and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """End with the server: after the request that is being answered; if there is none, after those of others.
+        """Close after the current request; if there is none, after the current requests of all other connections.
 
-        Until then an idle connection may ask once more, whether the server is ready, for one.
+        Until then, an idle connection can send one more request, such as whether the server is ready.
         """
         self._is_ending = True
         if self._is_idle() and self.tasks and not self.transport.is_closing():

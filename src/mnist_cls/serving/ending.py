@@ -1,4 +1,4 @@
-"""The end of a server: when it begins, and which signal is the cause."""
+"""Shutdown of a server: a callback when it begins, and the signal that caused it."""
 
 import signal
 import socket
@@ -13,16 +13,16 @@ from uvicorn.config import STARTUP_FAILURE
 
 
 def run_server(config: uvicorn.Config, sockets: list[socket.socket]) -> signal.Signals:
-    """Serve until SIGINT or SIGTERM, which uvicorn then raises again; return the signal if that is ignored."""
+    """Serve until SIGINT or SIGTERM, which uvicorn raises again at the end; return the signal if it is ignored."""
     server = _Server(config)
     server.run(sockets)
-    if not server.started:  # and has said why
+    if not server.started:  # uvicorn has logged why
         sys.exit(STARTUP_FAILURE)
     return server.ended_by
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which remembers the signal that ends it."""
+    """uvicorn's server, which also records the signal that ends it."""
 
     ended_by = signal.SIGTERM
 
@@ -34,10 +34,10 @@ class _Server(uvicorn.Server):
 def before_ending(tell: Callable[[], None]) -> None:
     """Call `tell` as soon as a signal asks the server to end.
 
-    uvicorn tells an application only when all requests have been answered. It removes its handlers of signals, and
-    these with them, when it ends.
+    uvicorn notifies an application only after all requests have been answered. When it ends, it restores the earlier
+    signal handlers, which removes this one.
     """
-    if threading.current_thread() is not threading.main_thread():  # where no server receives signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         return
     for number in (signal.SIGINT, signal.SIGTERM):
         handler = signal.getsignal(number)

@@ -1,6 +1,6 @@
 """Forward passes over HTTP: every operation with its values, and one value explained.
 
-Whatever needs PyTorch is imported with the first request, so that a server that only predicts has no PyTorch.
+PyTorch is imported on the first request, so that a server that only predicts does not load it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..tracing.records import Record, Trace
     from ..tracing.unit import Unit
 
-# Requests that may wait; more are refused at once.
+# Maximum number of waiting requests; more are refused.
 _MOST_WAITING = 32
 
 _PARAMETERS = ("network", "early_exit", "saliency", "step", "unit", "binary")
@@ -36,15 +36,15 @@ _FLAGS = ("early_exit", "saliency", "binary")
 
 
 class Wished(NamedTuple):
-    """What a request asks for.
+    """The parameters of a request.
 
     Attributes:
         network: name of the network.
-        early_exit: whether images may leave at an early head.
-        saliency: whether to compute which pixels the answer depends on.
-        step: number of the operation of which one value is to be explained; None for the whole pass.
-        unit: position of the value in the operation's output.
-        binary: whether values follow the JSON as binary data, instead of being in it.
+        early_exit: whether the image can exit at an early head.
+        saliency: whether to compute how strongly the answer depends on each pixel.
+        step: number of the operation whose value to explain, counted from 1; None for the whole pass.
+        unit: index of that value in the operation's output; empty for the whole pass.
+        binary: whether tensors follow the JSON as binary data, instead of being base64 in it.
     """
 
     network: str
@@ -59,8 +59,8 @@ class ForwardPasses:
     """Traces networks, one image at a time, in a thread of its own; an asynchronous context manager.
 
     Args:
-        options: which network is the default; the packaged ones are there, too.
-        batcher: prepares images, in its processes.
+        options: its `checkpoint` is the default network. The packaged networks are available, too.
+        batcher: prepares the images.
     """
 
     def __init__(self, options: PredictOptions, batcher: Batcher) -> None:
@@ -85,10 +85,10 @@ class ForwardPasses:
         return [*self._checkpoints]
 
     def wished(self, query: Mapping[str, str]) -> Wished:
-        """Read the parameters of a request.
+        """Parse the parameters of a request.
 
         Raises:
-            HTTPException: If one is unknown, or out of range.
+            HTTPException: If one is unknown or malformed, or names no network.
         """
         if unknown := query.keys() - {*_PARAMETERS}:
             raise HTTPException(400, f"expected {', '.join(_PARAMETERS)}; found {len(unknown)} other parameters")
@@ -118,12 +118,12 @@ class ForwardPasses:
         Args:
             content: bytes of an image file.
             wished: what to compute.
-            left: whether the client has left, so that nobody waits for the answer.
+            left: returns whether the client has disconnected; nothing is computed then.
 
         Raises:
-            HTTPException: If the image cannot be read or shows no digit, or the network fails.
-            OverloadedError: If too many requests wait.
-            ClientLeftError: If the client has left.
+            HTTPException: If the image cannot be read or shows no digit, the network fails, or there is no such value.
+            OverloadedError: If too many requests are waiting.
+            ClientLeftError: If the client has disconnected.
         """
         if self._waiting >= _MOST_WAITING:
             raise OverloadedError
@@ -146,7 +146,7 @@ class ForwardPasses:
         from ..tracing.from_pixels import reason, trace_from_pixels
         from ..tracing.unit import explain_unit
 
-        # With more, one image is no faster, and waits for cores that others use.
+        # More threads do not speed up a single image, and compete for the cores.
         torch.set_num_threads(1)
         network = self._network(wished.network)
         options = {"early_exit": True} if wished.early_exit and _has_early_exit(network) else {}
@@ -192,18 +192,18 @@ def _has_early_exit(network: "nn.Module") -> bool:
 
 
 class _Answer:
-    """An answer in JSON. Values are float32, little-endian; in base64, or as binary data after the JSON.
+    """An answer in JSON. Tensors are little-endian float32, in base64 or as binary data after the JSON.
 
     Args:
-        is_binary: whether binary data follow. The header `JSON_SIZE` is the size of the JSON, with spaces at its end
-            up to a multiple of four.
+        is_binary: whether tensors are binary data. The JSON is then padded with spaces to a multiple of four bytes,
+            and the header `JSON_SIZE` has its size.
     """
 
     def __init__(self, is_binary: bool) -> None:
         self._is_binary, self._buffers, self._size = is_binary, list[bytes](), 0
 
     def values(self, values: "Tensor") -> dict[str, Any]:
-        """Return what stands in the JSON for a tensor: `shape`, and `base64` or the `offset` in the binary data."""
+        """Add a tensor; return its entry in the JSON: `shape`, and `base64` or the `offset` in the binary data."""
         from ..tracing.tensors import dense
 
         values = dense(values.detach())
@@ -224,7 +224,7 @@ class _Answer:
         return Response(b"".join([content, *self._buffers]), media_type="application/octet-stream", headers=headers)
 
 
-# Writes the values of a tensor.
+# Adds a tensor to the answer, and returns its entry in the JSON.
 _Write = Callable[["Tensor"], dict[str, Any]]
 
 
@@ -266,7 +266,7 @@ def _heads(trace: "Trace", write: _Write) -> dict[str, Any]:
 def _saliency(
     network: "nn.Module", trace: "Trace", pixels: "Tensor", options: dict[str, bool], write: _Write
 ) -> dict[str, Any] | None:
-    """Return how strongly the first head's answer depends on each pixel; None without a head or a gradient."""
+    """Return how strongly the first head's answer depends on each pixel; None if there is no head or no gradient."""
     from ..data.normalization import normalize
     from ..tracing.outputs import heads, saliency
 

@@ -1,4 +1,4 @@
-"""Who may ask, how much may be sent, and how long that may take."""
+"""Limits on requests: the accepted hosts and origins, and the size and duration of a body."""
 
 import asyncio
 import time
@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .metrics import Metrics
 
-# The largest body of a request, bytes.
+# Maximum size of a request's body, in bytes.
 MOST_BODY = 32_000_000
 
-# A client that takes longer to send a body is cut off.
+# Time limit for sending a body. A slower client gets status 408.
 SECONDS_TO_SEND = 30
 
-# Of every answer. The page runs its own scripts only, asks no other host, and cannot be framed.
+# Headers of every answer. The page runs only its own scripts, contacts no other host, and cannot be framed.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -31,13 +31,13 @@ _HEADERS = [
 
 
 class Guard:
-    """Checks who asks, limits the body, and counts requests by their status."""
+    """Middleware that checks Host and Origin, limits the body, and counts requests by status."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], metrics: Metrics) -> None:
         self.app, self.hosts, self.metrics = app, hosts, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Answer a request, or refuse it with status 421, 403, 413 or 408."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -67,7 +67,7 @@ class Guard:
             return json_error(421, "this server does not answer to that Host; start it with hosts=[NAME]")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != headers["host"]:
-            return json_error(403, "requests of other websites are refused")
+            return json_error(403, "requests from other websites are refused")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MOST_BODY:
             return _too_large()
@@ -75,21 +75,21 @@ class Guard:
 
 
 def _host_of(header: str) -> str | None:
-    """Return the name in a Host header, without the port; None if it is none."""
+    """Return the name in a Host header, without the port; None if there is none."""
     try:
         return urlsplit(f"//{header}").hostname
-    except ValueError:  # brackets that do not belong to an IPv6 address
+    except ValueError:  # brackets around something other than an IPv6 address
         return None
 
 
 def _limited(receive: Receive) -> Receive:
-    """Return a `receive` that stops a body that is too long, or takes too long."""
+    """Return a `receive` that refuses a body that is too large (413), or takes too long (408)."""
     received, deadline = 0, time.monotonic() + SECONDS_TO_SEND
     complete = False
 
     async def limited() -> Any:
         nonlocal received, complete
-        if complete:  # waiting for the client to leave
+        if complete:  # Starlette now waits for the client to disconnect
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
@@ -105,7 +105,7 @@ def _limited(receive: Receive) -> Receive:
 
 
 def json_error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-    """Return the answer to a request that is refused."""
+    """Return the answer to a refused request."""
     return JSONResponse({"error": reason}, status, headers)
 
 

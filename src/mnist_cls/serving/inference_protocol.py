@@ -25,17 +25,17 @@ class InferenceProtocol:
     Args:
         predictor: the network.
         name: its name.
-        is_ready: whether the server takes requests.
+        is_ready: returns whether the server accepts requests.
     """
 
     def __init__(self, predictor: Predictor, name: str, is_ready: Callable[[], bool]) -> None:
         self.predictor, self.name, self.is_ready = predictor, name, is_ready
-        # One, so that the memory that a request needs while it is read is needed once.
+        # A single thread, so that only one request at a time needs memory for parsing.
         self._thread = ThreadPoolExecutor(1, "infer")
         self._waiting_bytes = 0
 
     def routes(self) -> list[Route]:
-        """Return the routes, all but those of the server's health."""
+        """Return the protocol's routes, except those for the server's health."""
         return [
             Route("/v2", self.server),
             Route("/v2/models/{name}", self.model),
@@ -63,7 +63,7 @@ class InferenceProtocol:
         )
 
     async def model_ready(self, request: Request) -> Response:
-        """Tell whether the network can be asked."""
+        """Return whether the network accepts requests."""
         self._check_name(request)
         ready = self.is_ready()
         return JSONResponse({"name": self.name, "ready": ready}, 200 if ready else 503)
@@ -90,7 +90,7 @@ class InferenceProtocol:
         try:
             request = read_request(body, encoding, json_size)
         except HTTPException as refusal:
-            # Without its frames, which would keep what they have read until the refusal has been sent.
+            # Without the traceback, whose frames would keep the parsed body in memory until the refusal has been sent.
             raise refusal.with_traceback(None) from None
         predictions = self.predictor.classify_prepared(request.images)
         tensors = {"probabilities": predictions.probabilities, "label": predictions.labels}

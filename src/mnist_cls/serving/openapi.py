@@ -1,4 +1,4 @@
-"""The description of the routes, for `/openapi.json`."""
+"""The OpenAPI description of the routes, for `/openapi.json`."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -10,17 +10,17 @@ from .. import __version__
 from .schemas import SCHEMAS
 from .tensors import JSON_SIZE
 
-# A part of the description, as OpenAPI has it.
+# A JSON object within the description.
 Part = dict[str, Any]
 
-# What any request may get, and what one with a body may get besides.
-_REFUSED = {"403": "Another website asks", "421": "The server does not answer to that Host"}
+# Reasons for refusing any request, and further ones for a request with a body.
+_REFUSED = {"403": "The request comes from another website", "421": "The server does not answer to that Host"}
 _BODY_REFUSED = {
     "400": "The request is malformed",
     "408": "The body took too long to arrive",
     "413": "The body is too large",
-    "415": "The body is of another type",
-    "503": "Too much is waiting; Retry-After says when to come back",
+    "415": "The body has an unsupported type or encoding",
+    "503": "Too many requests are waiting; Retry-After says when to try again",
 }
 _NOT_READY = {"503": "Not yet, or no longer"}
 _NO_MODEL = {"404": "There is no such model"}
@@ -29,7 +29,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
 
 
 def described(model: str) -> Callable[[Request], Awaitable[Response]]:
-    """Return the endpoint that answers with the description.
+    """Return an endpoint that answers with the description.
 
     Args:
         model: the network's name in the Open Inference Protocol.
@@ -43,7 +43,7 @@ def described(model: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 def openapi(model: str) -> Part:
-    """Return the description, as OpenAPI 3.1 has it.
+    """Return the description, in the form of OpenAPI 3.1.
 
     Args:
         model: the network's name in the Open Inference Protocol.
@@ -66,7 +66,7 @@ def _images() -> Part:
     return {
         "/predict": _post(
             "Images",
-            "Read the digits of images",
+            "Read the digits in images",
             {"application/json": _schema("Predictions")},
             image | {"multipart/form-data": _schema("Files")},
             [
@@ -89,18 +89,20 @@ def _images() -> Part:
             },
             image,
             [
-                _query("network", {"type": "string"}, "One of /networks; the default one if left out"),
-                _query("early_exit", {"type": "boolean"}, "Whether images may leave at an early head"),
-                _query("saliency", {"type": "boolean"}, "Whether to compute how the answer depends on each pixel"),
-                _query("step", {"type": "integer", "minimum": 1}, "Number of an operation, to explain one value of it"),
+                _query("network", {"type": "string"}, "One of /networks; the first one if left out"),
+                _query("early_exit", {"type": "boolean"}, "Whether the image can exit at an early head of the network"),
+                _query("saliency", {"type": "boolean"}, "Whether to add how strongly the answer depends on each pixel"),
+                _query("step", {"type": "integer", "minimum": 1}, "Number of the operation whose value to explain"),
                 _query(
-                    "unit", {"type": "string", "pattern": r"^\d+(,\d+)*$"}, "Position of that value, such as 0,3,12"
+                    "unit",
+                    {"type": "string", "pattern": r"^\d+(,\d+)*$"},
+                    "Index of that value in the operation's output, such as 0,3,12,20",
                 ),
-                _query("binary", {"type": "boolean"}, "Whether values follow the JSON as binary data"),
+                _query("binary", {"type": "boolean"}, "Whether tensors follow the JSON as binary data"),
             ],
             {"422": "The image shows no digit or cannot be read, or the forward pass fails"},
         ),
-        "/networks": _get("Images", "List the networks that /forward knows", "Networks"),
+        "/networks": _get("Images", "List the networks that /forward can use", "Networks"),
     }
 
 
@@ -116,14 +118,14 @@ def _protocol(model: str) -> Part:
     return {
         "/v2": _get(tag, "Describe the server", "ServerMetadata"),
         "/v2/health/live": _get(tag, "Whether the server runs", "Live"),
-        "/v2/health/ready": _get(tag, "Whether the server takes requests", "Ready", others=_NOT_READY),
+        "/v2/health/ready": _get(tag, "Whether the server accepts requests", "Ready", others=_NOT_READY),
         "/v2/models/{name}": _get(tag, "Describe the network's tensors", "ModelMetadata", [name], _NO_MODEL),
         "/v2/models/{name}/ready": _get(
-            tag, "Whether the network takes requests", "ModelReady", [name], _NO_MODEL | _NOT_READY
+            tag, "Whether the network accepts requests", "ModelReady", [name], _NO_MODEL | _NOT_READY
         ),
         "/v2/models/{name}/infer": _post(
             tag,
-            "Classify images of 28x28 in MNIST's form, as JSON or as binary data after JSON",
+            "Classify images in MNIST form, 28x28 pixels, as JSON or as binary data after JSON",
             {"application/json": _schema("InferAnswer"), "application/octet-stream": _BINARY},
             {"application/json": _schema("InferRequest"), "application/octet-stream": _BINARY},
             [name, json_size],
@@ -135,7 +137,7 @@ def _protocol(model: str) -> Part:
 def _server() -> Part:
     return {
         "/livez": _get("Server", "Whether the server runs", "Live"),
-        "/readyz": _get("Server", "Whether the server takes requests", "Ready", others=_NOT_READY),
+        "/readyz": _get("Server", "Whether the server accepts requests", "Ready", others=_NOT_READY),
         "/metrics": _get("Server", "Counters, for Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),
         "/openapi.json": _get("Server", "This description", content={"application/json": {}}),
     }
@@ -145,7 +147,7 @@ def _pages() -> Part:
     html = {"text/html": {"schema": {"type": "string"}}}
     return {
         "/": _get("Pages", "Draw a digit, and look inside the forward pass", content=html),
-        "/api": _get("Pages", "This description, to read", content=html),
+        "/api": _get("Pages", "This description as a web page", content=html),
     }
 
 

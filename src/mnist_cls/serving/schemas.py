@@ -1,4 +1,4 @@
-"""JSON Schemas of what clients send and get, for `/openapi.json`."""
+"""JSON Schemas of requests and answers, for `/openapi.json`."""
 
 from typing import Any
 
@@ -35,9 +35,13 @@ _ROW = _object(
     confidence=_maybe("number"),
     **{f"p{digit}": _maybe("number") for digit in range(CLASSES)},
     reading=_maybe("string", description="With split=true: the digits of the row"),
-    confidences={**_array(_PROBABILITY), "type": ["array", "null"]},
-    boxes={**_array(_array({"type": "integer"})), "type": ["array", "null"]},
-    error=_maybe("string", description="Why the image cannot be read; then the others are null"),
+    confidences={**_array(_PROBABILITY), "type": ["array", "null"], "description": "Of each digit of the row"},
+    boxes={
+        **_array(_array({"type": "integer"})),
+        "type": ["array", "null"],
+        "description": "Of each digit of the row: left, top, right and bottom, in pixels",
+    },
+    error=_maybe("string", description="Why the image cannot be read; the other properties are then null"),
     is_digit=_maybe("boolean"),
     undecided=_maybe("boolean"),
 )
@@ -63,8 +67,10 @@ _INPUT_TENSOR = _object(
     name={"const": INPUT},
     datatype={"enum": ["UINT8", "FP32"], "description": "UINT8: 0 to 255; FP32: 0 to 1"},
     shape={"anyOf": [_shape(SIZE, SIZE), _shape(1, SIZE, SIZE), _shape(SIZE * SIZE)]},
-    data={"type": "array", "description": "The values, nested as the shape says or in one list"},
-    parameters=_object([], binary_data_size={**_COUNT, "description": "Instead of `data`: bytes after the JSON"}),
+    data={"type": "array", "description": "The values, nested like the shape or in one flat list"},
+    parameters=_object(
+        [], binary_data_size={**_COUNT, "description": "Instead of `data`: number of bytes after the JSON"}
+    ),
 )
 
 _INFER_REQUEST = _object(
@@ -74,7 +80,7 @@ _INFER_REQUEST = _object(
     inputs=_array(_named("InputTensor"), minItems=1, maxItems=1),
     outputs=_array(
         _object(["name"], name={"enum": [*OUTPUTS]}, parameters=_object([], binary_data=_BOOLEAN)),
-        description="The outputs to answer with; all if left out",
+        description="The outputs to return; all if left out",
     ),
 )
 
@@ -100,7 +106,10 @@ _OPERATION = _object(
     operation=_STRING,
     layer=_STRING,
     code={**_STRING, "description": "File and line of the network"},
-    inputs=_array(_maybe("integer"), description="For each input the step that computed it; 0 for the network's input"),
+    inputs=_array(
+        _maybe("integer"),
+        description="For each input the step that computed it; 0 for the network's input, null for a constant",
+    ),
     input_shapes=_array(_array(_COUNT)),
     parameters=_COUNT,
     flops=_maybe("integer"),
@@ -114,9 +123,9 @@ _FORWARD_PASS = _object(
     network=_STRING,
     has_early_exit=_BOOLEAN,
     image={**_VALUES, "description": "The image in MNIST's form, 0 to 255"},
-    operations=_array(_named("Operation"), description="In the order in which they were computed"),
-    heads={"type": "object", "additionalProperties": _HEAD, "description": "By the name of the network's output"},
-    saliency={"anyOf": [_VALUES, {"type": "null"}], "description": "null unless asked for"},
+    operations=_array(_named("Operation"), description="In the order of computation"),
+    heads={"type": "object", "additionalProperties": _HEAD, "description": "By name of the output, such as `logits`"},
+    saliency={"anyOf": [_VALUES, {"type": "null"}], "description": "null unless requested and computable"},
 )
 
 _UNIT = _object(
@@ -126,7 +135,10 @@ _UNIT = _object(
     inputs=_VALUES,
     weights=_VALUES,
     bias=_maybe("number"),
-    origin=_array({"type": "integer"}, description="Position of the inputs in the operation's input"),
+    origin=_array(
+        {"type": "integer"},
+        description="Of a convolution or pooling: row and column of the first of `inputs` in the operation's input",
+    ),
     constants=_maybe("object"),
 )
 

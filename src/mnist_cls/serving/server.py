@@ -1,4 +1,4 @@
-"""The server: from options to a listening socket, until a signal ends it."""
+"""Run the server, from its options to a listening socket, until a signal ends it."""
 
 import gc
 import importlib.util
@@ -18,13 +18,13 @@ from ..inference.predictor import load_predictor
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-# What the extra `serve` installs.
+# Modules that the extra `serve` installs.
 _NEEDED = ("starlette", "uvicorn", "httptools", "multipart", "prometheus_client")
 
-# Connections that may wait to be accepted.
+# Maximum number of connections that wait to be accepted.
 _BACKLOG = 1024
 
-# After a signal, accepted requests have this long to be answered, in seconds.
+# Time limit after a signal for answering the accepted requests.
 _SECONDS_TO_END = 30
 
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -37,12 +37,13 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
         options: defaults of the predictions.
         host: the address to listen on.
         port: the port; 0 for any that is free.
-        hosts: more names under which the server may be asked, besides those of this machine and `host`.
+        hosts: names that are accepted in the Host header, besides those of this machine and `host`.
         workers: number of processes that answer.
 
     Raises:
         InputError: If the extra `serve` is not installed, the network cannot be loaded, or the port is taken.
-        SystemExit: If several workers cannot load the network, as has been printed; and in the end, by the signal.
+        SystemExit: With status 2 if workers cannot load the network, which they have reported; with 128 plus its number
+            if the signal that ended the server is otherwise ignored.
     """
     if not all(importlib.util.find_spec(name) for name in _NEEDED):
         raise InputError("the server is not installed; pip install 'mnist-cls[serve]'")
@@ -74,22 +75,23 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
     address = f"http://{host}:{listening.getsockname()[1]}"
     print(f"{name}: open {address}/ in a browser, or send images to {address}/predict; Ctrl-C ends it", flush=True)
     ended_by = serve([listening])
-    # The signal was raised again, and ignored: SIGINT in the background, any in the first process of a container.
+    # Reached only if the raised signal is ignored, as SIGINT is in the background, and any in a container's first
+    # process.
     sys.exit(128 + ended_by)
 
 
 def _application(options: PredictOptions, name: str, hosts: frozenset[str], decoders: int | None = None) -> "Starlette":
-    """Load the network, and make the application."""
+    """Load the network, and create the application."""
     from .application import application
 
     app = application(load_predictor(options), options, name, hosts, decoders)
-    # What has been loaded lives as long as the process: a full collection of it would hold up requests for 74 ms.
+    # The objects loaded so far live as long as the process. A full collection over them would delay requests by 74 ms.
     gc.collect()
     gc.freeze()
     return app
 
 
-# One line for each request, and what goes wrong, on standard error.
+# One line for each request, and warnings and errors, on standard error.
 _LOG = {
     "version": 1,
     "formatters": {
@@ -114,7 +116,7 @@ _LOG = {
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With its protocol, without which asyncio does not switch off Nagle's algorithm: 40 ms for each request.
+        # asyncio switches off Nagle's algorithm, which costs 40 ms a request, only if the socket names its protocol.
         listening = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

@@ -16,23 +16,24 @@ from starlette.responses import Response
 from ..images import CLASSES, SIZE
 from .guard import MOST_BODY
 
-# The most images in a request: with FP32, as many as a body may have.
+# Maximum number of images in a request. As FP32 they just fit into a body.
 MOST_IMAGES = 10_000
 
-# The largest JSON, bytes. While JSON is read, all requests wait, and it may need thirty times its size in memory.
+# Maximum size of the JSON, in bytes. While it is parsed, all requests wait, and it can need thirty times its size in
+# memory.
 MOST_JSON = 4_000_000
 
-# The header with the size of the JSON, in bytes, when binary data follow it.
+# The header with the size of the JSON in bytes, if binary data follow it.
 JSON_SIZE = "Inference-Header-Content-Length"
 
-# The one input. Its datatypes are `_INPUT_TYPES`: how each is stored, and its value for white.
+# Name of the only input; of each of its datatypes, the dtype and the value for white.
 INPUT = "images"
 _INPUT_TYPES: dict[str, tuple[np.dtype[Any], int]] = {"UINT8": (np.dtype("u1"), 255), "FP32": (np.dtype("<f4"), 1)}
 _SHAPES = ([SIZE, SIZE], [1, SIZE, SIZE], [SIZE * SIZE])
 
 
 class Output(NamedTuple):
-    """An output tensor: its datatype in the protocol and in NumPy, and the shape that one image's has."""
+    """An output tensor: its datatype in the protocol, its dtype in NumPy, and its shape for one image."""
 
     datatype: str
     dtype: np.dtype[Any]
@@ -44,17 +45,17 @@ OUTPUTS = {
     "label": Output("INT64", np.dtype("<i8"), []),
 }
 
-# What zlib calls the encodings of a body.
+# zlib's `wbits` for each supported encoding of a body.
 _ENCODINGS = {"gzip": 31, "deflate": 15}
 
 
 class InferRequest(NamedTuple):
-    """What a client asks for.
+    """An inference request.
 
     Attributes:
         images: uint8 (N, 28, 28).
-        wanted: outputs to answer with, in this order, and whether each as binary data.
-        id: what the answer repeats; None without one.
+        wanted: names of the outputs to return, in this order, and whether each is returned as binary data.
+        id: id of the request, which the answer repeats; None if it has none.
     """
 
     images: np.ndarray
@@ -63,15 +64,15 @@ class InferRequest(NamedTuple):
 
 
 def read_request(body: bytes, encoding: str, json_size: str | None) -> InferRequest:
-    """Read an inference request.
+    """Parse an inference request.
 
     Args:
-        body: as it came.
-        encoding: the header Content-Encoding, "identity" without one.
-        json_size: the header `JSON_SIZE`; None without one.
+        body: the body, still encoded.
+        encoding: the header Content-Encoding, "identity" if there is none.
+        json_size: the header `JSON_SIZE`; None if there is none.
 
     Raises:
-        HTTPException: If the request is malformed or too large, with a reason that repeats nothing of it.
+        HTTPException: If the request is malformed or too large. The reason quotes nothing of the request.
     """
     asked, binary = _separate(_decompressed(body, encoding), json_size)
     if not isinstance(asked.get("id", ""), str):
@@ -84,12 +85,12 @@ def read_request(body: bytes, encoding: str, json_size: str | None) -> InferRequ
 
 
 def write_answer(model: str, request: InferRequest, tensors: dict[str, np.ndarray]) -> Response:
-    """Return the answer to a request, its outputs as JSON or as binary data after it.
+    """Return the answer to a request, with each output in the JSON or as binary data after it.
 
     Args:
         model: the network's name.
-        request: what the client has asked for.
-        tensors: every output.
+        request: the request.
+        tensors: all outputs by name, `probabilities` (N, 10) and `label` (N,).
     """
     outputs, buffers = [], []
     for name, is_binary in request.wanted.items():
@@ -102,7 +103,7 @@ def write_answer(model: str, request: InferRequest, tensors: dict[str, np.ndarra
             output["data"] = values.ravel().tolist()
         outputs.append(output)
     answer = {"model_name": model, "outputs": outputs} | ({} if request.id is None else {"id": request.id})
-    # As ASCII, because an id may have half a surrogate pair, which no UTF-8 can express.
+    # ASCII, because an id can contain half a surrogate pair, which UTF-8 cannot encode.
     head = json.dumps(answer).encode("ascii")
     if not buffers:
         return Response(head, media_type="application/json")
@@ -111,7 +112,7 @@ def write_answer(model: str, request: InferRequest, tensors: dict[str, np.ndarra
 
 
 def _decompressed(body: bytes, encoding: str) -> bytes:
-    """Return the body without its Content-Encoding."""
+    """Decompress a body."""
     if encoding == "identity":
         return body
     if encoding not in _ENCODINGS:
@@ -141,12 +142,12 @@ def _separate(content: bytes, json_size: str | None) -> tuple[dict[str, Any], by
     try:
         asked = json.loads(content[:size])
     except (ValueError, RecursionError):
-        _refuse("the body is no JSON")
+        _refuse("the body is not JSON")
     return _object(asked, "the body"), content[size:]
 
 
 def _wanted(asked: dict[str, Any]) -> dict[str, bool]:
-    """Return the outputs to answer with, in this order, and whether as binary data."""
+    """Return the names of the requested outputs, in order, and whether each is returned as binary data."""
     default = _parameters(asked).get("binary_data_output", False)
     outputs = asked.get("outputs", [])
     if not isinstance(outputs, list):
@@ -188,25 +189,25 @@ def _images(tensor: dict[str, Any], binary: bytes) -> np.ndarray:
             _refuse("data: expected as many numbers as the shape says, and nothing after the JSON")
     else:
         if type(size) is not int or not size == len(binary) == count * dtype.itemsize or "data" in tensor:
-            _refuse("binary_data_size: expected the bytes of the shape and datatype, all of them after the JSON")
+            _refuse("binary_data_size: expected the tensor's size in bytes, as many as follow the JSON, and no data")
         values = np.frombuffer(binary, dtype)
         if datatype == "UINT8":
             return values.reshape(-1, SIZE, SIZE)
     whole = datatype == "FP32" or (values == np.trunc(values)).all()
     if not (whole and ((values >= 0) & (values <= white)).all()):
-        _refuse(f"data: expected values from 0 to {white}, of UINT8 whole numbers; images in MNIST's form")
+        _refuse(f"data: expected values from 0 to {white}, whole numbers for UINT8; images in MNIST form")
     images: np.ndarray = (values * (255 / white)).round().astype(np.uint8)
     return images.reshape(-1, SIZE, SIZE)
 
 
 def _numbers(data: Any) -> np.ndarray:
-    """Return numbers, in lists of lists as the tensor is or in one list, as float64 (N,)."""
+    """Convert numbers, in one list or nested like the tensor, to float64 (N,)."""
     form = "data: expected a list of numbers"
-    # As deep as the shape may be, because each level of a malformed one costs the time of all numbers.
+    # No deeper than any valid shape, because each level costs another pass over all numbers.
     for _ in range(3):
         if isinstance(data, list) and data and all(isinstance(one, list) for one in data):
             data = list(chain.from_iterable(data))
-    # NumPy would take strings for numbers too.
+    # NumPy would also convert strings to numbers.
     if not isinstance(data, list) or not set(map(type, data)) <= {int, float}:
         _refuse(form)
     try:
@@ -226,5 +227,5 @@ def _parameters(holder: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(reason: str) -> NoReturn:
-    """Refuse the request, with a reason that repeats nothing of it."""
+    """Refuse the request with a reason that quotes nothing of it."""
     raise HTTPException(400, reason) from None

@@ -1,4 +1,4 @@
-"""Several processes that answer on one port, which uvicorn starts, watches and replaces."""
+"""Several worker processes on one port, which uvicorn starts, watches and replaces."""
 
 import contextlib
 import os
@@ -23,15 +23,15 @@ from ..inference.options import PredictOptions
 from ..inference.predictor import load_predictor
 from .metrics import FOLDER
 
-# A worker that does not react for so long is replaced, in seconds; one that starts may wait for a core.
+# A worker that does not react for this long is replaced. A starting worker may have to wait for a core.
 _SECONDS_TO_REACT = 60
 
 
 def check(options: PredictOptions) -> None:
-    """Load the network once, so that not all workers report that they cannot, or export it at the same time.
+    """Load the network once before the workers start, so that they do not all report an error or export the network.
 
-    It happens in a process of its own, which leaves no memory behind, neither here nor on a GPU. If it fails, that
-    process reports it, and this one exits with status 2.
+    A separate process loads it, which leaves no memory allocated here or on a GPU. If it fails, it prints the error,
+    and this process exits with status 2.
     """
     trial = get_context("spawn").Process(target=_try, args=(options,))
     trial.start()
@@ -46,15 +46,15 @@ def run_workers(
     config: Callable[..., uvicorn.Config],
     sockets: list[socket.socket],
 ) -> signal.Signals:
-    """Serve from several processes until SIGINT or SIGTERM, which this process then raises, too.
+    """Serve from several processes until SIGINT or SIGTERM, which is then raised again in this one.
 
-    It returns the signal if that is ignored.
+    Returns the signal if it is ignored.
 
     Args:
-        number: how many.
-        build: makes the application in a worker, from the largest number of processes that decode; can be pickled.
-        config: makes uvicorn's config.
-        sockets: listening ones.
+        number: number of workers.
+        build: creates the application in a worker, given its maximum number of decoding processes; can be pickled.
+        config: creates uvicorn's config.
+        sockets: listening sockets.
     """
     handlers = {end: signal.getsignal(end) for end in (signal.SIGINT, signal.SIGTERM)}
     with TemporaryDirectory(prefix="mnist_cls-") as folder:
@@ -73,7 +73,7 @@ def run_workers(
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's, which remembers the signal that ends it, and whose dead workers have no images waiting."""
+    """uvicorn's supervisor, which also records the signal that ends it, and no longer counts images of dead workers."""
 
     ended_by: signal.Signals | None = None
 
@@ -87,11 +87,11 @@ class _Supervisor(Multiprocess):
 
     def terminate_all(self) -> None:
         super().terminate_all()
-        for listening in self.sockets:  # or clients would go on connecting until all have ended
+        for listening in self.sockets:  # otherwise clients could still connect until all workers have ended
             listening.close()
 
     def keep_subprocess_alive(self) -> None:
-        for process in self.processes:  # the worker's end of a pipe: uvicorn would wait for one that dies meanwhile
+        for process in self.processes:  # the worker's end of a pipe; with it open, uvicorn would wait for a dead worker
             process.child_conn.close()
         before = [process.pid for process in self.processes]
         super().keep_subprocess_alive()
@@ -102,7 +102,7 @@ class _Supervisor(Multiprocess):
 
 
 def _try(options: PredictOptions) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; one answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes in a terminal; the parent reports it
     with _reporting():
         load_predictor(options)
 
@@ -124,7 +124,7 @@ def _reporting() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has been killed, and remove its folder: nobody else would."""
+    """When the parent has been killed, remove its folder and end this process, as nothing else would."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""What a table says of a record, by column: in the terminal, and in a notebook."""
+"""The text in each column of a table of records, in the terminal and in a notebook."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -8,23 +8,20 @@ from .tensors import Region, region
 
 
 class Dataflow:
-    """Steps of a forward pass by the tensors that they computed.
-
-    It keeps no tensor alive.
-    """
+    """Maps tensors to the steps of a forward pass that computed or changed them, without keeping them alive."""
 
     def __init__(self) -> None:
         self._steps: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._writes: dict[int, list[tuple[Region, int]]] = {}
 
     def computed(self, tensor: Tensor, step: int, new: bool = False) -> None:
-        """Note the step that returned a tensor; `new` if the step allocated its memory."""
+        """Record the step that returned a tensor; `new` if the step allocated its memory."""
         self._steps[id(tensor)] = weakref.ref(tensor), step
-        if new:  # memory of a tensor that is gone
+        if new:  # earlier writes there were to a tensor that has been freed
             self._writes.pop(region(tensor).storage, None)
 
     def written(self, where: Region, step: int) -> None:
-        """Note the step that changed values in place. Other views of the same values show the change."""
+        """Record the step that changed values in place, which changes all views of them."""
         self._writes.setdefault(where.storage, []).append((where, step))
 
     def step_of(self, tensor: Tensor) -> int | None:

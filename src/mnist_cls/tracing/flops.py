@@ -18,8 +18,8 @@ from .tensors import Region, region, tensors_in
 class _KernelCounter:
     """Implements `FlopCount`.
 
-    A class of its own: PyTorch excludes a `__torch_dispatch__` that a subclass of TorchDispatchMode defines itself from
-    compilation, and imports the compiler to do so, which takes a second.
+    A separate class, because PyTorch excludes a `__torch_dispatch__` that is defined in a subclass of TorchDispatchMode
+    from compilation, for which it imports the compiler. That takes a second.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class _KernelCounter:
     def __torch_dispatch__(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in flop_registry:
-            # Without gradients some operations arrive undivided, and only their parts have formulas.
+            # Without gradients, some composite operations arrive whole, and only their parts have formulas.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -52,7 +52,7 @@ class FlopCount(_KernelCounter, TorchDispatchMode):
     Attributes:
         flops: operations so far; None once an expensive kernel without a formula has run, such as a recurrent layer.
             Other kernels without a formula count as 0.
-        written: what the kernels changed in place.
+        written: the memory that the kernels changed in place.
     """
 
 
@@ -67,12 +67,12 @@ _PER_OUTPUT = _by_name(
         1: "_prelu_kernel hardswish rrelu_with_noise log_sigmoid_forward cumsum cumprod",
         2: "glu addcmul addcdiv native_dropout _batch_norm_no_update",
         3: "_softmax _log_softmax _safe_softmax lerp",
-        4: "_fused_rms_norm upsample_linear1d",  # interpolation: two for each value that is interpolated between
+        4: "_fused_rms_norm upsample_linear1d",  # interpolation: two for each neighbouring value
         5: "native_layer_norm native_group_norm _batch_norm_with_update",
         8: "upsample_bilinear2d",
         16: "upsample_trilinear3d",
         32: "upsample_bicubic2d",
-        # What is left of a cell after its products.
+        # The rest of a recurrent cell after its matrix products.
         10: "_thnn_fused_gru_cell",
         13: "_thnn_fused_lstm_cell",
     }
@@ -95,7 +95,7 @@ _UNKNOWN = (
 
 
 def _attention(args: Any, outputs: list[Tensor]) -> int:
-    """The two products of attention of query (..., L, E), key (..., S, E) and value (..., S, V); masked parts count."""
+    """Two products of query (..., L, E), key (..., S, E) and value (..., S, V); masked values count, too."""
     query, key = args[:2]
     return int(2 * key.shape[-2] * (query.numel() + outputs[0].numel()))
 
@@ -107,7 +107,7 @@ def _pooling(args: Any, outputs: list[Tensor]) -> int:
 
 
 def _batch_norm(args: Any, outputs: list[Tensor]) -> int:
-    """In training, and in instance norm, the statistics are computed, too."""
+    """Scale and shift; in training and in instance norm also the statistics."""
     per_value = 5 if any(flag is True for flag in args) else 2
     return per_value * outputs[0].numel()
 
@@ -118,7 +118,7 @@ def _grid_sample(args: Any, outputs: list[Tensor]) -> int:
     return int(2 * neighbours * outputs[0].numel())
 
 
-# Formulas of arguments and outputs, by how the names of kernels start.
+# Formulas from arguments and outputs, by prefix of the kernel's name.
 _FORMULAS: dict[str, Callable[[Any, list[Tensor]], int]] = {
     "_scaled_dot_product": _attention,  # PyTorch has formulas for some of these kernels, but none for the CPU's
     **dict.fromkeys(("max_pool", "avg_pool", "fractional_max_pool"), _pooling),

@@ -14,16 +14,16 @@ from .thumbnails import drawn_values, thumbnails
 if TYPE_CHECKING:
     from .records import Record, Trace
 
-# Bytes of a table, at most, as a notebook keeps it.
+# Maximum size of a table, in bytes.
 _BYTES = 98_000
-# Of them for what surrounds the rows, and for the pictures of a row beside their values.
+# Bytes for everything around the rows, and for a row's pictures besides their values.
 _FRAME_BYTES, _PICTURE_BYTES = 2_000, 1_400
-# Operations that are listed of longer passes: the first ones and the last ones.
+# Longer passes list only their first and last operations.
 _FIRST, _LAST = 30, 10
-# Up to so many values are also written as numbers, and more of them folded.
+# Up to the second number of values, these are also written as numbers; if there are more than the first, folded.
 _NUMBERS, _FOLDED_NUMBERS = 16, 64
 
-# Text and lines have the page's own colours, light or dark; the grey around pictures suits both.
+# Text and lines have the page's own colours, light or dark. The grey around pictures suits both.
 _STYLE = """<style>
 .mnist-cls-trace{overflow-x:auto}
 .mnist-cls-trace table{border-collapse:collapse;color:inherit;font-size:small}
@@ -35,7 +35,7 @@ _STYLE = """<style>
 .mnist-cls-trace img{outline:1px solid rgb(128 128 128/.5)}
 </style>"""
 _LEGEND = "The pictures show the first of the batch: red is positive, blue negative, white zero, each on its own scale."
-# Columns of a trace: heading, cells, class.
+# Columns of a trace: heading, text of a cell, CSS class.
 _COLUMNS: list[tuple[str, Callable[["Record"], str], str]] = [
     ("operation", CELLS["operation"], ""),
     ("layer", CELLS["layer"], ""),
@@ -51,7 +51,7 @@ _COLUMNS: list[tuple[str, Callable[["Record"], str], str]] = [
 def trace_html(trace: "Trace") -> str:
     """Return a forward pass as HTML: a table with a row and pictures for each operation, at most 100 KB.
 
-    It reads well without CSS, and takes its colours from the page.
+    The table is readable without CSS, and has the page's colours.
     """
     listed = [*trace] if len(trace) <= _FIRST + _LAST else [*trace[:_FIRST], *trace[-_LAST:]]
     outputs = [_first_of_batch(record) for record in listed]
@@ -59,8 +59,8 @@ def trace_html(trace: "Trace") -> str:
     room = _BYTES - _FRAME_BYTES - sum(map(len, cells + numbers))  # for the pictures
     values_room = max(0, room - len(listed) * _PICTURE_BYTES)
     for total in (2 * values_room, values_room):  # a value takes about half a byte, and at most one
-        share = _share([drawn_values(values) for values in outputs], total)
-        pictures = [_pictures(record, values, share) for record, values in zip(listed, outputs, strict=True)]
+        limit = _common_limit([drawn_values(values) for values in outputs], total)
+        pictures = [_pictures(record, values, limit) for record, values in zip(listed, outputs, strict=True)]
         if sum(map(len, pictures)) <= room:
             break
     parts = zip(cells, pictures, numbers, strict=True)
@@ -73,7 +73,7 @@ def trace_html(trace: "Trace") -> str:
 
 
 def record_html(record: "Record") -> str:
-    """Return one operation as HTML: its picture, and everything that is known of it, at most 100 KB."""
+    """Return one operation as HTML: all its attributes and its pictures, at most 100 KB."""
     cells = {name: _text(cell(record), 300) for name, cell in CELLS.items()}
     values = _first_of_batch(record)
     cells["values"] = _pictures(record, values, _BYTES // 2) + _numbers(values)
@@ -90,7 +90,7 @@ def _table(caption: str, rows: Iterable[str], head: str = "") -> str:
 def _cells(record: "Record") -> str:
     """Return the cells of an operation's row, all but the last one."""
     cells = [f"<td{_class(kind)}>{_text(cell(record))}</td>" for _, cell, kind in _COLUMNS]
-    cells[1] = cells[1].replace(".", ".<wbr>")  # a long name of a layer may be broken
+    cells[1] = cells[1].replace(".", ".<wbr>")  # lets a layer's long name wrap
     return f'<th scope="row" class="number">{record.step}</th>{"".join(cells)}'
 
 
@@ -114,8 +114,8 @@ def _range(record: "Record") -> str:
     return ", ".join(filter(None, [finite, *others]))
 
 
-def _share(needs: list[int], total: int) -> int:
-    """Return the limit for each need with which all of them together stay within the total."""
+def _common_limit(needs: list[int], total: int) -> int:
+    """Return the largest limit for each need that keeps the sum within the total."""
     for index, need in enumerate(sorted(needs)):
         limit = total // (len(needs) - index)
         if need > limit:
@@ -125,7 +125,7 @@ def _share(needs: list[int], total: int) -> int:
 
 
 def _first_of_batch(record: "Record") -> np.ndarray:
-    """Return the first of whatever the first dimension counts: float (N, H, W), (H, W) or (N,)."""
+    """Return the first element of a batch, or a whole vector: float (N, H, W), (H, W) or (N,)."""
     values = dense(record.value)
     values = values[0] if values.ndim > 1 and len(values) else values.reshape(-1)
     values = values.flatten(0, -3) if values.ndim > 3 else values
@@ -138,7 +138,7 @@ def _pictures(record: "Record", values: np.ndarray, room: int) -> str:
 
 
 def _numbers(values: np.ndarray) -> str:
-    """Return the values as numbers if they are few."""
+    """Return the values as numbers if there are few; otherwise an empty string."""
     if not 0 < values.size <= _FOLDED_NUMBERS:
         return ""
     numbers = f"<code>{' '.join(f'{value:.4g}' for value in values.flat)}</code>"

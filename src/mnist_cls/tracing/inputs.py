@@ -16,7 +16,7 @@ from ..inference.decoding.batches import batches_of
 from ..inference.decoding.pool import Decoders
 from ..inference.sources.detect import open_source
 
-# Limit of the images read from a folder or an array.
+# Maximum number of images read from a folder or an array.
 MAX_IMAGES = 64
 
 
@@ -27,7 +27,7 @@ class Input(NamedTuple):
         images: (B, 28, 28), uint8 or float from 0 to 255.
         labels: int64 (B,), if known.
         name: description for the user.
-        random_state: PyTorch's random state in the training step that the images come from, if any.
+        random_state: PyTorch's random state before the training step with these images, if they come from one.
     """
 
     images: Tensor
@@ -44,7 +44,7 @@ def read_input(text: str, seed: int) -> Input:
         seed: seed of random pixels.
 
     Raises:
-        InputError: If the input does not exist, has no image, or its first images cannot be read.
+        InputError: If the input does not exist, has no image, or none of its first images can be read.
     """
     if not text:
         raise InputError("no input: use input=INDEX for a test image, input=PATH for your own images, or input=random")
@@ -62,7 +62,7 @@ def read_batch(path: Path) -> Input:
     """Read the `batch.safetensors` of a training that stopped at a NaN or infinite value.
 
     Raises:
-        InputError: If it is not such a file, or damaged.
+        InputError: If it is not such a file, or is damaged.
         OSError: If it cannot be opened.
     """
     try:
@@ -92,7 +92,7 @@ def _read_test_image(index: int) -> Input:
 
 
 def _read_images(path: str) -> Input:
-    """Read the first images of a user's file or folder, without those that cannot be read, unless none can."""
+    """Read the first images of a user's file or folder; skip unreadable ones, but raise an error if all are."""
     source = open_source(path)
     with Decoders("auto", split=False) as decoders:
         batch = next(batches_of(source, decoders), None)

@@ -10,7 +10,10 @@ from .recorder import unchanged
 
 
 def heads(output: Any) -> dict[str, Tensor]:
-    """Return the logits (B, 10) in a network's output by name: in a tensor, a (named) tuple or a dict of tensors."""
+    """Return the logits (B, 10) in a network's output, by name.
+
+    The output can be a tensor, a (named) tuple, a list or a dict. Values of other shapes are left out.
+    """
     if isinstance(output, Tensor):
         output = {"logits": output}
     elif hasattr(output, "_asdict"):
@@ -31,7 +34,7 @@ def saliency(model: nn.Module, x: Tensor, label: int, head: str = "logits", **op
         model: a network with logits (1, 10), or several, see `heads`.
         x: one normalized image (1, 1, 28, 28).
         label: 0 to 9.
-        head: name of the logits.
+        head: name of the logits, see `heads`.
         **options: keyword arguments for the network's `forward`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Save pictures of a forward pass as files, and for TensorBoard."""
+"""Save pictures of a forward pass as PNG files and for TensorBoard."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,10 +27,14 @@ def save_pictures(
     """Draw the outputs of all operations for the first image, the first layer's filters, and saliency maps.
 
     Writes a PNG file for each picture, one for all of them, and TensorBoard's event file. Outputs with fewer rows than
-    the batch are left out: after an early exit, the first row may belong to any image.
+    the batch are left out: after an early exit, the first row can belong to any image.
 
-    The trace is that of the network for these images (B, 28, 28), 0 to 255, in its present mode and with these
-    `options` of its `forward`.
+    Args:
+        model: the network, still in the mode in which it was traced.
+        trace: the forward pass.
+        images: the images that were traced, (B, 28, 28), 0 to 255.
+        folder: folder to write to.
+        options: keyword arguments for the network's `forward` with which it was traced.
     """
     from torch.utils.tensorboard import SummaryWriter
 

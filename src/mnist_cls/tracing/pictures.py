@@ -6,14 +6,15 @@ from torch import Tensor
 
 Picture = Image.Image
 
-# Maps drawn of one operation, and in a row.
+# Maximum number of maps drawn for one operation, and in one row.
 MAPS, COLUMNS = 64, 16
 
 
 def draw_values(values: Tensor) -> Picture:
-    """Draw values (C, H, W) as a map per channel, or values (N,) as rows of 64 squares; of complex ones the magnitude.
+    """Draw values (C, H, W) as a map per channel, or values (N,) as rows of 64 squares.
 
-    Positive values are red, negative ones blue, zeros white, NaNs and infinite values black.
+    Positive values are red, negative ones blue, zeros white, NaNs and infinite values black. Complex values are drawn
+    as their magnitudes.
     """
     array = (values.abs() if values.is_complex() else values).detach().float().cpu().numpy()
     if array.ndim == 3:
@@ -47,7 +48,7 @@ def colour(values: np.ndarray) -> np.ndarray:
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> Picture:
-    """Draw each pixel as a square of `scale` pixels."""
+    """Draw each pixel as a square with sides of `scale` pixels."""
     height, width = pixels.shape[:2]
     return Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
@@ -58,7 +59,12 @@ def draw_maps(maps: np.ndarray) -> Picture:
 
 
 def sheet(maps: np.ndarray, gap: int, rest: int) -> np.ndarray:
-    """Arrange maps, uint8 (N, H, W, ...), in rows of 16 with a pixel between them, and the rest of the last row empty.
+    """Arrange maps in rows of 16, with a line of one pixel between them.
+
+    Args:
+        maps: uint8 (N, H, W, ...).
+        gap: value of the lines, 0 to 255.
+        rest: value of the unused end of the last row, 0 to 255.
 
     Returns:
         uint8 (height, width, ...).

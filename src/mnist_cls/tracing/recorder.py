@@ -27,15 +27,15 @@ from .records import Record, Trace
 from .tensors import region, tensors_in
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
-# Files of this package whose frames stand between a network's code and PyTorch's.
+# Files of this package whose frames lie between a network's code and PyTorch's.
 _OWN_FRAMES = {__file__, shapes.__file__}
-# What `torch.compile` calls the network inside the module that it returns.
+# Name of the original network in the module that `torch.compile` returns.
 _COMPILED = "_orig_mod"
-# Threads take turns: each replaces the network's buffers, and restores PyTorch's random state.
+# Threads take turns, because tracing replaces the network's buffers and restores PyTorch's random state.
 _TURN = threading.RLock()
 
 
-# What the networks of this package take.
+# The input that the networks of this package expect.
 _NORMALIZED = "such as mnist_cls.data.normalization.normalize(torch.as_tensor(images)) makes from uint8 (B, 28, 28)"
 
 
@@ -52,19 +52,19 @@ def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
         **options: keyword arguments for the network's `forward`.
 
     Returns:
-        The records. `output` equals `model(*inputs, **options)` bit for bit, but for attention in evaluation mode
-        without gradients: PyTorch does not use its fused kernel, which rounds differently, while a pass is traced.
+        The records. `output` equals `model(*inputs, **options)` bit for bit, except with attention in evaluation mode
+        without gradients: while a pass is traced, PyTorch does not use its fused kernel, which rounds differently.
 
     Raises:
-        InputError: If `model` is no `nn.Module`, has a scripted layer (`torch.jit`) or a lazy one that has not run yet,
-            or is on the meta device; if the input is an array or an image; if the network fails for a list or a path in
-            the place of a tensor, or for the tensor's dtype.
+        InputError: If `model` is not an `nn.Module`, has a scripted layer (`torch.jit`) or a lazy one that has not run
+            yet, or is on the meta device; if the input is an array or an image; if the network fails because the input
+            is a list or a path instead of a tensor, or because of the tensor's dtype.
     """
     tensors = tensors_in((inputs, options))
     _check(model, tensors)
     first = None if tensors else next(iter((*inputs, *options.values())), None)
     for value in (first, *(first[:1] if isinstance(first, (list, tuple)) else ())):
-        if hasattr(value, "__array_interface__"):  # of NumPy or Pillow
+        if hasattr(value, "__array_interface__"):  # a NumPy array or a Pillow image
             raise InputError(f"an input of type {type(value).__name__}; expected a tensor, {_NORMALIZED}")
     with unchanged(model), recording(model, (inputs, options)) as trace:
         try:
@@ -82,15 +82,16 @@ def trace_forward(model: nn.Module, *inputs: Any, **options: Any) -> Trace:
 
 @contextmanager
 def recording(model: nn.Module, inputs: Any = ()) -> Iterator[Trace]:
-    """Record all operations in the block, those of `model` with their layers, in the trace that is yielded.
+    """Record all operations in the block in the trace that is yielded.
 
     Args:
-        model: the network.
+        model: the network whose layers are named in the records.
         inputs: the tensors that the operations start from, in nested tuples, lists and dicts.
     """
     trace = Trace()
     with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # if anything has been compiled; this import takes a second
+        # Otherwise nothing has been compiled; `set_stance` would import the compiler, which takes a second.
+        if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_Recorder(model, trace, tensors_in(inputs)))
         yield trace
@@ -98,14 +99,14 @@ def recording(model: nn.Module, inputs: Any = ()) -> Iterator[Trace]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Let a network work on copies of its buffers in the block, and restore PyTorch's random state afterwards."""
+    """Let a network use copies of its buffers in the block, and restore PyTorch's random state afterwards."""
     with _TURN:
         owners = [
             (module, name, buffer)
             for module in model.modules()
             for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
         ]
-        copies = {id(buffer): buffer.clone() for buffer in model.buffers()}  # one even if several modules share it
+        copies = {id(buffer): buffer.clone() for buffer in model.buffers()}  # one per buffer, even if modules share it
         devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
         try:
             # Restoring the values instead would modify what autograd has saved for the backward pass.
@@ -139,7 +140,7 @@ def _unfit_dtype(model: nn.Module, inputs: list[Tensor], error: Exception) -> st
     fit = {parameter.dtype for parameter in model.parameters()}
     if not isinstance(error, RuntimeError) or torch.float32 not in fit:
         return ""
-    # PyTorch speaks of "dtype", "type" and "scalar type".
+    # PyTorch's messages say "dtype", "type" or "scalar type".
     unfit = [tensor.dtype for tensor in inputs if tensor.dtype not in fit and "type" in str(error)]
     return str(unfit[0]).removeprefix("torch.") if unfit else ""
 
@@ -171,7 +172,7 @@ class _Recorder(TorchFunctionMode):
         operation = _operation_name(func)
         # `x[i] = y` returns nothing and changes x.
         outputs = [args[0]] if operation == "setitem" else tensors_in(result)
-        if operation is None:  # the output of `x.detach()` is that of x
+        if operation is None:  # the output of `x.detach()` was computed by the step that computed x
             for output in outputs:
                 if sources and sources[0] is not None and region(output).storage in storages:
                     self.dataflow.computed(output, sources[0])

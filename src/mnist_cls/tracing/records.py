@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
     """Statistics of values.
 
     Attributes:
-        mean, std, min, max: of the finite values; NaN if there are none. `std` divides by N.
+        mean, std, min, max: of the finite values; NaN if there are none. `std` divides by N, not N - 1.
         zeros: fraction of the values that are zero, 0 to 1.
         nans: number of NaNs.
         infs: number of infinite values.
@@ -61,15 +61,15 @@ class Record:
         step: number of the operation, counted from 1.
         operation: name of the function, such as "conv2d", "relu" or "flatten".
         layer: name of the module that called it, such as "conv1"; "" for the network itself.
-        file: innermost source file outside PyTorch.
+        file: source file of the call, the innermost one outside PyTorch.
         line: line number in that file.
         input_shapes: shapes of the input tensors, without parameters and buffers.
-        inputs: for each of these tensors the step that computed it, or changed it last; 0 for an input of the network,
-            None for another tensor, such as a constant.
+        inputs: for each of these tensors the step that computed or last changed it; 0 for an input of the network,
+            None for any other tensor, such as a constant.
         output_shape: shape of the output; of the first tensor if there are several.
         parameters: number of parameters used.
         flops: floating-point operations, see `FlopCount`; None if unknown, as for recurrent layers.
-        bytes: memory allocated for the output; 0 for a view of an input and for in-place operations.
+        bytes: memory allocated for the outputs; 0 for a view of an input and for in-place operations.
         value: copy of the output, detached from the graph.
     """
 
@@ -88,7 +88,7 @@ class Record:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Statistics of the output, computed when they are first asked for."""
+        """Statistics of the output, computed on first access."""
         return Statistics.of(self.value)
 
     @property
@@ -98,7 +98,7 @@ class Record:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the finite values, divided by N; NaN if there are none."""
+        """Standard deviation of the finite values, with division by N; NaN if there are none."""
         return self.statistics.std
 
     @property
@@ -168,8 +168,8 @@ class Trace(list[Record]):
     def __getitem__(self, key: SupportsIndex | str | slice) -> "Record | Trace":
         """Return a record by its position, its name, or the name of a layer; or a slice of the trace.
 
-        By a layer's name it is the last operation in the layer, or in a layer inside it, when it last ran. See
-        `layer` for all of them.
+        The name of a layer selects the last operation of its last run, including the layers inside it. See `layer` for
+        all its operations.
 
         Raises:
             InputError: If no layer or record has this name.
@@ -184,13 +184,13 @@ class Trace(list[Record]):
         return self.layer(key)[-1]
 
     def __contains__(self, key: object) -> bool:
-        """Whether a record is in the trace, or by its name a layer that ran."""
+        """Return whether the trace has this record, or a record or a layer of this name."""
         if not isinstance(key, str):
             return super().__contains__(key)
         return any(key == record.name or f"{record.layer}.".startswith(f"{key}.") for record in self)
 
     def layer(self, name: str) -> "Trace":
-        """Return the operations in a layer and in the layers inside it, of each time that it ran.
+        """Return the operations of all runs of a layer, including the layers inside it.
 
         Raises:
             InputError: If no layer of this name has run.
@@ -201,18 +201,18 @@ class Trace(list[Record]):
         return Trace(found, self.output)
 
     def first_not_finite(self) -> Record | None:
-        """Return the first operation whose output has NaNs or infinite values, or None."""
+        """Return the first operation whose output has NaNs or infinite values; None if there is none."""
         return next((record for record in self if not record.finite), None)
 
     def summary(self) -> str:
-        """Return the number of operations, FLOPs and bytes in words."""
+        """Return the number of operations, FLOPs and bytes as text."""
         known = [record.flops for record in self if record.flops is not None]
-        unknown = f" and those of {len(self) - len(known)} unknown to PyTorch" if len(known) < len(self) else ""
+        unknown = f" (operations with unknown FLOPs: {len(self) - len(known)})" if len(known) < len(self) else ""
         size = sum(record.bytes for record in self)
         return f"{len(self):,} operations, {sum(known):,} FLOPs{unknown}, {size:,} bytes of activations"
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return a table with a row for each operation and a column for each attribute of `Record` but its value.
+        """Return a table with a row for each operation, and a column for each attribute of `Record` except `value`.
 
         Raises:
             InputError: If pandas is not installed.
@@ -224,7 +224,7 @@ class Trace(list[Record]):
         names = [attribute.name for attribute in dataclasses.fields(Record) if attribute.name != "value"]
         names += Statistics._fields
         table = pd.DataFrame([[getattr(record, name) for name in names] for record in self], columns=names)
-        return table.astype({"flops": "Int64"})  # some are unknown
+        return table.astype({"flops": "Int64"})  # unlike int64, this has a missing value, for unknown FLOPs
 
     def _suggest(self, name: str) -> str:
         """Say what to use instead of a name that no layer has."""

@@ -24,7 +24,7 @@ _COMPARED = ("mean", "std", "zeros")
 
 
 def print_trace(trace: Trace, screen: Console | None = None) -> None:
-    """Print the operations as a table; on a narrow screen as several tables below each other."""
+    """Print the operations as a table; on a narrow screen as several tables, one below the other."""
     screen = screen or _console()
     for columns in _fit(trace, screen.width):
         screen.print(_table(trace, columns))
@@ -44,7 +44,7 @@ def print_values(trace: Trace) -> None:
 
 
 def print_modes(evaluation: Trace, training: Trace) -> None:
-    """Print side by side what differs between traces of both modes: dropout, normalization, other branches."""
+    """Print what differs between the traces of both modes: dropout, normalization, and operations of one mode only."""
     screen = _console()
     table = Table("evaluation vs. training", box=None, pad_edge=False)
     for name in _COMPARED:
@@ -91,7 +91,7 @@ def print_predictions(outputs: object, labels: Tensor | None) -> None:
 
 
 def print_reconstruction_error(model: nn.Module, images: Tensor) -> None:
-    """Print an autoencoder's reconstruction error of images (B, 28, 28), and its threshold; nothing for others."""
+    """Print an autoencoder's reconstruction errors of images (B, 28, 28), and its threshold; nothing for others."""
     reconstruction_error: Callable[[Tensor], Tensor] | None = getattr(model, "reconstruction_error", None)
     if reconstruction_error is None:
         return
@@ -104,7 +104,7 @@ def print_reconstruction_error(model: nn.Module, images: Tensor) -> None:
 
 
 def _console() -> Console:
-    """Return a console for standard output; in a file or a pipe, lines need not be broken."""
+    """Return a console for standard output; wide for a file or a pipe, where lines need not be wrapped."""
     return Console(width=None if sys.stdout.isatty() else 240)
 
 

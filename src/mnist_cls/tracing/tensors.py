@@ -1,4 +1,4 @@
-"""Tensors of every kind: nested in containers, sparse, quantized, views of each other."""
+"""Tensors of every kind: nested in containers, sparse, quantized, or views of each other."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class Region(NamedTuple):
-    """Memory that a tensor lies in.
+    """The memory of a tensor.
 
     Attributes:
-        storage: number that two tensors share if one is a view of the other.
-        start, end: first value, and the one after the last, counted from the start of the storage.
+        storage: identifies the storage; the same for a tensor and its views.
+        start, end: index of the first value in the storage, and of the one after the last.
     """
 
     storage: int
@@ -20,12 +20,12 @@ class Region(NamedTuple):
     end: int
 
     def overlaps(self, other: "Region") -> bool:
-        """Whether both may have a value in common. Views with steps may interleave without one."""
+        """Return whether the regions overlap. Views with strides can overlap without a value in common."""
         return self.storage == other.storage and self.start < other.end and other.start < self.end
 
 
 def region(tensor: Tensor) -> Region:
-    """Return where a tensor lies."""
+    """Return the memory of a tensor."""
     try:
         storage = tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # sparse tensors have no storage

@@ -1,4 +1,4 @@
-"""Small pictures of an operation's output, as elements of a page."""
+"""Small pictures of an operation's output, as HTML."""
 
 import base64
 import io
@@ -11,10 +11,10 @@ from .pictures import COLUMNS, MAPS, colour, sheet
 
 # Maps in the first picture; the others are folded.
 _VISIBLE = 16
-# Values drawn along each side of a map; rows of a matrix and of a vector, and values in a row.
+# Maximum number of values along each side of a map, of rows of a matrix and of a vector, and of values in a row.
 _SIDE, _MATRIX_ROWS, _VECTOR_ROWS, _WIDTH = 28, 28, 8, 64
-# Few colours make small files: this many shades of each sign, white, black for values that are not finite, a grey
-# between maps through which any background shines, and nothing at all.
+# Few colours make small files: this many shades for each sign, white, black for values that are not finite, a
+# translucent grey between maps, and full transparency.
 _SHADES = 24
 _NOT_FINITE, _GAP, _NOTHING = (2 * _SHADES + number for number in (1, 2, 3))
 _PALETTE = bytes([*colour(np.linspace(-1, 1, 2 * _SHADES + 1)).flat, 0, 0, 0, 128, 128, 128, 0, 0, 0])
@@ -22,7 +22,7 @@ _OPACITY = bytes([255] * _GAP + [80, 0])
 
 
 class _Drawing(NamedTuple):
-    """Values to draw (N, H, W), the text for those from `first` to `last`, and pixels for each value."""
+    """Values to draw, (N, H, W); their description, a template with `first` and `last`; and pixels per value."""
 
     values: np.ndarray
     text: str
@@ -30,7 +30,7 @@ class _Drawing(NamedTuple):
 
 
 def drawn_values(values: np.ndarray) -> int:
-    """Return how many of some values (N, H, W), (H, W) or (N,) would be drawn if there were room for all."""
+    """Return how many of the values (N, H, W), (H, W) or (N,) `thumbnails` draws if `room` is unlimited."""
     return _select(values, values.size).values.size
 
 
@@ -42,12 +42,12 @@ def thumbnails(values: np.ndarray, name: str, room: int) -> str:
 
     Args:
         values: float of any range.
-        name: what computed them; for readers who do not see the pictures.
-        room: values to draw, at most.
+        name: the operation that computed them, for the alternative text.
+        room: maximum number of values to draw.
 
     Returns:
-        HTML of a picture, and of a folded one if there are more than 16 maps. It has less than 700 bytes for each
-        picture and one for each value.
+        HTML of a picture, and of a folded one if there are more than 16 maps: less than 700 bytes per picture plus one
+        per value.
     """
     drawing = _select(values, room)
     shades = _shades(drawing.values)
@@ -93,7 +93,7 @@ def _range(values: np.ndarray) -> str:
 
 
 def _shades(values: np.ndarray) -> np.ndarray:
-    """Map values to indices of the palette."""
+    """Map values to indices into the palette."""
     finite = np.isfinite(values)
     largest = np.abs(values[finite]).max(initial=0) or 1
     shades = np.rint(np.where(finite, values, 0) / largest * _SHADES) + _SHADES
@@ -101,7 +101,7 @@ def _shades(values: np.ndarray) -> np.ndarray:
 
 
 def _image(maps: np.ndarray, alt: str, scale: int) -> str:
-    """Return maps (N, H, W) of the palette as an `img` element; a single row is broken into several."""
+    """Return maps of palette indices (N, H, W) as an `img` element; a single long row is wrapped."""
     width = maps.shape[2]
     if maps.shape[1] == 1 and width > _WIDTH:
         pixels = np.full((-(-width // _WIDTH), _WIDTH), _NOTHING, np.uint8)

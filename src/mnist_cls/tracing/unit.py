@@ -14,7 +14,7 @@ from .tensors import dense
 _VIEWS = {"flatten", "reshape", "view", "unsqueeze", "squeeze", "contiguous", "to", "float", "clone"}
 _POOLINGS = {"max_pool2d": "max", "avg_pool2d": "mean", "adaptive_avg_pool2d": "mean"}
 
-# A sum that is computed again may differ from the traced value by this fraction of its terms.
+# A recomputed value may differ from the traced one by this fraction of its magnitude or of its terms' magnitudes.
 _TOLERANCE = 1e-4
 
 
@@ -26,12 +26,12 @@ class Unit:
         kind: "sum of products", "max", "mean", "batch norm", "softmax", "argmax", "unknown", or "values" for an
             operation on one value of each input.
         value: the traced value.
-        inputs: values that it was computed from: (C, H, W) of a convolution, (H, W) of pooling, else (N,).
-        weights: what the inputs are multiplied with, of the shape of `inputs`; of other kinds empty.
-        bias: what is added to the products.
-        origin: position of `inputs` in the operation's input: row and column of their first value, which may lie in the
-            padding; of other kinds than convolution and pooling empty.
-        constants: of batch norm: "mean", "variance", "weight", "bias" and "eps".
+        inputs: values that it was computed from: (C, H, W) for a convolution, (H, W) for pooling, otherwise (N,).
+        weights: factors of the inputs, in the same shape; empty unless `kind` is "sum of products".
+        bias: number added to the sum of products.
+        origin: row and column of the first of `inputs` in the operation's input, negative in the padding; empty except
+            for convolution and pooling.
+        constants: "mean", "variance", "weight", "bias" and "eps" of batch norm; None for other kinds.
     """
 
     kind: str
@@ -52,10 +52,10 @@ def explain_unit(model: nn.Module, images: Tensor, trace: Trace, step: int, inde
 
     Args:
         model: the network, with the parameters that it had when it was traced.
-        images: the input of the pass.
+        images: the input of the pass, (B, 28, 28), 0 to 255.
         trace: the pass.
         step: number of the operation, counted from 1.
-        index: position of the value in the operation's output.
+        index: index of the value in the operation's output, one number per dimension.
 
     Raises:
         InputError: If there is no such operation, or its output has no such value.
@@ -79,7 +79,7 @@ def explain_unit(model: nn.Module, images: Tensor, trace: Trace, step: int, inde
 
 
 def _input(images: Tensor, trace: Trace, record: Record, number: int) -> Tensor | None:
-    """Return an input of an operation, if it is that of the pass or the output of another operation, unchanged."""
+    """Return an input of an operation: the pass's input or another operation's output; None if it is neither."""
     step = record.inputs[number]
     if step is None:
         return None
@@ -88,7 +88,7 @@ def _input(images: Tensor, trace: Trace, record: Record, number: int) -> Tensor 
 
 
 def _explain(model: nn.Module, record: Record, x: Tensor, index: tuple[int, ...], value: float) -> Unit | None:
-    """Explain a value of an operation that has an explanation of its own."""
+    """Explain a value of a known operation; return None for any other."""
     layer: Any = model.get_submodule(record.layer)
     if record.operation == "conv2d" and isinstance(layer, nn.Conv2d) and x.ndim == 4:
         return _checked(_convolution(layer, x, index, value))
@@ -126,7 +126,7 @@ def _convolution(layer: nn.Conv2d, x: Tensor, index: tuple[int, ...], value: flo
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    """Return the padding above and on the left."""
+    """Return the padding at the top and on the left."""
     if layer.padding == "same":
         pairs = zip(layer.dilation, layer.kernel_size, strict=True)
         return tuple(dilation * (size - 1) // 2 for dilation, size in pairs)
@@ -142,7 +142,10 @@ def _patch(
     dilation: tuple[int, ...] = (1, 1),
     outside: float = 0.0,
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Cut the part of x (C, H, W) that a window at a position covers: (C, h, w), and its first row and column."""
+    """Return the part of x (C, H, W) that a window at a position covers, (C, h, w), and its first row and column.
+
+    Values in the padding are `outside`.
+    """
     axes = [
         [position[axis] * stride[axis] - padding[axis] + step * dilation[axis] for step in range(size[axis])]
         for axis in (0, 1)
@@ -196,7 +199,7 @@ def _batch_norm(layer: nn.BatchNorm2d | nn.BatchNorm1d, x: Tensor, index: tuple[
 
 
 def _checked(unit: Unit | None) -> Unit | None:
-    """Return a sum of products if it gives the traced value, which hooks of the layer may have changed."""
+    """Return the unit if its sum of products gives the traced value, which the layer's hooks may have changed."""
     if unit is None or unit.inputs.shape != unit.weights.shape:
         return None
     products = unit.inputs.double() * unit.weights.double()
