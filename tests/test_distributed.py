@@ -23,9 +23,9 @@ from mnist_cls.checkpoints.weights import save_weights
 from mnist_cls.errors import InputError
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
-from mnist_cls.inference.summary import Summary
 from mnist_cls.inference.ray import predict_on_ray
 from mnist_cls.inference.sinks.shards import COMPLETE
+from mnist_cls.inference.summary import Summary
 from mnist_cls.models.registry import create_model, register_file
 
 from .conftest import ROOT, one_line

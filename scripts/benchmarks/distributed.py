@@ -16,10 +16,10 @@ from benchmarks.measure import Row, fresh, in_turns, median, timed
 from benchmarks.prediction import write_inputs
 from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
-from mnist_cls.inference.summary import Summary
 from mnist_cls.inference.ray import predict_on_ray
 from mnist_cls.inference.sinks.shards import PART_SIZE, shards_of
 from mnist_cls.inference.sources.detect import open_source
+from mnist_cls.inference.summary import Summary
 
 # Images of the array.
 ARRAY = 40_000
