@@ -1,17 +1,17 @@
-// The description of the routes, /openapi.json, as a page.
+// Shows /openapi.json, the description of the routes, as a page.
 
 import { find, make } from "./dom.js";
 
 const METHODS = ["get", "post", "put", "delete"];
 const LIMITS = ["minimum", "maximum", "minItems", "maxItems", "pattern"];
-const LIMIT_NAMES = { minimum: "from", maximum: "to", minItems: "at least", maxItems: "at most", pattern: "as in" };
+const LIMIT_NAMES = { minimum: "from", maximum: "to", minItems: "at least", maxItems: "at most", pattern: "matching" };
 
-/** Text in which what stands in backticks is code. */
+/** Nodes for a text; text in backticks becomes code. */
 function words(text = "") {
   return text.split("`").map((part, index) => (index % 2 ? make("code", { text: part }) : part));
 }
 
-/** What a schema allows, in a few words; other schemas are links. */
+/** A short description of a schema, with links to other schemas. */
 function brief(schema) {
   if (schema === undefined) return ["anything"];
   if (schema.$ref) {
@@ -40,7 +40,7 @@ function code(text) {
   return make("code", { text });
 }
 
-/** The properties of a schema; those of objects in it follow, indented. */
+/** The properties of a schema, with those of nested objects indented below. */
 function properties(schema) {
   const rows = Object.entries(schema.properties ?? {}).map(([name, property]) => {
     const inner = property.properties ? property : property.items?.properties ? property.items : undefined;
@@ -51,7 +51,7 @@ function properties(schema) {
   return terms(rows);
 }
 
-/** A command that asks for a route. */
+/** Commands that call a route, one for each type of body. */
 function curl(method, path, { parameters = [], requestBody }) {
   const filled = parameters.reduce((url, { name, schema }) => url.replace(`{${name}}`, schema.enum?.[0] ?? name), path);
   const url = `${location.origin}${filled}`;
@@ -68,7 +68,7 @@ function contents(content = {}) {
   return Object.entries(content).map(([kind, { schema }]) => [code(kind), ...brief(schema)]);
 }
 
-/** One route: what it takes, what it answers, and how to ask. */
+/** One route: its parameters, body and answers, and an example. */
 function route(method, path, described) {
   const { summary, parameters = [], requestBody, responses } = described;
   const id = `${method}${path.replaceAll(/[^a-z0-9]+/g, "-")}`;
@@ -107,7 +107,7 @@ function show({ tags, paths, components }) {
     const heading = make("h3", { id, text: name });
     find("routes").append(make("section", { class: "route", "aria-labelledby": id }, heading, ...about, properties(schema)));
   }
-  // The browser looked for the part of the page that the address names before it was there.
+  // The browser looked for the section named in the address before that existed.
   document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 

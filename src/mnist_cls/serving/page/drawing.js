@@ -1,10 +1,10 @@
-// The paper: strokes by mouse, touch, pen or keyboard, or a photo.
+// The paper: strokes drawn with mouse, finger, pen or keyboard, or a photo.
 
 const UNIT = 254; // strokes are stored in 254ths of the paper's height, a byte for each coordinate
 const END = 255; // after each stroke
 const PEN = 22 / 280; // width of the pen, as a fraction of the paper's height
-const PIXELS = 140; // height of the image that the network gets
-const STEP = 8; // of the keyboard's pen
+const PIXELS = 140; // height of the image that is sent to the server
+const STEP = 8; // units that an arrow key moves the pen
 
 export class Drawing {
   /** `onChange(isFinished)` is called whenever the picture changes; `isFinished` is false within a stroke. */
@@ -31,7 +31,7 @@ export class Drawing {
     return this.canvas.width > this.canvas.height;
   }
 
-  /** Room for one digit, or for several side by side. */
+  /** Make room for several digits side by side, or for one. */
   set isWide(wide) {
     if (!wide && this.strokes.some((stroke) => stroke.some(([x]) => x > UNIT))) {
       this.strokes = this.strokes.map((stroke) => stroke.map(([x, y]) => [Math.round(x / 2), y]));
@@ -124,7 +124,7 @@ export class Drawing {
     this.changed(true);
   }
 
-  /** Take an image file instead of strokes; show it if the browser can. */
+  /** Replace the strokes with an image file; show its name if the browser cannot read it. */
   async take(file) {
     this.strokes = [];
     this.photo = { file, bitmap: await createImageBitmap(file).catch(() => null) };
@@ -169,7 +169,7 @@ export class Drawing {
     return [(width - size[0]) / 2, (height - size[1]) / 2, ...size];
   }
 
-  /** Where a box of the image that `image` returned lies on the canvas: left, top, right, bottom. */
+  /** Convert a box in the image of `image()` to the canvas: left, top, right, bottom; null if the photo is not shown. */
   onCanvas(box) {
     if (!this.photo) return box.map((value) => (value * this.canvas.height) / PIXELS);
     if (!this.photo.bitmap) return null;
@@ -178,7 +178,7 @@ export class Drawing {
     return box.map((value, index) => value * scale + (index % 2 ? top : left));
   }
 
-  /** The picture as an image file; with a box of it, that part with a margin, or null if the browser cannot cut it. */
+  /** The picture as an image file. With a box, that part and a margin; null if the browser cannot read the photo. */
   async image(box) {
     if (this.photo && !box) return this.photo.file;
     if (this.photo && !this.photo.bitmap) return null;
@@ -202,7 +202,7 @@ export class Drawing {
     return whole.convertToBlob({ type: "image/png" });
   }
 
-  /** The strokes as text for a link. Of wide paper each second unit counts. */
+  /** The strokes as text for a link. On wide paper x is halved, so that it fits into a byte. */
   toText() {
     const bytes = this.strokes.flatMap((stroke) => [
       ...stroke.flatMap(([x, y]) => [Math.round((x * UNIT) / this.right), y]),
@@ -219,7 +219,7 @@ export class Drawing {
     try {
       bytes = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
     } catch {
-      // not such a text
+      // not a drawing: leave the paper empty
     }
     let stroke = [];
     for (let place = 0; place < bytes.length; ) {

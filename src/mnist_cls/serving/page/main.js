@@ -1,4 +1,4 @@
-// The page: from a picture to an answer, and to everything that was computed for it.
+// The page: from a drawing to the answer, and to every value that was computed for it.
 
 import { find, make } from "./dom.js";
 import { Drawing } from "./drawing.js";
@@ -6,9 +6,9 @@ import { Pass } from "./pass.js";
 import { ask, latest, networks } from "./server.js";
 import { hideUnit, showUnit } from "./unit.js";
 
-// A drawing to begin with, as `toText` writes it.
+// The drawing of the Example button, as returned by `toText`.
 const EXAMPLE = "TlCCPrI83UTZZK1_foB-gLiE5ZflwMjkjud16P8";
-// A screen reader hears an answer when it has not changed for so many milliseconds.
+// Milliseconds that an answer must stay the same before screen readers announce it.
 const QUIET = 700;
 
 const inputs = { network: find("network"), other: find("other"), early: find("early"), split: find("split") };
@@ -22,15 +22,15 @@ const drawing = new Drawing(find("drawing"), (isFinished) => {
   chosenDigit = 0;
   refresh();
 });
-let isWarm = false; // whether there was an answer
-let chosenDigit = 0;
-let image = null; // what the forward pass on the screen was computed from
+let isWarm = false; // whether the server has answered before
+let chosenDigit = 0; // position of the digit in a row
+let image = null; // from which the forward pass on the screen was computed
 let unit = null; // the value that is explained: {pass, operation, index}
 
 const refresh = latest(async () => {
   const start = performance.now();
-  // The server loads PyTorch with the first drawing.
-  const slow = isWarm || setTimeout(() => say("…", "the first drawing takes some seconds"), 500);
+  // The server loads PyTorch for the first drawing.
+  const slow = isWarm || setTimeout(() => say("…", "the first drawing takes a few seconds"), 500);
   try {
     await frame();
     isWarm = true;
@@ -44,7 +44,7 @@ const refresh = latest(async () => {
   }
 });
 
-/** One frame: ask for the picture's digits and forward passes, and show them. */
+/** One frame: request the digits and the forward passes of the picture, and show them. */
 async function frame() {
   if (drawing.isEmpty) {
     showDigits(null);
@@ -56,11 +56,12 @@ async function frame() {
     showDigits(row);
     if (row.error) throw new Error(row.error);
     const box = row.boxes[Math.min(chosenDigit, row.boxes.length - 1)];
-    say(row.reading, `confidence ${percent(row.confidence)} for the whole reading`);
+    say(row.reading, `confidence ${percent(row.confidence)} for all digits together`);
     image = (await drawing.image(box)) ?? image;
   } else showDigits(null);
   const names = [inputs.network.value, inputs.other.value].filter(Boolean);
-  const wished = { early_exit: inputs.early.checked, saliency: !isDrawing, binary: true }; // which takes a second pass, and the way back
+  // Saliency takes another forward pass and a backward pass: too long for each point of a stroke.
+  const wished = { early_exit: inputs.early.checked, saliency: !isDrawing, binary: true };
   const answers = await Promise.all(names.map((network) => ask("/forward", { network, ...wished }, image)));
   arrange(names.length);
   find("empty").hidden = true;
@@ -72,7 +73,7 @@ async function frame() {
 
 function sayAnswer({ heads, network }) {
   const [head] = Object.values(heads);
-  if (!head) return say("–", `${network} classifies nothing: see what it computes`);
+  if (!head) return say("–", `${network} does not classify digits; its values are shown all the same`);
   const probabilities = [...head.probabilities.data];
   const confidence = Math.max(...probabilities);
   say(String(probabilities.indexOf(confidence)), `confidence ${percent(confidence)}`);
@@ -117,7 +118,7 @@ function showDigits(row) {
   if (hadFocus) buttons[chosenDigit]?.focus();
 }
 
-/** Show so many passes. Elements that are there stay, because laying them out anew takes longer than a frame. */
+/** Show the first passes. Elements on the page are kept, because a new layout takes longer than a frame. */
 function arrange(count) {
   const shown = passes.slice(0, count).map(({ element }) => element);
   if (find("passes").childElementCount !== count) find("passes").replaceChildren(...shown);
@@ -151,11 +152,11 @@ const explain = latest(async ({ pass, operation, index }) => {
     if (answer.origin.length && sources[0]) pass.operations[sources[0] - 1].sheet.markPart(...answer.origin, height, width);
     showUnit(operation, index, answer, pass.network);
   } catch {
-    hideUnit(); // the picture has changed, and its pass has no such value
+    hideUnit(); // the picture has changed, and the new pass has no such value
   }
 });
 
-// The link: the drawing, and what is chosen.
+// The page's address keeps the drawing and the options, so that it can be shared as a link.
 
 function remember() {
   const link = new URLSearchParams();
@@ -218,7 +219,7 @@ addEventListener("hashchange", recall);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
 
 const names = await networks().catch(() => []);
-if (!names.length) say("–", "the server does not answer");
+if (!names.length) say("–", "the server does not respond; reload the page");
 inputs.network.append(...names.map((name) => make("option", { value: name, text: name })));
 inputs.other.append(...names.map((name) => make("option", { value: name, text: name })));
 recall();

@@ -6,7 +6,7 @@ import { Sheet } from "./sheet.js";
 import { colour, grey, number } from "./values.js";
 
 export class Pass {
-  /** `onUnit(pass, operation, index, byKeyboard)` is called when a value is pointed at. */
+  /** `onUnit(pass, operation, index, byKeyboard)` is called when a value is selected. */
   constructor(onUnit) {
     this.onUnit = onUnit;
     this.title = make("h3");
@@ -16,11 +16,11 @@ export class Pass {
     this.operations = [];
     this.kind = "";
     this.image = new Picture("what the network saw, 28 × 28", "What the network saw", grey);
-    this.saliency = new Picture("saliency: which pixels count", "Saliency: how much the answer depends on each pixel");
+    this.saliency = new Picture("saliency: which pixels matter", "Saliency: how much the answer depends on each pixel");
     new ResizeObserver(() => this.repaint()).observe(this.element);
   }
 
-  /** Show an answer of the server's. */
+  /** Show the server's answer. */
   show(answer) {
     this.network = answer.network;
     this.title.textContent = answer.network;
@@ -48,12 +48,12 @@ export class Pass {
   build({ operations, heads }) {
     this.heads = Object.fromEntries(Object.keys(heads).map((name) => [name, new Probabilities()]));
     const lists = Object.values(this.heads).map(({ element }) => element);
-    this.saliency.figure.hidden = !lists.length; // without an answer there is nothing that could depend on a pixel
+    this.saliency.figure.hidden = !lists.length; // saliency needs an answer
     this.seen.replaceChildren(this.image.figure, this.saliency.figure, ...lists);
     this.operations = operations.map((operation) => {
       const { step, layer, values, inputs } = operation;
       const name = `${step}. ${operation.operation}${layer ? ` ${layer}` : ""}`;
-      const sheet = new Sheet(`${name}: values of the shape ${values.shape.join(" x ")}`, (index, byKeyboard) =>
+      const sheet = new Sheet(`${name}: values of shape ${values.shape.join(" x ")}`, (index, byKeyboard) =>
         this.onUnit(this, operation, index, byKeyboard),
       );
       const from = inputs.map((input) => (input === 0 ? "the image" : input === null ? "a constant" : `step ${input}`));
@@ -94,7 +94,7 @@ export class Pass {
   }
 }
 
-/** The values if they are few, else the least and the largest one. */
+/** All values if there are few; otherwise the smallest and the largest. */
 function range({ data }) {
   if (data.length === 1) return number(data[0]);
   if (data.length <= 16) return [...data].map((value, place) => `${place}: ${number(+value.toPrecision(3))}`).join(", ");
@@ -106,7 +106,7 @@ function range({ data }) {
   return data.length ? `${number(least)} to ${number(most)}` : "no values";
 }
 
-/** A map, four pixels for each value, without pointing at its values. */
+/** A 28 × 28 picture with four pixels per value. Its values cannot be selected. */
 class Picture {
   constructor(caption, label, colours = colour) {
     this.colours = colours;

@@ -1,12 +1,12 @@
-// Questions to the server that this page comes from.
+// Requests to this page's server.
 
-/** Send an image, and return the answer, in which tensors are {shape, data}; throw an Error with the server's reason. */
+/** Send an image; return the answer, with tensors as {shape, data}, or throw an Error with the server's reason. */
 export async function ask(path, parameters, image) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value));
   const type = image.type.startsWith("image/") ? image.type : "application/octet-stream";
   const options = { method: "POST", headers: { "Content-Type": type }, body: image };
   const response = await fetch(`${path}?${query}`, options).catch(() => {
-    throw new Error("the server does not answer");
+    throw new Error("the server does not respond");
   });
   if (!response.ok) {
     const { error } = await response.json().catch(() => ({ error: `status ${response.status}` }));
@@ -14,7 +14,7 @@ export async function ask(path, parameters, image) {
   }
   const size = Number(response.headers.get("Inference-Header-Content-Length"));
   if (!size) return response.json();
-  // JSON, and the values of its tensors after it.
+  // JSON, followed by the values of its tensors.
   const content = await response.arrayBuffer();
   const read = (_, value) => {
     if (value?.offset === undefined) return value;
@@ -30,8 +30,8 @@ export async function networks() {
 }
 
 /**
- * Return a function that runs `work(...)` with the arguments of its latest call. One runs at a time; of the calls
- * that come meanwhile only the last one is run.
+ * Return a function that runs `work(...)`, one call at a time. Of the calls that come while it runs, only the last one
+ * is run afterwards.
  */
 export function latest(work) {
   let next = null;

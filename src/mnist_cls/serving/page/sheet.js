@@ -3,20 +3,20 @@
 import { make } from "./dom.js";
 import { colour, magnitude, unravel } from "./values.js";
 
-// Pixels of a vector's value, up to so many values.
+// Sides of a vector's squares: [maximum number of values, pixels].
 const SQUARES = [
   [16, 28],
   [256, 10],
   [Infinity, 5],
 ];
-// Wished size of a feature map, in pixels, up to so many maps.
+// Approximate side of a feature map: [maximum number of maps, pixels].
 const MAP_SIZES = [
   [32, 56],
   [64, 40],
   [Infinity, 28],
 ];
 
-// Sheets that are out of sight are painted when they come into it.
+// Sheets out of view are painted only when they are about to come into view.
 const sheets = new WeakMap();
 const sight = new IntersectionObserver(
   (entries) => {
@@ -26,9 +26,9 @@ const sight = new IntersectionObserver(
 );
 
 /**
- * A canvas whose values can be pointed at, or walked over with the arrow keys.
+ * A canvas whose values can be selected with the pointer or the arrow keys.
  *
- * `onUnit(index, byKeyboard)` is called with the position of a value in the tensor.
+ * `onUnit(index, byKeyboard)` is called with the index of the selected value in the tensor.
  */
 export class Sheet {
   constructor(label, onUnit) {
@@ -48,7 +48,7 @@ export class Sheet {
     });
   }
 
-  /** Paint a tensor within `room` pixels of width; `colours` is the colour of a value beside the largest one. */
+  /** Paint a tensor at most `room` pixels wide; `colours(value, largest)` returns the colour of a value. */
   paint(tensor, room, colours = colour) {
     const { shape, data } = tensor;
     this.tensor = tensor;
@@ -144,7 +144,7 @@ export class Sheet {
     this.onUnit(unravel(flat, this.tensor.shape), byKeyboard);
   }
 
-  /** Outline one value, given by its position among all. */
+  /** Outline one value, given by its flat index. */
   markValue(flat) {
     const { width, height } = this.cell;
     const within = flat % (width * height);
@@ -152,7 +152,7 @@ export class Sheet {
     this.outline(left + (within % width), top + Math.floor(within / width), 1, 1);
   }
 
-  /** Outline the same part of every map: row, column, height and width in values, which may reach over the edge. */
+  /** Outline the same part of every map, given in values. It may reach over the edge. */
   markPart(row, column, height, width) {
     const [top, left] = [Math.max(0, row), Math.max(0, column)];
     const bottom = Math.min(this.cell.height, row + height);

@@ -1,10 +1,10 @@
-// How one value was computed: the patch, the kernel and the bias, the products and their sum.
+// How one value was computed, such as from a patch, a kernel and a bias: the products and their sum.
 
 import { find, make } from "./dom.js";
 import { cellColours, magnitude, number } from "./values.js";
 
-const TERMS = 10; // of a linear unit
-const CHANNELS = 4; // of a convolution's inputs that are shown with all their numbers
+const TERMS = 10; // shown of a linear layer's sum
+const CHANNELS = 4; // of a convolution's input, shown with all their numbers
 
 /** Show the server's explanation of a value. */
 export function showUnit(operation, index, unit, network) {
@@ -20,7 +20,7 @@ export function showUnit(operation, index, unit, network) {
     softmax: () => softmax(unit, inputs, index.at(-1)),
     argmax: () => [line(`the position of the largest of ${[...inputs.data].map(number).join(", ")}`)],
     values: () => [line(`${operation.operation}(${[...inputs.data].map(number).join(", ")}) = ${number(unit.value)}`)],
-    unknown: () => [line("There is no explanation for a value of this operation.")],
+    unknown: () => [line("This page cannot explain the values of this operation.")],
   }[unit.kind]();
   find("unit-body").replaceChildren(...body);
   find("unit").hidden = false;
@@ -32,13 +32,13 @@ export function hideUnit() {
 
 const line = (text) => make("p", { text });
 
-/** What the numbers of a position mean. */
+/** An index in words. */
 function place(index) {
   const names = { 4: ["image", "channel", "row", "column"], 3: ["channel", "row", "column"], 2: ["image", "value"] };
   return (names[index.length] ?? []).map((name, axis) => `${name} ${index[axis]}`).join(", ");
 }
 
-/** Numbers and their names as a sum. */
+/** A sum of numbers, each with its name, as text. */
 const sumOf = (terms) =>
   terms
     .map(([value, name], position) => {
@@ -53,7 +53,7 @@ function table(caption, shape, data, chosen = -1) {
   const rows = Array.from({ length: height }, (_, y) => {
     const cells = Array.from({ length: width }, (_, x) => {
       const value = data[y * width + x];
-      const isOutside = value === -Infinity; // the padding of a maximum
+      const isOutside = value === -Infinity; // padding of a max pooling
       const kind = y * width + x === chosen ? { class: "chosen" } : {};
       const cell = make("td", { ...kind, text: isOutside ? "" : number(+value.toPrecision(3)) });
       if (!isOutside) {
@@ -124,7 +124,7 @@ function linear(unit, inputs) {
   return [total(unit, [[sum, `${shown.length} largest terms`], ...others]), largestTerms];
 }
 
-/** The sum in a line: each part with its name, the bias, and the value. */
+/** One line with the whole sum: each part with its name, the bias, and the result. */
 function total(unit, parts) {
   const sum = parts.reduce((all, [value]) => all + value, unit.bias);
   return make("p", { class: "sum", "data-sum": sum, "data-value": unit.value, text: `${sumOf([...parts, [unit.bias, "bias"]])} = ${number(sum)}` });
@@ -143,6 +143,6 @@ function softmax(unit, inputs, place) {
   const text = `exp(${number(inputs.data[place] - largest)}) / ${number(sum)} = ${number(unit.value)}`;
   return [
     line(text),
-    line(`Each logit minus the largest one, ${number(largest)}; below the line the sum of exp() over all ${powers.length}.`),
+    line(`The largest logit, ${number(largest)}, is subtracted from each logit. The divisor is the sum of exp() over all ${powers.length}.`),
   ];
 }

@@ -1,6 +1,6 @@
-// Tensors, {shape, data} with data a Float32Array, and how their values look.
+// Tensors, {shape, data} with data a Float32Array, and the colours of their values.
 
-/** The position in a tensor of this shape at which a value lies that is the `flat`th of all. */
+/** Convert a flat index to an index in a tensor of this shape. */
 export function unravel(flat, shape) {
   const index = [];
   for (const size of [...shape].reverse()) {
@@ -52,13 +52,13 @@ export function colour(value, largest) {
   return palette[Math.round((value / largest) * SHADES) + SHADES];
 }
 
-/** The grey of a pixel, white on black, as in MNIST. */
+/** The grey of a pixel: white on black, as in MNIST. */
 export function grey(value, largest) {
   const level = Math.round((255 * value) / largest);
   return (255 << 24) | (level << 16) | (level << 8) | level;
 }
 
-/** Colours of a table's cell: its background, and a text that can be read on it. */
+/** Colours of a table's cell: its background, and black or white text, whichever has more contrast. */
 export function cellColours(value, largest) {
   const pixel = colour(value, largest);
   const rgb = [pixel & 255, (pixel >> 8) & 255, (pixel >> 16) & 255];
