@@ -1,4 +1,4 @@
-"""The habits of somebody who knows Lightning and nothing of this package, each on real digits."""
+"""What somebody who knows Lightning but not this package would try, on real digits."""
 
 import copy
 import functools
@@ -57,7 +57,7 @@ def to_tensor(images: Tensor) -> Tensor:
 
 
 class TorchvisionDigits(Dataset[tuple[Tensor, int]]):
-    """Digits as torchvision's MNIST has them: an image of Pillow's through ToTensor, and an int."""
+    """Digits as in torchvision's MNIST: a Pillow image passed through ToTensor, and an int label."""
 
     def __init__(self, data: LabelledImages) -> None:
         from torchvision.transforms.v2.functional import to_image, to_pil_image
@@ -179,7 +179,7 @@ def test_floats_to_255_are_read_and_said_to_be_unusual(
 ) -> None:
     make().fit(MNISTModule(MLP), loader(mnist_test, lambda images: images.float()))
     [line] = capsys.readouterr().out.splitlines()
-    assert re.search("floats with values to 255.* expected are uint8, or floats from 0 to 1", line)
+    assert re.search("floats with values up to 255.* expected uint8, or floats from 0 to 1", line)
     make().fit(MNISTModule(MLP), MNISTDataModule(augmentation={"rotation": 10}))  # augmented images are floats
     make().fit(MNISTModule(MLP), loader(mnist_test, to_tensor))
     assert capsys.readouterr().out == ""
@@ -188,7 +188,7 @@ def test_floats_to_255_are_read_and_said_to_be_unusual(
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (lambda labels: nn.functional.one_hot(labels, 10), r"labels are int64 \(32, 10\): expected whole numbers"),
+        (lambda labels: nn.functional.one_hot(labels, 10), r"labels are int64 \(32, 10\): expected integers"),
         (lambda labels: labels.float(), r"labels are float32 \(32,\)"),
         (lambda labels: labels + 1, "labels from 1 to 10: expected 0 to 9"),
     ],
@@ -434,7 +434,7 @@ def test_after_fit_test_needs_no_arguments(make: MakeTrainer, mnist_test: Labell
     assert "test/accuracy" in trainer.test(verbose=False)[0]
     trainer = make(enable_checkpointing=True)
     trainer.fit(MNISTModule(MLP), loader(mnist_test, to_tensor))
-    with pytest.raises(InputError, match=r"no images to test: expected .* trainer.test\(module, DATA\)"):
+    with pytest.raises(InputError, match=r"no images to test: pass .* trainer.test\(module, DATA\)"):
         trainer.test(verbose=False)
 
 
@@ -445,7 +445,7 @@ def test_networks_of_the_users_own(make: MakeTrainer, tmp_path: Path) -> None:
     for weights_only in (False, True):
         trainer.save_checkpoint(path, weights_only)
         assert same(MNISTModule.load_from_checkpoint(path, model=linear()), module)
-    with pytest.raises(InputError, match=r"give it again: load_from_checkpoint\(..., model=NETWORK\)"):
+    with pytest.raises(InputError, match=r"pass it again: load_from_checkpoint\(..., model=NETWORK\)"):
         MNISTModule.load_from_checkpoint(path)
     with pytest.raises(InputError, match=r"does not fit"):
         MNISTModule.load_from_checkpoint(path, model="mlp")

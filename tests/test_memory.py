@@ -162,5 +162,5 @@ def test_eval_needs_a_number(run: Run) -> None:
 
 def test_a_training_does_not_resume_with_batches_of_another_size() -> None:
     data = MNISTDataModule(batch_size=64)
-    with pytest.raises(InputError, match=r"had batches of 32 images, not 64; data.batch_size=32 resumes it"):
+    with pytest.raises(InputError, match=r"had batches of 32 images, not 64; resume it with data.batch_size=32"):
         data.load_state_dict({"batches_done": 20, "batch_size": 32})

@@ -165,7 +165,7 @@ def test_the_class_of_each_network_is_public(name: str) -> None:
 
 def test_residual_block_adds_its_input() -> None:
     block, x = Block(4, 4).eval(), torch.randn(2, 4, 6, 6)
-    nn.init.zeros_(block.norm2.weight)  # now the convolutions give nothing, and only the way round them is left
+    nn.init.zeros_(block.norm2.weight)  # now the convolutions return zero, and only the skip connection is left
     assert torch.equal(block(x), torch.relu(x))
     wider = Block(4, 8, stride=2).eval()
     nn.init.zeros_(wider.norm2.weight)
@@ -183,7 +183,7 @@ def test_residual_has_the_stages_that_are_asked_for() -> None:
 
 @pytest.fixture
 def conditional() -> Conditional:
-    """A network at whose early head some of `IMAGES` leave and others do not."""
+    """A network in which some of `IMAGES` leave at the early head, and others do not."""
     torch.manual_seed(0)
     model = Conditional().eval()
     model.early_head.weight.data.mul_(20)
@@ -258,17 +258,17 @@ def test_images_of_the_same_confidence_leave_together_or_not_at_all(conditional:
     assert conditional.threshold.isinf()
 
 
-def test_the_reconstruction_error_is_a_share_of_the_images_variance() -> None:
+def test_the_reconstruction_error_is_relative_to_the_images_variance() -> None:
     model = Autoencoder().eval()
     model.deconv1.weight.data.zero_()
     x = torch.randn(3, 1, 28, 28)
     x -= x.mean((2, 3), keepdim=True)
-    model.deconv1.bias = None  # now every image is drawn as nothing, which is its mean grey
+    model.deconv1.bias = None  # now every reconstruction is zero, the mean grey of these images
     torch.testing.assert_close(model.reconstruction_error(x), torch.ones(3))
     assert (model.reconstruction_error(torch.full((1, 1, 28, 28), -0.42)) > 100).all()  # an empty image
 
 
-def test_the_autoencoders_threshold_rejects_the_share_that_is_asked_for() -> None:
+def test_the_autoencoders_threshold_rejects_the_given_fraction() -> None:
     torch.manual_seed(0)
     model, x = Autoencoder(code=4).eval(), torch.randn(200, 1, 28, 28)
     assert model.threshold.isnan()

@@ -1,4 +1,4 @@
-"""Users train and evaluate on data of their own, in the forms in which it comes; it is prepared once and kept."""
+"""Users train and evaluate on their own data, in all common forms; it is converted once and cached."""
 
 import csv
 import gzip
@@ -45,7 +45,7 @@ def test_digits(mnist_test: LabelledImages) -> LabelledImages:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of the test's own, for what is kept there."""
+    """A home folder of the test's own, for the cache in it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
@@ -65,7 +65,7 @@ def photos(folder: Path, data: LabelledImages) -> Path:
 
 
 def table(path: Path, data: LabelledImages, labels: bool = True) -> Path:
-    """A CSV file as Kaggle's train.csv, or test.csv without labels."""
+    """A CSV file like Kaggle's train.csv, or like its test.csv, without labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -76,7 +76,7 @@ def table(path: Path, data: LabelledImages, labels: bool = True) -> Path:
 
 
 def parquet(path: Path, data: LabelledImages) -> Path:
-    """A Parquet file as Hugging Face's datasets are: a struct with the bytes of a PNG, and a label."""
+    """A Parquet file like those of Hugging Face's datasets: a struct with the bytes of a PNG, and a label."""
     import io
 
     import pyarrow as pa
@@ -93,7 +93,7 @@ def parquet(path: Path, data: LabelledImages) -> Path:
 
 
 def make(form: str, root: Path, train: LabelledImages, test: LabelledImages) -> Path:
-    """Write the digits in a form; return the path that `data.dir` names."""
+    """Write the digits in a form; return the path for `data.dir`."""
     x, y = train.images.numpy(), train.labels.numpy()
     if form == "folders":
         return photos(root / "digits", train)
@@ -193,11 +193,11 @@ def test_train_and_eval_on_photos_in_folders(
     done = run("train", "data.dir=digits", *EPOCH, "output_dir=run", besides=here)
     assert done.returncode == 0, done.stderr
     assert "240 images of digits, 1 left out: digits/0/note\\x1b[31m\\n.png: not an image" in done.stdout
-    assert "no test images: data.test_dir=PATH names some" in done.stdout
+    assert "no test images; set data.test_dir=PATH to test" in done.stdout
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "test/accuracy" not in metrics
     assert "val/accuracy" in metrics
-    # The packaged network knows them, so the labels and the images belong together.
+    # The packaged network classifies them correctly, so each label belongs to its image.
     done = run("eval", "data.dir=digits", "report=false", "output_dir=all", besides=here)
     assert done.returncode == 0, done.stderr
     assert "digits has no test images: evaluating on all of its images" in done.stdout
@@ -233,7 +233,7 @@ def test_a_folder_val_is_the_validation_set(
     for size, folds in ((10, None), (None, 5)):
         fold = None if folds is None else 0
         other = MNISTDataModule(dir=tmp_path / "digits", validation_size=size, folds=folds, fold=fold)
-        with pytest.raises(InputError, match="has validation images of its own; leave data"):
+        with pytest.raises(InputError, match="has its own validation images; leave data"):
             other.setup("fit")
 
 
@@ -261,13 +261,13 @@ def test_prepared_images_are_kept_until_their_source_changes(
     digits = photos(tmp_path / "digits", train_digits)
     before = labels_of(digits)
     [file] = kept(home)
-    # What the files hold is not looked at again, only their names, sizes and times.
+    # The files are not read again; only their names, sizes and times are compared.
     for picture in digits.glob("*/*.png"):
         status = picture.stat()
         picture.write_bytes(bytes(status.st_size))
         os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert torch.equal(labels_of(digits), before)
-    # A file that changed, was added, removed, or given another label is noticed.
+    # A file that is changed, added, removed, or moved to another label is noticed.
     picture = next(iter(sorted(digits.glob("7/*.png"))))
     picture.write_bytes(b"broken")
     with pytest.raises(InputError, match="none of its 240 images can be used"):
@@ -314,7 +314,7 @@ def test_two_processes_that_prepare_at_once_do_not_disturb_each_other(
     labels_of(digits)
     [file] = kept(home)
     file.unlink()
-    with whole_file(file) as temporary:  # of the other one, at its end
+    with whole_file(file) as temporary:  # the other process, which ends last
         labels_of(digits)
         content = file.read_bytes()
         temporary.write_bytes(content)
@@ -354,7 +354,7 @@ def test_a_resumed_training_says_that_its_images_have_changed(
     make("npz", tmp_path, train_digits, train_digits)
     train("first", 1)
     resume = "checkpoint=first/checkpoints/last.ckpt"
-    line = "the images of digits.npz are no longer those that the training started with"
+    line = "the images of digits.npz have changed since the training started"
     assert line not in train("same", 2, resume)
     np.savez(tmp_path / "digits.npz", images=train_digits.images[:-1].numpy(), labels=train_digits.labels[:-1].numpy())
     assert line in train("other", 2, resume)

@@ -1,4 +1,4 @@
-"""A training leaves its results, is reproducible, resumes after an interrupt, and reports bad settings in one line."""
+"""Training saves its results, is reproducible, resumes after an interrupt, and reports bad settings in one line."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def metrics_of(folder: Path) -> dict[str, float]:
 
 
 def figures_of(folder: Path) -> dict[str, float]:
-    """The metrics but for those that are times."""
+    """The metrics that do not depend on time."""
     return {k: v for k, v in metrics_of(folder).items() if k not in ("train/seconds", "train/images_per_second")}
 
 
@@ -163,7 +163,7 @@ def test_an_interrupted_training_resumes_with_the_command_that_it_prints(tmp_pat
     assert found is not None, errors
     assert int(found[1]) == step > 10
 
-    # A schedule cannot be made shorter on the way, so the test resumes it for a moment and interrupts again.
+    # A resumed run cannot have a shorter schedule, so the test resumes the long one and interrupts it again.
     process = subprocess.Popen(
         shlex.split(found[2]), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -261,7 +261,7 @@ def test_the_averaged_weights_are_evaluated_and_kept(tmp_path: Path) -> None:
     for name, value in saved.items():
         whole = value * 100 if name.startswith("fc2.") else value
         torch.testing.assert_close(whole, checkpoint["state_dict"][f"model.{name}"])
-    # These weights, whose confidences are low, not the average that the callback still has.
+    # The saved weights were evaluated, whose confidences are low, and not the average that the callback still holds.
     assert metrics_of(tmp_path)["val/loss"] == pytest.approx(math.log(10), abs=0.05)
     assert not any(torch.equal(value, KeepLastWeights.weights[f"model.{name}"]) for name, value in saved.items())
     settings = compose("eval", [f"checkpoint={tmp_path}", "split=val", "data.validation_size=500", "report=false"])
@@ -339,7 +339,7 @@ def test_bad_settings_are_reported_in_one_line(run: Run, override: str, words: l
     ],
 )
 def test_more_bad_settings(tmp_path: Path, override: str, words: list[str]) -> None:
-    """As above, without the seconds that each process takes to start: what the entry point prints is the message."""
+    """As above, without starting a process for each: the entry point prints this message."""
     with pytest.raises((InputError, HydraException)) as caught:
         train(compose("train", ["mode=fast_dev", *override.split()]), tmp_path)
     line = explain(caught.value, "train")
@@ -361,7 +361,7 @@ def test_cuda_where_there_is_none(run: Run, entry: str) -> None:
 
 
 def test_a_sweep_trains_each_and_keeps_them_apart(run: Run, tmp_path: Path) -> None:
-    done = run("train", "mode=fast_dev", "model=mlp", "-m", "seed=1,2", "hydra.sweep.dir=sweep")  # -m stands anywhere
+    done = run("train", "mode=fast_dev", "model=mlp", "-m", "seed=1,2", "hydra.sweep.dir=sweep")  # -m can be anywhere
     assert done.returncode == 0, done.stderr
     folders = [tmp_path / "sweep" / number for number in "01"]
     assert [read_weights(folder).provenance["config"]["seed"] for folder in folders] == [1, 2]
@@ -433,7 +433,7 @@ def test_a_search_that_has_nothing_to_compare_ends_with_one_line_of_error(run: R
 
 
 def test_a_default_folder_that_exists_is_left_alone(run: Run, tmp_path: Path) -> None:
-    """Default names end in the second, so two runs may have the same."""
+    """Default names are precise to the second, so two runs can get the same one."""
     (tmp_path / "mine" / "own").mkdir(parents=True)
     (tmp_path / "mine" / "own" / "fixed.yaml").write_text("# @package _global_\noutput_dir: runs/now\n")
     for _ in range(3):
@@ -446,7 +446,7 @@ def test_a_default_folder_that_exists_is_left_alone(run: Run, tmp_path: Path) ->
 
 
 def test_a_value_may_refer_to_the_runs_folder(run: Run, tmp_path: Path) -> None:
-    """As is usual with Hydra; its own option for the folder is honoured, too."""
+    """As usual with Hydra, whose own option for the folder works, too."""
     saving = [
         "+callbacks.every._target_=lightning.pytorch.callbacks.ModelCheckpoint",
         "+callbacks.every.dirpath=${hydra:runtime.output_dir}/every",
@@ -512,7 +512,7 @@ def test_ctrl_c_in_the_last_validation_loses_nothing(tmp_path: Path, capsys: pyt
     assert left.value.code == 130
     assert "interrupted at step 1; resume" in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
-    train(compose("train", [*short, "checkpoint=last"]), tmp_path)  # only to be tested
+    train(compose("train", [*short, "checkpoint=last"]), tmp_path)  # only the test remains
     assert metrics_of(tmp_path)["steps"] == 1
     train(compose("train", short), tmp_path / "undisturbed")
     assert figures_of(tmp_path) == figures_of(tmp_path / "undisturbed")

@@ -1,4 +1,4 @@
-"""Lightning's arguments of the Trainer do what they do with Lightning; what Lightning refuses is one line; progress."""
+"""The Trainer's arguments work as in Lightning; what Lightning refuses is reported in one line; progress is printed."""
 
 import contextlib
 import os
@@ -129,7 +129,7 @@ class Fails(Callback):
 
 
 class CtrlC(Callback):
-    """Ctrl-C in step 14, which a validation follows."""
+    """Sends Ctrl-C in step CTRL_C_AT, counted from 0; the test sets one that a validation follows."""
 
     def on_before_backward(self, trainer: pl.Trainer, *args: object) -> None:
         if trainer.global_step == int(os.environ.get("CTRL_C_AT", "-1")):
@@ -211,7 +211,7 @@ def test_metrics_that_the_message_names_can_be_monitored(tmp_path: Path) -> None
 
 
 class LogsItsOwn(Callback):
-    """A user's callback, whose metric nobody else knows of."""
+    """A user's callback that logs a metric of its own."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.log("mine", 1.0)
@@ -258,7 +258,7 @@ def test_a_run_that_is_refused_before_its_first_step_leaves_nothing(run: Run, tm
     for where in ([], ["output_dir=new/folder"]):
         one_line(run("train", "trainer=cpu", "model=mlp", *wrong, *where))
         assert list(tmp_path.iterdir()) == []
-    # What lies in the run's folder already is kept.
+    # What is already in the run's folder is kept.
     earlier = [tmp_path / "run" / name for name in ("tensorboard/events.out.tfevents.1", "csv/notes", ".hydra/notes")]
     for path in earlier:
         path.parent.mkdir(parents=True)

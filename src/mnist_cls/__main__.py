@@ -22,14 +22,14 @@ COMMANDS = {
 
 
 def main() -> None:
-    """List the commands, or run the one that is named."""
+    """List the commands, or run the one named by the first argument."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     command = name.replace("-", "_")
     if command not in COMMANDS:
         run_command(lambda: _answer(name))
         return
     sys.argv[:2] = [f"{sys.argv[0]} {name}"]
-    # As the main module, because processes that Lightning or a pool starts run the main module again.
+    # As the main module, since the processes that Lightning or a pool starts run the main module again.
     runpy.run_module(f"{__package__}.{command}", run_name="__main__", alter_sys=True)
 
 
@@ -44,8 +44,8 @@ def _answer(name: str) -> None:
         print("From Python: from mnist_cls import Predictor; help(Predictor). Documentation: README.md, docs/.")
     else:
         near = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1)
-        guess = f", did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"no command {name!r}{guess}; there are {', '.join(COMMANDS)}")
+        guess = f", did you mean {near[0]!r}?" if near else ";"
+        raise InputError(f"no command {name!r}{guess} known commands: {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

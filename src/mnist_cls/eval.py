@@ -1,7 +1,7 @@
 """Evaluate a network: `python -m mnist_cls.eval [checkpoint=RUN] [data=NAME] [split=val]`
 
-By default the packaged weights, on MNIST's 10,000 test images. Leaves in the run's folder: metrics.json, report.html
-with its plots, classes.csv and predictions.parquet.
+Evaluates the packaged weights on MNIST's 10,000 test images by default. Writes metrics.json, report.html with its
+plots, classes.csv and predictions.parquet into the run's folder.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from .memory import importing
 
 
 def evaluate(settings: EvalSettings, folder: Path) -> float:
-    """Evaluate, and return the accuracy (or loss)."""
+    """Evaluate, and return the accuracy, or the loss of a network that does not classify."""
     with importing():
-        from .evaluation import evaluate  # imports Lightning, for which --help must not wait
+        from .evaluation import evaluate  # here, since --help must not wait for Lightning
 
     return evaluate.evaluate(settings, folder)
 

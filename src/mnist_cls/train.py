@@ -1,7 +1,7 @@
 """Train a network: `python -m mnist_cls.train [model=mlp] [trainer.max_epochs=2] [experiment=NAME] ...`
 
-Leaves in the run's folder: checkpoints/best.ckpt and last.ckpt, model.safetensors (the best weights), metrics.json,
-TensorBoard's event files and Hydra's record of the config. All choices: `--help`.
+Writes into the run's folder: checkpoints/best.ckpt and last.ckpt, model.safetensors (the best weights), metrics.json,
+TensorBoard's event files and Hydra's record of the config. `--help` lists all choices.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from .training.resume import choose_folder
 
 
 def train(settings: TrainSettings, folder: Path | None) -> float | None:
-    """Train, test, and return the best validation accuracy (or loss), for a sweep to compare."""
+    """Train, test, and return the best epoch's validation accuracy (or loss), by which a sweep compares runs."""
     if folder is None:  # the run to resume is finished
         return None
     with importing():
-        from .training import fit  # imports Lightning, for which --help must not wait
+        from .training import fit  # here, since --help must not wait for Lightning
 
     return fit.train(settings, folder)
 

@@ -1,4 +1,4 @@
-"""Random distortions of a whole batch at once, on the batch's device, different for each image."""
+"""Random distortions of a whole batch at once, on the batch's device, and different for each image."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from .spoiling import spoil
 _WIDTH = 4.0
 _KNOTS = torch.arange(-_WIDTH / 2, SIZE + _WIDTH, _WIDTH)
 
-# How much is added to the limits of the images that are distorted strongly, as a multiple of them.
+# What is added to the limits of strongly distorted images, as a multiple of these limits.
 _STRONGER = 1.0
 
 
 def _bumps() -> Tensor:
     bumps = torch.exp(-0.5 * ((torch.arange(SIZE)[:, None] - _KNOTS) / _WIDTH) ** 2)
-    # So scaled, the sum of standard normal numbers times bumps has a variance of 1 at every pixel.
+    # With this scale, the sum of the bumps times standard normal numbers has a variance of 1 at every pixel.
     return F.normalize(bumps, dim=1)
 
 
@@ -29,21 +29,21 @@ class RandomDistortion:
     """Rotate, scale, shear, shift and bend each image in one resampling, then change its brightness and add noise.
 
     Rotation, scale, shear and shift are drawn uniformly from -limit to +limit. The strengths of brightness and noise
-    are the limit times the square of a uniform number from 0 to 1, so that most are small. All use PyTorch's global
-    generator of the batch's device. Bending moves each pixel by a smooth random field, after Simard et al. 2003
-    (https://doi.org/10.1109/ICDAR.2003.1227801).
+    are the limit times the square of a uniform number from 0 to 1, so that most are small. Bending moves each pixel by
+    a smooth random field, after Simard et al. 2003 (https://doi.org/10.1109/ICDAR.2003.1227801). Random numbers come
+    from PyTorch's global generator of the batch's device, and for `spoilt` also from that of the CPU.
 
     Args:
         rotation: limit in degrees.
-        scale: limit of the change in size; 0.1 is from 0.9 to 1.1 of the size.
-        shear: limit of the horizontal shift per row; 0.1 moves the top and the bottom row by 1.4 pixels.
-        shift: limit in pixels, in each direction.
-        elastic: standard deviation of the field in pixels, in each direction.
-        brightness: limit of the grey level that black becomes, of 255; white stays as it is.
-        noise: limit of the standard deviation of Gaussian noise, of 255.
+        scale: limit of the change in size; with 0.1, digits have 0.9 to 1.1 times their size.
+        shear: limit of the horizontal shift per row, in pixels; 0.1 moves the top and the bottom row by 1.4 pixels.
+        shift: limit in pixels, horizontally and vertically.
+        elastic: standard deviation of the random field in pixels, horizontally and vertically.
+        brightness: limit of the grey level that black becomes, 0 to 255; white stays as it is.
+        noise: limit of the standard deviation of Gaussian noise, 0 to 255.
         strong: fraction of the images, 0 to 1, for which the limits of rotation, scale, shear and shift are twice as
             high.
-        spoilt: fraction of the images, 0 to 1, that are spoilt besides, see `spoil`.
+        spoilt: fraction of the images, 0 to 1, that are also spoilt, see `spoil`.
     """
 
     rotation: float = 0.0
@@ -64,7 +64,7 @@ class RandomDistortion:
             images: (B, 28, 28), values 0 to 255.
 
         Returns:
-            float32 (B, 28, 28), values 0 to 255. Pixels from outside the image are black.
+            float32 (B, 28, 28), values 0 to 255. Pixels that come from outside the image are black.
         """
         count, device = len(images), images.device
         factor = 1 + _STRONGER * (torch.rand(count, device=device) < self.strong) if self.strong else 1
@@ -102,16 +102,17 @@ class RandomDistortion:
 
 
 def affine_grid(angle: Tensor, size: Tensor, shear: Tensor, shift_x: Tensor, shift_y: Tensor) -> Tensor:
-    """Compute where in the original each pixel of a transformed image comes from.
+    """Compute where in the original image each pixel of a transformed image comes from.
 
     Args:
-        angle: (B,), in radians.
-        size: (B,), the scale factor.
-        shear: (B,), the horizontal shift per row.
-        shift_x, shift_y: (B,), in halves of an image.
+        angle: rotation in radians, (B,).
+        size: scale factor, (B,).
+        shear: horizontal shift per row, in pixels, (B,).
+        shift_x: horizontal shift in halves of the image's side, (B,).
+        shift_y: vertical shift in halves of the image's side, (B,).
 
     Returns:
-        (B, 28, 28, 2), x and y from -1 to 1, for `resample`.
+        (B, 28, 28, 2), x and y from -1 to 1 inside the image, for `resample`.
     """
     cos, sin = angle.cos() / size, angle.sin() / size
     rows = [torch.stack([cos, shear * cos - sin, shift_x], 1), torch.stack([sin, shear * sin + cos, shift_y], 1)]
@@ -119,5 +120,5 @@ def affine_grid(angle: Tensor, size: Tensor, shear: Tensor, shift_x: Tensor, shi
 
 
 def resample(images: Tensor, grid: Tensor) -> Tensor:
-    """Sample images (B, 28, 28) bilinearly at the positions of a grid; return float32 (B, 28, 28)."""
+    """Sample images (B, 28, 28) bilinearly at the positions of `affine_grid`; return float32 (B, 28, 28)."""
     return F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False).squeeze(1)

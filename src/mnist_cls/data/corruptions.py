@@ -1,7 +1,7 @@
-"""Corruptions of images, to measure how robust a network is: noise, blur, fog, rotation, a line across.
+"""Corruptions of images, to measure how robust a network is: noise, blur, fog, rotation, lines, and others.
 
-Most of the kinds of MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), implemented anew, each at a single
-strength, with Gaussian noise, Gaussian blur and straight lines in place of several related kinds.
+They follow MNIST-C (Mu and Gilmer 2019, https://arxiv.org/abs/1906.02337), each at a single strength. Gaussian noise,
+Gaussian blur and straight lines replace several related kinds of it.
 """
 
 import math
@@ -27,7 +27,7 @@ def corrupt(images: Tensor, kind: str, seed: int = 0) -> Tensor:
     Args:
         images: uint8 (N, 28, 28).
         kind: one of `list_corruptions()`.
-        seed: on which alone all random numbers depend.
+        seed: seed of all random numbers.
 
     Returns:
         uint8 (N, 28, 28).
@@ -62,7 +62,7 @@ def _stripes(x: Tensor) -> Tensor:
 
 
 def _lines(x: Tensor, generator: Generator) -> Tensor:
-    """Draw a straight line, one and a half pixels wide, through a point near the middle."""
+    """Draw a straight line 1.5 pixels wide through a point near the middle."""
     angle = math.pi * torch.rand(len(x), 1, 1, generator=generator)
     middle = (SIZE - 1) / 2 + 6 * (2 * torch.rand(2, len(x), 1, 1, generator=generator) - 1)
     positions = torch.arange(SIZE)
@@ -76,14 +76,14 @@ def _signs(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _clouds(x: Tensor, knots: int, generator: Generator) -> Tensor:
-    """Draw smooth random fields (N, 28, 28), mostly from 0 to 1; the more knots, the finer their structure."""
+    """Draw smooth random fields (N, 28, 28), mostly from 0 to 1; more knots make them finer."""
     heights = torch.rand(len(x), 1, knots, knots, generator=generator)
     return F.interpolate(heights, (SIZE, SIZE), mode="bicubic", align_corners=True).squeeze(1)
 
 
 _SHIFT = 4 * 2 / SIZE  # four pixels, in halves of an image
 
-# From images float32 (N, 28, 28), 0 to 255, and a random generator to corrupted images, which may exceed that range.
+# Functions of images float32 (N, 28, 28), 0 to 255, and a generator. The corrupted images can exceed this range.
 _KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "noise": lambda x, random: x + 64 * torch.randn(x.shape, generator=random),
     "blur": lambda x, random: _blur(x),

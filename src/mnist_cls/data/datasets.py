@@ -19,7 +19,7 @@ from .idx import read_idx
 
 Split = Literal["train", "test"]
 
-# Where torchvision downloads its datasets to, and what was made of a user's own images is kept.
+# Folder to which torchvision downloads its datasets, and in which a user's own images in MNIST's form are cached.
 CACHE = "~/.cache/mnist_cls"
 
 # The names of MNIST's files.
@@ -28,7 +28,7 @@ _IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
-# The class of each dataset in torchvision, which also names the folder that its files are downloaded to.
+# The class of each dataset in torchvision, and the name of the folder that its files are downloaded to.
 _TORCHVISION = {
     "fashion_mnist": "FashionMNIST",
     "kmnist": "KMNIST",
@@ -36,7 +36,7 @@ _TORCHVISION = {
     "emnist_digits": "EMNIST",
 }
 
-# The files that torchvision expects there, for the message when there is no network.
+# The files that torchvision expects there, for the message when the download fails.
 _FILES = {
     "fashion_mnist": "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz",
     "kmnist": "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz",
@@ -68,8 +68,11 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         name: one of `list_datasets()`.
         split: "train" or "test".
         directory: a folder with IDX files named like MNIST's, plain or `.gz`, in the folder itself or in torchvision's
-            layout below it (`MNIST/raw`); `training.own_data` reads other files. By default "mnist" is the one in the
-            package, and the others are in `~/.cache/mnist_cls`, to which torchvision downloads them.
+            layout below it (`MNIST/raw`); `training.own_data` reads other files. None: the packaged MNIST for "mnist";
+            for the others `~/.cache/mnist_cls`, to which torchvision downloads them.
+
+    Returns:
+        The images, uint8 (N, 28, 28), and the labels, int64 (N,), on the CPU.
 
     Raises:
         InputError: If the name is unknown, the files are missing or damaged, or they do not hold 28x28 images with
@@ -82,19 +85,19 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
         return _read_pair(embedded_file(f"{images}.gz"), embedded_file(f"{labels}.gz"))
     folder = expand(CACHE if directory is None else directory)
     if directory is not None and not folder.is_dir():
-        raise InputError(f"data.dir={folder} is no folder; expected one with {images}[.gz]")
+        raise InputError(f"data.dir={folder} is not a folder; expected one with {images}[.gz]")
     if (pair := find_idx(name, split, folder)) is not None:
         return _read_pair(*pair)
     if name != "mnist":
         return _from_torchvision(name, split, folder)
     raise InputError(
-        f"data.dir={folder} has no {images}[.gz] and {labels}[.gz], neither itself nor in MNIST/raw below it;"
-        " leave data.dir out for the MNIST that the package carries"
+        f"data.dir={folder} has no {images}[.gz] and {labels}[.gz], neither in it nor in MNIST/raw below it;"
+        " leave data.dir out to use the packaged MNIST"
     )
 
 
 def find_idx(name: str, split: Split, folder: Path) -> tuple[Path, Path] | None:
-    """Return the IDX files with the images and the labels of a dataset in a folder, see `load_dataset`, if any."""
+    """Return a dataset's IDX files with images and labels in a folder, see `load_dataset`; None without them."""
     for parent in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
         for suffix in ("", ".gz"):
             images, labels = (parent / f"{file}{suffix}" for file in _IDX_FILES[split])
@@ -116,7 +119,7 @@ def _checked(images: np.ndarray, labels: np.ndarray, images_file: Path, labels_f
     if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE) or len(images) == 0:
         raise InputError(f"{images_file}: {images.dtype} {images.shape}; expected uint8 images (N, 28, 28)")
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{labels_file}: {labels.dtype} {labels.shape}; expected {len(images)} whole numbers")
+        raise InputError(f"{labels_file}: {labels.dtype} {labels.shape}; expected {len(images)} integers")
     if labels.min() < 0 or labels.max() > 9:
         raise InputError(f"{labels_file}: labels from {labels.min()} to {labels.max()}; expected 0 to 9")
     return LabelledImages(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
@@ -125,14 +128,14 @@ def _checked(images: np.ndarray, labels: np.ndarray, images_file: Path, labels_f
 def _from_torchvision(name: str, split: Split, root: Path) -> LabelledImages:
     from torchvision import datasets  # takes a second to import, and only these datasets need it
 
-    print(f"{name}: looking for it in {root}, downloading it if it is not there", file=sys.stderr)
+    print(f"{name}: reading it from {root}, or downloading it if it is not there", file=sys.stderr)
     options: dict[str, Any] = {"train": split == "train"}
     if name == "qmnist":
         options = {"what": "train" if split == "train" else "test10k"}
     elif name == "emnist_digits":
         options["split"] = "digits"
     try:
-        # torchvision prints a line for each mirror that it tries; what went wrong is in the exception too.
+        # torchvision prints a line for each mirror that it tries; the exception also says what went wrong.
         with contextlib.redirect_stdout(io.StringIO()):
             data = getattr(datasets, _TORCHVISION[name])(root, download=True, **options)
     except (URLError, OSError, RuntimeError) as error:
@@ -141,7 +144,7 @@ def _from_torchvision(name: str, split: Split, root: Path) -> LabelledImages:
             f"{name} is not in {root} and could not be downloaded ({reason}); put {_FILES[name]}"
             f" into {root / _TORCHVISION[name] / 'raw'} and run again"
         ) from error
-    # EMNIST's files hold each image transposed; in QMNIST's the class is the first of eight columns.
+    # EMNIST's images are transposed; QMNIST's labels have eight columns, of which the first is the class.
     images = data.data.transpose(1, 2) if name == "emnist_digits" else data.data
     labels = data.targets[:, 0] if name == "qmnist" else data.targets
     return _checked(images.contiguous().numpy(), labels.numpy(), root, root)

@@ -1,4 +1,4 @@
-"""Digits that the package draws itself, in the ways of writing that MNIST has few of, and in printed fonts."""
+"""Digits that the package draws itself: in handwriting styles that are rare in MNIST, and in printed fonts."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..images import CLASSES, SIZE
 from .datasets import LabelledImages
 from .handwriting import STYLES, Style
 
-# Fraction of the digits that are printed; the others are written.
+# Fraction of the digits that are printed; the others are handwritten.
 _PRINTED = 0.15
 
 # Fonts that come with matplotlib, which TensorBoard's plots need anyway: with and without serifs, bold, slanted, fixed.
@@ -23,10 +23,10 @@ _FONTS = (
     *("cmr10", "cmb10", "cmss10", "cmtt10"),
 )
 
-# Straight pieces between two points of a style.
+# Straight segments between two consecutive points of a style.
 _PIECES = 6
 
-# Digits drawn at once; more need more memory, and take as long.
+# Digits drawn at once; larger chunks need more memory and are not faster.
 _CHUNK = 250
 
 # MNIST's digits are 20 pixels high or wide.
@@ -35,13 +35,14 @@ _MARGIN = (SIZE - _DIGIT_SIZE) // 2
 
 
 def draw_digits(count: int, seed: int = 0) -> LabelledImages:
-    """Draw digits in MNIST's form: about 20 pixels high or wide, centred by mass, each with a hand of its own.
+    """Draw digits in MNIST's form: about 20 pixels high or wide, and centred by mass.
 
-    A hand has a style, see `STYLES`, a slant, a width, a tremor, and a pen, which may be broad in one direction.
+    Some are printed in random fonts. The others are handwritten, each with a random style (see `STYLES`), slant, width
+    and tremor, and with a random pen, which can be broader in one direction.
 
     Args:
-        count: number of digits, equally many of each class, in random order.
-        seed: on which alone all random numbers depend.
+        count: number of digits; the classes have equal numbers, up to one digit, and are in random order.
+        seed: seed of all random numbers.
     """
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(count)[torch.randperm(count, generator=random)] % CLASSES
@@ -71,7 +72,7 @@ def _write(style: Style, count: int, random: Generator) -> Tensor:
     line = smooth @ points  # (count, M, 2)
     line = line + 0.25 * _tremor(count, line.shape[1], random)
     x, y = line.unbind(-1)
-    # A slant to the right is more frequent; the top and the bottom may differ in width.
+    # Slants to the right are more frequent; the top and the bottom can differ in width.
     x, y = (x - 5) * (1 + uniform(-0.25, 0.25, 1) * (y - 7) / 7), (y - 7) * uniform(0.8, 1.1, 1)
     x, y = x * uniform(0.7, 1.25, 1) - uniform(-0.2, 0.4, 1) * y, y
     angle = uniform(-0.14, 0.14, 1)
@@ -81,7 +82,7 @@ def _write(style: Style, count: int, random: Generator) -> Tensor:
     low, high = line.amin(1), line.amax(1)
     scale = (_DIGIT_SIZE - pen) / (high - low).amax(1)
     line = (line - ((low + high) / 2)[:, None]) * scale[:, None, None]
-    # A broad pen is an ellipse: distances are measured where it is a circle.
+    # A broad pen is an ellipse; `_ink` measures distances in coordinates where it is a circle.
     turn, flat = uniform(0, torch.pi), 1 - uniform(0, 0.6) * (uniform(0, 1) < 0.3)
     pressure = (1 + 0.25 * _tremor(count, line.shape[1], random)[..., 0]).clamp(0.5, 1.5)
     ink = _ink(line, joined, pen[:, None] * pressure, _pen_shape(turn, flat), uniform(0.7, 1.6))
@@ -92,11 +93,11 @@ def _ink(line: Tensor, joined: Tensor, width: Tensor, shape: Tensor, edge: Tenso
     """Draw lines with a pen.
 
     Args:
-        line: (B, M, 2), points in pixels from the digit's middle.
-        joined: bool (M - 1,), whether a point is joined with the next one.
-        width: (B, M), of the pen at each point, in pixels.
-        shape: (B, 2, 2), maps the pen to a circle.
-        edge: (B,), width of the soft edge, in pixels.
+        line: points (B, M, 2), in pixels from the digit's middle.
+        joined: whether each point is joined to the next one, bool (M - 1,).
+        width: width of the pen at each point, in pixels, (B, M).
+        shape: maps the pen to a circle, (B, 2, 2).
+        edge: width of the soft edge, in pixels, (B,).
 
     Returns:
         float32 (B, 28, 28), 0 to 1, centred by mass.
@@ -127,13 +128,13 @@ def _pen_shape(turn: Tensor, flat: Tensor) -> Tensor:
 
 
 def _tremor(count: int, length: int, random: Generator) -> Tensor:
-    """Draw smooth noise along lines, (count, length, 2), of variance 1."""
+    """Draw smooth noise along lines, (count, length, 2), with a variance of 1 to 2."""
     knots = torch.randn(count, 2, max(length // 8, 2), generator=random)
     return 1.4 * F.interpolate(knots, length, mode="linear", align_corners=True).mT
 
 
 def _compiled(style: Style) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the style's points (P, 2) twice, the matrix (M, P) from points to curve, and `joined` bool (M - 1,)."""
+    """Return both forms of a style's points (P, 2), the matrix (M, P) from points to curve, and `joined` of `_ink`."""
     ones, corners, ends = _points(style.one)
     others, _, _ = _points(style.other)
     rows, joined = [], list[bool]()
@@ -146,7 +147,7 @@ def _compiled(style: Style) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _points(strokes: list[str]) -> tuple[Tensor, set[int], list[int]]:
-    """Return the points (P, 2) of some strokes, the indices of corners, and where each stroke ends."""
+    """Return the points (P, 2) of strokes, the indices of corners, and the index behind the end of each stroke."""
     points, corners, ends = list[list[float]](), set[int](), list[int]()
     for stroke in strokes:
         for word in stroke.split():
@@ -165,7 +166,7 @@ def _smooth_curve(start: int, end: int, corners: set[int], count: int) -> Tensor
     unit = torch.eye(count)
 
     def slope(index: int, inwards: int) -> Tensor:
-        """Return the slope at a point, of the span before it (-1) or after it (1)."""
+        """Return the slope at a point, on the span before it (inwards=-1) or after it (inwards=1)."""
         if index in corners or index in (start, end - 1):
             return (unit[index + inwards] - unit[index]) * inwards
         return (unit[index + 1] - unit[index - 1]) / 2

@@ -1,4 +1,4 @@
-"""MNIST as the package carries it: four gzip-compressed IDX files, checked against their digests whenever read."""
+"""The packaged MNIST: four gzip-compressed IDX files, checked against their digests each time they are read."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,11 @@ DIGESTS = {
 
 
 def embedded_file(name: str, folder: Path = FOLDER) -> Path:
-    """Return the path of a file in `DIGESTS`, after checking its digest.
+    """Return the path of a file of the packaged MNIST, after checking its digest.
+
+    Args:
+        name: one of `DIGESTS`.
+        folder: folder of the files.
 
     Raises:
         InputError: If the file is missing, truncated or changed.
@@ -26,7 +30,7 @@ def embedded_file(name: str, folder: Path = FOLDER) -> Path:
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing; install mnist-cls again, or name your own folder: data.dir=") from error
+        raise InputError(f"{path} is missing; install mnist-cls again, or set data.dir=FOLDER") from error
     if digest != DIGESTS[name]:
         raise InputError(
             f"{path} is damaged: its SHA-256 is {digest}, expected {DIGESTS[name]}; install mnist-cls again"

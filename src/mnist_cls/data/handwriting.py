@@ -1,4 +1,4 @@
-"""The ways in which people write the digits, as strokes of a pen."""
+"""Styles in which people write the digits, as strokes of a pen."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ class Style(NamedTuple):
     """One way of writing a digit.
 
     Attributes:
-        weight: how often it is drawn, relative to the digit's other styles.
-        one: its strokes as text: points "x,y" in a box 10 wide and 14 high, y downwards, joined by a smooth curve;
+        weight: how often the style is drawn, relative to the digit's other styles.
+        one: the strokes as text: points "x,y" in a box 10 wide and 14 high, y downwards, joined by a smooth curve;
             at a point with an asterisk the curve has a corner.
-        other: the same points elsewhere: hands lie between the two.
+        other: a second form, with the same points moved. What is drawn is interpolated between the two forms.
     """
 
     weight: float

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 
-# The third byte of a file, and the dtype of its values.
+# The third byte of a file: the dtype of its values.
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 _READ_SIZE = 1 << 24  # bytes
@@ -29,7 +29,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         An array of the header's shape in native byte order; for MNIST uint8 of shape (N, 28, 28) or (N,).
 
     Raises:
-        InputError: If the file is no IDX file, or its size is not the one declared in its header.
+        InputError: If the file is not an IDX file, or its size is not the one declared in its header.
         OSError: If the file cannot be opened.
     """
     path = Path(path)
@@ -41,7 +41,7 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def decompressed(file: BinaryIO) -> BinaryIO:
-    """Return a stream of the content of a plain or gzip-compressed file, told apart by the first bytes."""
+    """Return a stream of a file's content, decompressed if the first two bytes are those of gzip."""
     compressed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
@@ -54,7 +54,7 @@ def read_header(stream: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]
         The dtype of the values, big-endian, and their shape.
 
     Raises:
-        InputError: If it is no IDX file, or is truncated.
+        InputError: If it is not an IDX file, or is truncated.
     """
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] == 0:
@@ -69,8 +69,8 @@ def _parse(stream: BinaryIO, path: Path) -> np.ndarray:
     dtype, shape = read_header(stream, path)
     size = math.prod(shape) * dtype.itemsize
     values = bytearray()
-    # One byte more than declared is requested, to detect a file that is too long. A single read of a huge declared size
-    # would reserve that much memory at once.
+    # Request one byte more than declared, to detect a file that is too long; and in blocks, since a single read would
+    # allocate a huge declared size at once.
     while len(values) <= size and (read := stream.read(min(_READ_SIZE, size + 1 - len(values)))):
         values += read
     if len(values) != size:

@@ -9,7 +9,7 @@ from .datasets import LabelledImages
 
 
 class EpochOrder:
-    """The order in which an epoch visits `count` images, a function of the seed and the epoch alone."""
+    """The order of the images in an epoch. It depends on the seed and the epoch only."""
 
     def __init__(self, count: int, shuffle: bool, seed: int) -> None:
         self.count, self.shuffle, self.seed = count, shuffle, seed
@@ -23,7 +23,7 @@ class EpochOrder:
         """Return the indices of the images in the epoch's order, int64 (count,), on the CPU."""
         if not self.shuffle:
             return torch.arange(self.count)
-        # A large factor, so that neighbouring seeds have no orders of neighbouring epochs in common.
+        # The factor is large, so that neighbouring seeds have no orders in common.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         return torch.randperm(self.count, generator=generator)
 
@@ -31,17 +31,20 @@ class EpochOrder:
 class BatchLoader:
     """Iterates over (images, labels) batches, slices of two tensors on one device.
 
-    In distributed training each process gets every `world_size`-th image of each global batch: no image is used
-    twice, and the batch size of a recipe does not depend on the number of processes.
+    In distributed training each process gets every `world_size`-th image of each batch: no image is used twice, and the
+    batch size does not depend on the number of processes.
 
     Args:
         data: images uint8 (N, 28, 28) and labels int64 (N,), on the device of the training.
         batch_size: images per batch, over all processes together.
-        shuffle: whether each epoch has a random order of its own.
-        seed: seed of the run, for the order.
-        rank: index of this process.
+        shuffle: whether to shuffle the images in each epoch.
+        seed: seed of the order.
+        rank: index of this process, from 0.
         world_size: number of processes that train together.
-        same_length: give every process the same number of batches, leaving out up to world_size - 1 images.
+        same_length: whether every process gets the same number of batches; up to world_size - 1 images are left out.
+
+    Attributes:
+        first_batch: index of the batch with which the next epoch starts, to resume within it; 0 in later epochs.
     """
 
     def __init__(
@@ -57,23 +60,22 @@ class BatchLoader:
         self.data = data
         self.batch_size = batch_size
         self.rank, self.world_size, self.same_length = rank, world_size, same_length
-        # Lightning sets the epoch of attributes with these names, as a DataLoader has them.
+        # A DataLoader has these attributes, too: Lightning calls `set_epoch` on them.
         self.batch_sampler = None
         self.sampler = EpochOrder(len(data.labels), shuffle, seed)
-        # First batch of the next epoch; set to resume within it, and 0 for the epochs after that.
         self.first_batch = 0
 
     @property
     def options(self) -> tuple[object, ...]:
-        """What decides which images are in which batch, beside the epoch."""
+        """All that determines which images are in which batch, apart from the epoch."""
         sampler = self.sampler
         return sampler.count, sampler.shuffle, sampler.seed, self.batch_size, self.rank, self.world_size
 
     def __len__(self) -> int:
-        """Number of batches in an epoch of this process."""
+        """Return the number of batches that this process gets in an epoch."""
         full, rest = divmod(self.sampler.count, self.batch_size)
-        # Processes with fewer training steps than others would make those wait forever, so a last batch with less than
-        # one image for each is left out. In evaluation every image counts.
+        # A process with fewer training steps would leave the others waiting forever, so training leaves out a last
+        # batch with fewer images than processes. In evaluation every image counts.
         return full + (rest >= self.world_size if self.same_length else rest > self.rank)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
-"""MNIST's digits as people have them: scanned, photographed, drawn thick or thin, in files of many formats.
+"""MNIST's digits as if people had scanned, photographed or drawn them, in image files of many formats.
 
-Generated from MNIST's own images, so that predictions for them can be compared with known labels.
+They are generated from MNIST's images, so that their labels are known.
 """
 
 import io
@@ -30,7 +30,7 @@ def scan(images: np.ndarray, kind: str, seed: int = 0) -> list[bytes]:
     Args:
         images: uint8 (N, 28, 28), in MNIST's form.
         kind: one of `list_scans()`.
-        seed: on which alone all random numbers depend.
+        seed: seed of all random numbers.
 
     Returns:
         The contents of N image files.
@@ -49,9 +49,9 @@ def scan_row(images: np.ndarray, gap: float, seed: int = 0) -> bytes:
 
     Args:
         images: uint8 (K, 28, 28), in MNIST's form.
-        gap: mean distance between the bounding boxes of two digits, in pixels of MNIST, whose digits are 20 high; it
-            varies by one in each direction. Below 0 the boxes overlap, and digits often touch.
-        seed: on which alone all random numbers depend.
+        gap: mean distance between the bounding boxes of two digits, in pixels of MNIST, whose digits are 20 high; each
+            distance differs from it by at most one pixel. Below 0 the boxes overlap, and digits often touch.
+        seed: seed of all random numbers.
     """
     ink, _ = row_of_ink(images, gap, np.random.default_rng(seed))
     return _encode(_page(ink), "PNG")
@@ -64,11 +64,11 @@ def row_of_ink(
 
     Args:
         images, gap: see `scan_row`.
-        random: for all random numbers.
-        sizes: the smallest and the largest factor by which digits are enlarged.
+        random: generator of all random numbers.
+        sizes: smallest and largest size of a digit, as a multiple of the usual size.
 
     Returns:
-        The ink of the page, float32 (H, W), 0 to 1; and that of each digit, in the same place.
+        The ink of the page, float32 (H, W), 0 to 1; and for each digit a page of the same shape with its ink alone.
     """
     page = np.zeros((4 * 40, 4 * 40 * len(images)), np.float32)
     places, right = [], 24
@@ -178,7 +178,7 @@ def _dusty(image: np.ndarray, random: Generator) -> Image.Image:
 
 
 def _uneven(draw: Callable[[np.ndarray, Generator], np.ndarray]) -> Callable[[np.ndarray, Generator], Image.Image]:
-    """Return what draws a digit in the middle half of a page that is uneven, see `uneven`."""
+    """Return a function that draws a digit in the middle half of an uneven page, see the module `uneven`."""
 
     def drawn(image: np.ndarray, random: Generator) -> Image.Image:
         page, side = np.zeros((300, 360), np.float32), int(random.integers(70, 150))
@@ -190,7 +190,7 @@ def _uneven(draw: Callable[[np.ndarray, Generator], np.ndarray]) -> Callable[[np
 
 
 def _photo(image: np.ndarray, random: Generator) -> Image.Image:
-    """All at once: a digit somewhere on a page, uneven light, out of focus, noise."""
+    """Combine a digit somewhere on a page, uneven light, blur and noise."""
     ink = _somewhere(image, random, (480, 640), (120, 360))
     y, x = np.mgrid[-1:1:480j, -1:1:640j]
     light = 0.75 + random.uniform(-0.2, 0.2) * x + random.uniform(-0.2, 0.2) * y - 0.1 * (x * x + y * y)
@@ -206,7 +206,7 @@ def _coloured(image: np.ndarray, random: Generator) -> Image.Image:
 
 
 def _transparent(image: np.ndarray, random: Generator) -> Image.Image:
-    """Ink of any colour on a transparent background, whose hidden pixels have any colour."""
+    """Draw ink of any colour on a transparent background, whose hidden pixels have any colour, too."""
     ink = (_enlarged(image) * 255).round().astype(np.uint8)
     pixels = np.empty((*ink.shape, 4), np.uint8)
     pixels[..., :3] = random.integers(0, 256, 3)
@@ -216,7 +216,7 @@ def _transparent(image: np.ndarray, random: Generator) -> Image.Image:
 
 
 def _white_transparent(image: np.ndarray, random: Generator) -> Image.Image:
-    """Make white transparent: each pixel as much as it is light, or what is nearly white entirely."""
+    """Make white transparent: either each pixel in proportion to its lightness, or only nearly white pixels."""
     page = _page(_enlarged(image), 255.0, random.uniform(0, 120))
     if random.random() < 0.5:
         return Image.merge("LA", (page, page.point(lambda grey: 0 if grey > 250 else 255)))

@@ -1,4 +1,4 @@
-"""The split of the official training images into those for training and those for validation."""
+"""The split of the official training images into images to train on and images held out for validation."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-# Does not depend on the `seed` of a run, so that all runs are validated on the same images.
+# Not the `seed` of a run: all runs are validated on the same images.
 _SPLIT_SEED = 20_260_101
 
 
@@ -36,8 +36,8 @@ def fold_indices(count: int, folds: int, fold: int) -> tuple[Tensor, Tensor]:
 
     Args:
         count: number of official training images.
-        folds: number of folds. Each image is in one of them; their sizes differ by one at most.
-        fold: which of them is held out for validation, from 0.
+        folds: number of folds, 2 or more. Each image is in one of them; their sizes differ by at most one.
+        fold: index of the fold that is held out for validation, from 0.
 
     Returns:
         Indices of the training images and of the validation images, int64, each in ascending order.
@@ -54,5 +54,5 @@ def fold_indices(count: int, folds: int, fold: int) -> tuple[Tensor, Tensor]:
 
 def fixed_order(count: int) -> np.ndarray:
     """Return the numbers 0 to `count` - 1 in an order that looks random and never changes, int64."""
-    # NumPy guarantees never to change the stream of RandomState, so the order is the same in every version.
+    # NumPy guarantees that RandomState never changes its stream, so the order is the same in every version.
     return np.random.RandomState(_SPLIT_SEED).permutation(count)

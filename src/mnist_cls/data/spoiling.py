@@ -1,4 +1,4 @@
-"""Images spoilt in training, in other ways than those of `corruptions`, which measure what a network has not seen."""
+"""Spoilt training images. `corruptions` spoils images in other ways, to measure what networks were not trained on."""
 
 import math
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from ..images import SIZE
 def spoil(images: Tensor, fraction: float) -> Tensor:
     """Spoil a random fraction of the images, each in one way.
 
-    Random numbers are of PyTorch's global generators of the CPU and of the device.
+    Random numbers come from PyTorch's global generators of the CPU and of the images' device.
 
     Args:
         images: float32 (B, 28, 28), values 0 to 255.
-        fraction: 0 to 1.
+        fraction: fraction of the images, above 0 to 1.
 
     Returns:
         float32 (B, 28, 28), values 0 to 255.
     """
-    # On the CPU: to know how many images are of a kind, a GPU would be waited for, once for each kind.
+    # On the CPU, since counting the images of each kind on a GPU would wait for it once per kind.
     kinds = (torch.rand(len(images)) * len(_KINDS) / fraction).long()
     spoilt = images.clone()
     for number, kind in enumerate(_KINDS):
@@ -51,7 +51,7 @@ def _rectangle(x: Tensor, largest: float) -> Tensor:
 
 
 def _covered(x: Tensor) -> Tensor:
-    """Cover a rectangle with any grey."""
+    """Cover a rectangle with a random grey."""
     return torch.where(_rectangle(x, 10), _uniform(x, 0, 255), x)
 
 
@@ -62,20 +62,20 @@ def _disc(x: Tensor, smallest: float, largest: float) -> Tensor:
 
 
 def _holes(x: Tensor) -> Tensor:
-    """Take the ink of three discs away."""
+    """Remove the ink in three discs."""
     holes = _disc(x, 0.5, 2.5) | _disc(x, 0.5, 2.5) | _disc(x, 0.5, 2.5)
     return x.masked_fill(holes, 0)
 
 
 def _inverted_half(x: Tensor) -> Tensor:
-    """Invert all on one side of a line."""
+    """Invert the pixels on one side of a line."""
     rows, columns = _positions(x)
     angle = _uniform(x, 0, 2 * math.pi)
     return torch.where(rows * angle.cos() + columns * angle.sin() > _uniform(x, -8, 8), 255 - x, x)
 
 
 def _inverted_rectangles(x: Tensor) -> Tensor:
-    """Invert three rectangles; where two overlap, twice."""
+    """Invert three rectangles; pixels in two of them are inverted twice."""
     inverted = _rectangle(x, 24) ^ _rectangle(x, 24) ^ _rectangle(x, 24)
     return torch.where(inverted, 255 - x, x)
 
@@ -97,7 +97,7 @@ def _arc(x: Tensor) -> Tensor:
 
 
 def _coarse(x: Tensor) -> Tensor:
-    """Reduce to fewer pixels, and enlarge again."""
+    """Reduce the images to fewer pixels, and enlarge them again."""
     side = int(torch.randint(8, 20, ()))
     small = F.interpolate(x[:, None], (side, side), mode="area")
     return F.interpolate(small, (SIZE, SIZE), mode="bilinear").squeeze(1)
@@ -122,7 +122,7 @@ def _thinner(x: Tensor) -> Tensor:
 
 
 def _slanting_light(x: Tensor) -> Tensor:
-    """Brighten one side, and take contrast away."""
+    """Brighten one side, and reduce the contrast."""
     rows, columns = _positions(x)
     angle = _uniform(x, 0, 2 * math.pi)
     light = _uniform(x, 0, 160) * (0.5 + (rows * angle.cos() + columns * angle.sin()) / SIZE)
@@ -130,7 +130,7 @@ def _slanting_light(x: Tensor) -> Tensor:
 
 
 def _neighbour(x: Tensor) -> Tensor:
-    """Let another digit of the batch reach in from a side."""
+    """Let another digit of the batch protrude from the left or the right."""
     other, distance = x.roll(1, 0), int(torch.randint(15, 20, ()))
     moved = (
         F.pad(other, (distance, 0))[..., :SIZE] if torch.rand(()) < 0.5 else F.pad(other, (0, distance))[..., -SIZE:]

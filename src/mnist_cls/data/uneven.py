@@ -1,4 +1,4 @@
-"""Photographed pages with shadows, objects, pasted paper, rulings and specks, around ink that is given.
+"""Photographed pages with shadows, objects, pasted paper, ruled lines and specks around given ink.
 
 Each function takes the ink of a page, float32 (H, W), 0 to 1, and returns the photographed page, uint8 (H, W).
 """
@@ -9,14 +9,14 @@ from scipy import ndimage
 
 
 def photo(ink: np.ndarray, random: Generator, light: np.ndarray | float = 1.0) -> np.ndarray:
-    """Photograph dark ink on light paper, slightly out of focus, under a light, 0 to 1."""
+    """Photograph dark ink on light paper, slightly out of focus; `light` is the brightness of each pixel, 0 to 1."""
     grey = ndimage.gaussian_filter((random.uniform(190, 240) - random.uniform(130, 160) * ink) * light, 1)
     pixels: np.ndarray = np.clip(grey + random.normal(0, 2, ink.shape), 0, 255).astype(np.uint8)
     return pixels
 
 
 def shadow(ink: np.ndarray, random: Generator, width: float) -> np.ndarray:
-    """Darken one side of the page; the edge of the shadow, `width` pixels wide, may cross the ink."""
+    """Darken one side of the page; the edge of the shadow, `width` pixels wide, can cross the ink."""
     height, length = ink.shape
     y, x = np.mgrid[:height, :length]
     angle, middle = random.uniform(0, 2 * np.pi), random.uniform(1 / 3, 2 / 3, 2)
@@ -25,7 +25,7 @@ def shadow(ink: np.ndarray, random: Generator, width: float) -> np.ndarray:
 
 
 def dark_object(ink: np.ndarray, random: Generator) -> np.ndarray:
-    """Lay something with round corners on the lower edge of the page."""
+    """Lay a dark object with round corners on the lower edge of the page."""
     height, length = ink.shape
     y, x = np.mgrid[:height, :length]
     left, top, radius = random.uniform(-0.2, 0.3) * length, height - random.uniform(38, 45), random.uniform(5, 20)
@@ -34,7 +34,7 @@ def dark_object(ink: np.ndarray, random: Generator) -> np.ndarray:
 
 
 def pasted(ink: np.ndarray, random: Generator, pen: float, paper: float) -> np.ndarray:
-    """Paste the page without its margins, of another grey, onto a white one."""
+    """Paste the page, of the grey `paper` with ink of the grey `pen` and without its margins, onto a white page."""
     height, length = ink.shape
     page = np.full(ink.shape, 255, np.uint8)
     kept = np.s_[height // 5 : height * 9 // 10, length // 5 : length * 6 // 7]
@@ -43,7 +43,7 @@ def pasted(ink: np.ndarray, random: Generator, pen: float, paper: float) -> np.n
 
 
 def ruled(ink: np.ndarray, random: Generator, squared: bool = False) -> np.ndarray:
-    """Write on ruled, or on squared paper, whose lines are fainter than the pen and cross the ink."""
+    """Write on ruled or squared paper, whose lines are fainter than the ink and cross it."""
     page, strength = ink.copy(), random.uniform(0.6, 0.9)
     for lines in (page, page.T) if squared else (page,):
         for row in np.arange(random.uniform(0, 50), len(lines) - 3, random.uniform(40, 80)).astype(int):

@@ -7,17 +7,18 @@ from torch import Tensor
 from ..images import SIZE
 from ..tracing.pictures import colour, enlarge
 
-# Images in a row; in pixels, the side of an image's pixel, the height of its caption, and the space beside it.
+# Images per row; and in pixels, the side of one pixel of an image, the height of a caption, the space between images.
 _COLUMNS, _SCALE, _CAPTION, _SPACE = 8, 3, 20, 4
 
 
 def draw_errors(images: Tensor, labels: Tensor, probabilities: Tensor, most: int) -> Image.Image:
-    """Draw the most confident errors, at most `most`, each above "label: prediction confidence".
+    """Draw the most confident errors, each above the caption "label: prediction confidence".
 
     Args:
-        images: uint8 (N, 28, 28), those that are classified correctly, too.
+        images: uint8 (N, 28, 28), including those classified correctly.
         labels: int64 (N,).
         probabilities: float32 (N, 10).
+        most: largest number of errors to draw.
     """
     confidences, predictions = probabilities.max(1)
     wrong = (predictions != labels).nonzero().flatten()
@@ -35,7 +36,7 @@ def draw_errors(images: Tensor, labels: Tensor, probabilities: Tensor, most: int
 
 
 def draw_pairs(above: Tensor, below: Tensor) -> Image.Image:
-    """Draw images (N, 1, 28, 28) above the first channel of their reconstructions (N, C, H, W)."""
+    """Draw images (N, 1, 28, 28), each above the first channel of its reconstruction (N, C, H, W)."""
     rows = [
         enlarge(colour(np.concatenate(list(row[:, 0].detach().float().cpu().numpy()), 1)), 2) for row in (above, below)
     ]

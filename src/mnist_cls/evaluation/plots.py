@@ -1,4 +1,4 @@
-"""Plots of how accurate and how well calibrated a network is."""
+"""Plots of a network's accuracy and calibration."""
 
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ def plot_reliability(confidences: np.ndarray, correct: np.ndarray, error: float,
     """Plot accuracy against confidence in bins of equal width, and the number of images in each.
 
     Args:
-        confidences: (N,), 0 to 1.
+        confidences: float (N,), 0 to 1.
         correct: whether each prediction is correct, bool (N,).
         error: expected calibration error, 0 to 1, for the title.
         bins: number of bins.
@@ -56,7 +56,7 @@ def plot_coverage(confidences: np.ndarray, correct: np.ndarray) -> "Figure":
     order = np.argsort(-confidences, kind="stable")
     counts = np.arange(1, len(order) + 1)
     errors = np.cumsum(~correct[order])
-    useful = counts >= 0.9 * len(order)  # nobody discards more predictions
+    useful = counts >= 0.9 * len(order)  # nobody would discard more than a tenth of the predictions
     figure = _figure(6, 4)
     axes = figure.add_subplot(xlabel="coverage, most confident first", ylabel="error rate, %")
     axes.step((counts / len(order))[useful], (100 * errors / counts)[useful], where="post")
@@ -66,6 +66,6 @@ def plot_coverage(confidences: np.ndarray, correct: np.ndarray) -> "Figure":
 
 
 def _figure(width: float, height: float) -> "Figure":  # inches
-    from matplotlib.figure import Figure  # half a second; and not pyplot, which has global state and opens windows
+    from matplotlib.figure import Figure  # takes half a second; not pyplot, which has global state and opens windows
 
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,4 +1,4 @@
-"""Write the report of an evaluation: plots, tables, every prediction, and a page that shows them."""
+"""Write the report of an evaluation: plots, tables, every prediction, and a page with the plots and tables."""
 
 import base64
 import csv
@@ -31,7 +31,7 @@ from .plots import plot_confusion_matrix, plot_coverage, plot_reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fraction of the predictions that `surest_error` is computed on: the most confident ones.
+# Fraction of the predictions, the most confident ones, that `surest_error` is computed on.
 COVERAGE = 0.995
 _MAX_ERRORS = 64  # errors drawn
 _BINS = 15  # bins of confidence
@@ -44,7 +44,7 @@ def write_report(
     """Write the plots, classes.csv, predictions.parquet, and report.html, which shows the plots and the classes.
 
     Args:
-        folder: where to write them.
+        folder: folder to write them into.
         images: uint8 (N, 28, 28).
         labels: int64 (N,).
         probabilities: predictions, float32 (N, 10).
@@ -52,9 +52,9 @@ def write_report(
         facts: names and values at the top of the page.
 
     Returns:
-        More metrics. `calibration_error`: expected calibration error, 0 to 1, the average gap between confidence and
+        Metrics. `calibration_error`: expected calibration error, 0 to 1, the average gap between confidence and
         accuracy in 15 bins of confidence (Guo et al. 2017, https://arxiv.org/abs/1706.04599). `surest_error`: error
-        rate, 0 to 1, of the 99.5 % most confident predictions. `surest_confidence`: the lowest confidence among these.
+        rate, 0 to 1, of the 99.5 % most confident predictions. `surest_confidence`: their lowest confidence, 0 to 1.
 
     Raises:
         OSError: If a file cannot be written.
@@ -119,7 +119,7 @@ def _write_predictions(path: Path, labels: Tensor, probabilities: Tensor) -> Non
 
 
 def _page(title: str, facts: Mapping[str, str], classes: list[list[str]], pictures: Sequence[tuple[str, bytes]]) -> str:
-    """Fill in the template; the page needs no other file."""
+    """Fill in the template; the page contains its pictures and needs no other file."""
     head, *rows = classes
     figures = [
         f'<figure><figcaption>{escape(caption)}</figcaption><img alt="{escape(caption)}"'

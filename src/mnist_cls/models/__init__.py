@@ -1,4 +1,4 @@
-"""The networks, one in each file, each a plain `nn.Module`, and their registry."""
+"""The networks, each a plain `nn.Module` in a file of its own, and their registry."""
 
 from .accurate import Accurate
 from .autoencoder import Autoencoder

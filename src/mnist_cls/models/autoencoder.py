@@ -1,4 +1,4 @@
-"""An autoencoder. An image that it reconstructs badly is no digit."""
+"""An autoencoder. An image that it reconstructs badly is not a digit."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ class Autoencoder(nn.Module):
         deconv1             (B,  1, 28, 28)
 
     Args:
-        code: Size of the code. With too large a code, any image is reconstructed well.
+        code: Length of the code. With a long code, any image is reconstructed well.
 
     Attributes:
         threshold: Reconstruction error up to which an image counts as a digit. A buffer, so that it is saved with the
@@ -54,14 +54,15 @@ class Autoencoder(nn.Module):
         return reconstruction
 
     def loss(self, outputs: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-        """The mean squared error of the reconstruction; the labels are not used."""
+        """Return the mean squared error of the reconstructions of `x`; the labels are not used."""
         return F.mse_loss(outputs, x)
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
         """Normalized float32 images (B, 1, 28, 28) -> errors of their reconstructions, float32 (B,), 0 or more.
 
-        The error is the mean squared error divided by the image's variance, since an image with little ink has a small
-        error anyway. 1 is as bad as a uniform image of the mean grey; empty images have a huge error.
+        The error is the mean squared error divided by the image's variance; without the division, images with little
+        ink would always have small errors. 1 is the error of a uniform image of the mean grey; empty images have a huge
+        error.
         """
         error: Tensor = (self(x) - x).square().mean((1, 2, 3))
         return error / x.var((1, 2, 3), correction=0).clamp(min=1e-6)
@@ -71,8 +72,8 @@ class Autoencoder(nn.Module):
         """Set `threshold` so that a small fraction of real digits is rejected.
 
         Args:
-            batches: Normalized images (B, 1, 28, 28) of digits that were not trained on, with labels.
-            rejected: The fraction, 0 to 1.
+            batches: Normalized images (B, 1, 28, 28) of digits that were not trained on, and labels (not used).
+            rejected: The fraction to reject, 0 to 1.
         """
         errors = torch.cat([self.reconstruction_error(x) for x, _ in batches])
         self.threshold.fill_(errors.quantile(1 - rejected).item())

@@ -1,4 +1,4 @@
-"""The average over several networks, and over shifted copies of each image."""
+"""The average of the predictions of several networks, and for shifted copies of each image."""
 
 import itertools
 import math
@@ -14,8 +14,8 @@ class Average(nn.Module):
 
     Args:
         members: Networks that return logits (B, 10) for images (B, 1, 28, 28).
-        shifts: Largest shift, in pixels, horizontally and vertically: 1 for 9 shifted copies, 2 for 25. The pixels at
-            an edge are repeated.
+        shifts: Largest shift in pixels, horizontally and vertically: 1 makes 9 shifted copies, 2 makes 25. The edge's
+            pixels are repeated.
 
     Raises:
         ValueError: If there are no members, or if `shifts` is negative.

@@ -1,4 +1,4 @@
-"""Conditional computation: easy images leave the network at an early head.
+"""Conditional computation: images that are easy to classify leave the network at an early head.
 
 Source: BranchyNet, Teerapittayanon et al. 2016, https://arxiv.org/abs/1709.01686.
 """
@@ -25,7 +25,7 @@ class Conditional(nn.Module):
 
         input                          (B,  1, 28, 28)
         conv1, ReLU                    (B, 32, 14, 14)
-        early_conv, ReLU, early_head   (B, 10)           a ninth of all FLOPs
+        early_conv, ReLU, early_head   (B, 10)           up to here, a ninth of the FLOPs without early exit
         conv2, ReLU                    (R, 64, 14, 14)   R = B without early exit
         pool                           (R, 64,  7,  7)
         conv3, ReLU                    (R, 64,  7,  7)
@@ -33,16 +33,16 @@ class Conditional(nn.Module):
         fc1, ReLU, dropout             (R, 128)
         fc2                            (R, 10)
 
-    In training both heads classify all images. In evaluation the logits are those of the last head; with
-    `early_exit=True`, those of the early head for each image that it classifies with enough confidence.
+    In training both heads classify all images. In evaluation the last head does; with `early_exit=True`, the early head
+    classifies each image for which it is confident enough.
 
     Args:
         dropout: Fraction of fc1's outputs that are zeroed in training, 0 to 1.
-        early_weight: Weight of the early head's loss; that of the last head's is 1.
+        early_weight: Weight of the early head's loss; the last head's loss has weight 1.
 
     Attributes:
-        threshold: Confidence of the early head from which on an image leaves early. A buffer, so that it is saved with
-            the weights; infinite until `calibrate` sets it, so that no image leaves early.
+        threshold: Lowest confidence of the early head at which an image leaves early. A buffer, so that it is saved
+            with the weights; infinite until `calibrate` sets it, so that no image leaves early.
     """
 
     threshold: Tensor
@@ -62,9 +62,9 @@ class Conditional(nn.Module):
         self.register_buffer("threshold", torch.tensor(torch.inf))
 
     def forward(self, x: Tensor, early_exit: bool = False) -> Tensor | ConditionalOutputs:
-        """Normalized float32 images (B, 1, 28, 28) -> logits (B, 10); in training those of both heads.
+        """Normalized float32 images (B, 1, 28, 28) -> logits (B, 10); in training, the logits of both heads.
 
-        In evaluation, images may leave at the early head if `early_exit` is set.
+        In evaluation, images can leave at the early head if `early_exit` is set.
         """
         x = torch.relu(self.conv1(x))
         if not self.training and not early_exit:
@@ -79,7 +79,7 @@ class Conditional(nn.Module):
         return logits
 
     def loss(self, outputs: Tensor | ConditionalOutputs, x: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy: of both heads in training, of the logits in evaluation."""
+        """Return the cross-entropy: in training the weighted sum over both heads."""
         if isinstance(outputs, Tensor):
             return F.cross_entropy(outputs, labels)
         early = F.cross_entropy(outputs.early_logits, labels)
@@ -87,11 +87,13 @@ class Conditional(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[tuple[Tensor, Tensor]], tolerance: float = 0.0) -> None:
-        """Set `threshold` as low as the accuracy allows. Call it in evaluation mode.
+        """Set `threshold` as low as possible without losing more than `tolerance` in accuracy.
+
+        Call it in evaluation mode.
 
         Args:
-            batches: Normalized images (B, 1, 28, 28) and labels (B,) that were not trained on.
-            tolerance: Accuracy that may be lost by early exit, 0 to 1.
+            batches: Normalized images (B, 1, 28, 28) that were not trained on, and their labels (B,).
+            tolerance: Accuracy that early exit may lose, 0 to 1.
         """
         columns = []
         for x, labels in batches:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Fast(nn.Module):
-    """A small convolutional network, each operation of which was chosen for its speed.
+    """A small convolutional network whose operations were all chosen for their speed.
 
     Shapes with the default widths, for a batch of B images::
 
@@ -22,8 +22,8 @@ class Fast(nn.Module):
         flatten              (B, 256)
         head                 (B, 10)
 
-    The border of two pixels is blank in nearly all of MNIST's images. Pooling comes before batch norm and ReLU, which
-    leaves them a quarter of the values.
+    The cropped border of two pixels is blank in nearly all of MNIST's images. Pooling comes before batch norm and ReLU,
+    which leaves these a quarter of the values.
 
     Args:
         widths: Output channels of the three convolutions.

@@ -36,8 +36,8 @@ def register_model(name: Builder) -> Builder: ...
 def register_model(name: str | Builder) -> Callable[[Builder], Builder] | Builder:
     """Register a network, so that `create_model`, configs and checkpoints find it by its name.
 
-    Decorates a class or a function that returns a network, and returns it unchanged. The default name is that of the
-    class or function.
+    Decorates a class, or a function that returns a network, and returns it unchanged. Without a name, the network gets
+    the name of the class or function.
 
     Example::
 
@@ -77,10 +77,10 @@ register_model("residual")(Residual)
 def register_file(path: str | Path) -> list[str]:
     """Run a Python file that registers networks with `@register_model`.
 
-    Only the user may name it; a checkpoint cannot.
+    Only the user can name such a file; a checkpoint cannot.
 
     Returns:
-        Names of the networks that it registers.
+        Names of the networks that the file registers, sorted.
 
     Raises:
         ValueError: If the file does not exist, raises an exception, or registers nothing.
@@ -89,12 +89,12 @@ def register_file(path: str | Path) -> list[str]:
     if not file.is_file():
         raise ValueError(f"{path}: no such file; expected Python source that uses @register_model")
     before = dict(_MODELS)
-    # One module name for each file, the same each time, so that a file may be named twice.
+    # The module name depends on the file only, so that the file can be run twice.
     spec = importlib.util.spec_from_file_location(f"mnist_cls_file:{file}", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path}: not a .py file; expected Python source that uses @register_model")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent))  # as for a script: the file may import its neighbours
+    sys.path.insert(0, str(file.parent))  # as for a script, so that the file can import its neighbours
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -122,7 +122,8 @@ def create_model(name: str, **options: object) -> nn.Module:
         **options: The network's own options, such as `dropout=0.1` or `widths=(3, 4, 1)`.
 
     Returns:
-        The network in training mode, on the CPU, float32. Its errors about shapes name the layer, see `ShapeError`.
+        The network in training mode, on the CPU, in float32. For an input of a wrong shape it raises a `ShapeError`,
+        which names the layer.
 
     Raises:
         ValueError: If there is no such network, or if it does not take these options.

@@ -48,19 +48,19 @@ class Residual(nn.Module):
         dropout, head       (B, 10)
 
     Args:
-        widths: Channels of each stage; each but the first halves height and width.
+        widths: Channels of each stage; each stage but the first halves height and width.
         blocks: Number of blocks in each stage.
         dropout: Fraction of the head's inputs that are zeroed in training, 0 to 1.
 
     Raises:
-        ValueError: If there is no width, or if a number is not positive.
+        ValueError: If there is no width, or if a width or `blocks` is not positive.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 1, dropout: float = 0.1) -> None:
         super().__init__()
         if not widths or min(*widths, blocks, 1) < 1:
             raise ValueError(f"widths and blocks must be positive, found {list(widths)} and {blocks}")
-        # A stride of 2 takes 0.6 times the time of a 3x3 stem and a pool, for the same accuracy.
+        # With a stride of 2, the stem takes 0.6 times the time of a 3x3 stem and a pool, with the same accuracy.
         self.stem = nn.Conv2d(1, widths[0], 5, stride=2, padding=2, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         self.stages = [f"stage{number}" for number in range(1, len(widths) + 1)]

@@ -1,4 +1,4 @@
-"""Errors about shapes that name the layer, the shape it got, the shape it expects, and the usual cause."""
+"""Errors for wrong shapes: they name the layer, the shape it got, the shape it expects, and the usual cause."""
 
 import functools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class _Explaining(nn.Module):
             raise ShapeError(message) from error
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # pickle cannot import the class made below, so it is given the network's own class.
+        # pickle cannot import the subclass made below, so it gets the network's own class.
         reduced: Any = super().__reduce_ex__(protocol)
         make, args, *state = reduced
         args = (type(self).__bases__[-1] if value is type(self) else value for value in args)
@@ -41,10 +41,10 @@ class _Explaining(nn.Module):
 
 
 def explain_shapes(network: nn.Module) -> nn.Module:
-    """Make a network raise a `ShapeError` where the shape of its input does not fit one of its layers, and return it.
+    """Make a network raise a `ShapeError` if its input has a shape that does not fit one of its layers; return it.
 
-    This object gets a subclass of its class, as in `torch.nn.utils.parametrize`. The class itself is not changed, and
-    neither is `forward`, so that `torch.jit.script`, `torch.compile` and `torch.export` see what they always see.
+    The network object gets a subclass of its class, as in `torch.nn.utils.parametrize`. The class itself and `forward`
+    are unchanged, so that `torch.jit.script`, `torch.compile` and `torch.export` work as usual.
     """
     own: Any = type(network)
     if not isinstance(network, (_Explaining, torch.jit.ScriptModule)):
@@ -63,7 +63,7 @@ def _remake(make: Callable[..., nn.Module], *args: Any) -> nn.Module:
 
 
 def _explain(network: nn.Module, x: Tensor | None, traceback: TracebackType | None) -> str | None:
-    """Explain the shape that reached the layer in which `traceback` ends; return None if that shape fits."""
+    """Explain why a shape does not fit the layer in which `traceback` ends; return None if it fits."""
     names = {id(layer): name for name, layer in network.named_modules()}
     found: tuple[nn.Module, Tensor] | None = None
     for frame, _ in walk_tb(traceback):
@@ -84,7 +84,7 @@ def _explain(network: nn.Module, x: Tensor | None, traceback: TracebackType | No
 
 
 def _expected(layer: nn.Module, got: Tensor) -> str | None:
-    """Return the shape that a layer expects; None if `got` has it, or if the layer is of another kind."""
+    """Return the shape that a layer expects; None if `got` has it, or if this kind of layer is not known."""
     if isinstance(layer, nn.Linear):
         return None if got.shape[-1:] == (layer.in_features,) else f"(B, {layer.in_features})"
     if isinstance(layer, _CONVOLUTIONS):

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def largest_batch(module: "MNISTModule", device: torch.device, most: int) -> int:
-    """Find the largest batch, a divisor of `most`, with which a training step fits into the memory of a device.
+    """Find the largest batch size, a divisor of `most`, at which a training step fits into a device's memory.
 
-    The trial steps are made with a copy of the network.
+    The trial steps run on a copy of the network.
 
     Raises:
         InputError: If not even one image fits.
@@ -49,7 +49,7 @@ def _try_step(module: "MNISTModule", device: torch.device, size: int) -> None:
     optimizer = module.optimizer_factory(network.parameters())
     images = torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)
     labels = torch.zeros(size, dtype=torch.int64, device=device)
-    for _ in range(2):  # the second step also holds the last gradients and the optimizer's averages
+    for _ in range(2):  # the second step also holds the previous gradients and the optimizer's state
         loss = compute_loss(network, network(normalize(images)), images, labels, module.label_smoothing)
         optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -1,4 +1,4 @@
-"""Batches of a user's own loader: checked, and brought to the values 0 to 255 of this package's own."""
+"""Batches of a user's own loader: checked, and converted to values from 0 to 255, as this package's loaders have."""
 
 from typing import Any
 
@@ -10,34 +10,41 @@ from ..errors import InputError, shortened
 from ..images import CLASSES, SIZE
 from .distributed import print_once
 
-# Fraction of the range by which interpolation and added noise may exceed it.
+# Fraction of the range of values by which interpolation and added noise may exceed it.
 _TOLERANCE = 0.1
 
-# Floats to 255 whose brightest pixel is darker than this could as well be normalized.
+# Floats whose brightest pixel is darker than this are more likely normalized images than images from 0 to 255.
 _DARKEST_WHITE = 10
 
 
 class BatchReader:
-    """Checks the first batch of each loader, which waits for a GPU, and reads the others in the same way.
+    """Checks the first batch of each loader, and assumes that the loader's other batches have the same form.
+
+    Checking every batch would wait for a GPU in every step.
 
     Args:
         classifies: whether labels must be 0 to 9.
     """
 
     def __init__(self, classifies: bool) -> None:
-        self.classifies, self.own_data = classifies, False
+        self.classifies, self.from_datamodule = classifies, False
         self.whites: dict[tuple[str, int], int] = {}
 
-    def start(self, own_data: bool) -> None:
-        """Start with other loaders; of this package's `own_data` floats to 255 are expected, as augmented images."""
-        self.own_data = own_data
+    def start(self, from_datamodule: bool) -> None:
+        """Forget the loaders seen so far.
+
+        Args:
+            from_datamodule: whether the next ones are those of `MNISTDataModule`, whose augmented images are floats
+                from 0 to 255. Such images of another loader are reported as unusual.
+        """
+        self.from_datamodule = from_datamodule
         self.whites.clear()
 
     def pair(self, batch: Any, stage: str, loader: int = 0) -> tuple[Tensor, Tensor]:
         """Return the images of a batch, as `images` does, and its labels, int64 (B,).
 
         Raises:
-            InputError: If a first batch is no such pair.
+            InputError: If a loader's first batch is not such a pair.
         """
         if (stage, loader) not in self.whites:
             check_pair(batch, self.classifies)
@@ -47,12 +54,12 @@ class BatchReader:
         """Return the images of a batch, (B, 28, 28) with values 0 to 255, uint8 or float32.
 
         Args:
-            batch: images, or several values of which they are the first.
-            stage: name of the stage.
+            batch: images, or a tuple or list that starts with them.
+            stage: name of the stage, such as "train".
             loader: index of the loader in the stage.
 
         Raises:
-            InputError: If those of a first batch have another shape or other values, see `white_level`.
+            InputError: If the images of a loader's first batch have another shape or other values, see `white_level`.
         """
         images = batch[0] if isinstance(batch, (list, tuple)) else batch
         white = self.whites.get((stage, loader))
@@ -61,42 +68,43 @@ class BatchReader:
             white = white_level(images)
             if white is None:  # a later batch decides
                 return _to_pixels(images, 255)
-            if white == 255 and images.is_floating_point() and not self.own_data:
+            if white == 255 and images.is_floating_point() and not self.from_datamodule:
                 print_once(
-                    "images are floats with values to 255, and read as such; expected are uint8, or floats from 0 to 1"
+                    "images are floats with values up to 255, and used as such; expected uint8, or floats from 0 to 1"
                 )
             self.whites[stage, loader] = white
         return _to_pixels(images, white)
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Bring images (B, 28, 28) or (B, 1, 28, 28) with values 0 to 255, or 0 to 1, to (B, 28, 28) with 0 to 255.
+    """Convert images (B, 28, 28) or (B, 1, 28, 28) to (B, 28, 28) with values 0 to 255, uint8 or float32.
 
-    The brightest pixel decides which, so that a GPU is waited for.
+    The brightest pixel decides whether the values are 0 to 255 or 0 to 1. Looking at it waits for a GPU.
 
     Raises:
-        InputError: If they have another shape or other values, see `white_level`.
+        InputError: If the images have another shape or other values, see `white_level`.
     """
     check_shape(images)
     return _to_pixels(images, white_level(images) or 255)
 
 
 def check_pair(batch: Any, classifies: bool) -> None:
-    """Raise an `InputError` if a batch is anything but images and labels, of a classifier 0 to 9."""
+    """Raise an `InputError` unless a batch is a pair of images and labels; a classifier's labels must be 0 to 9."""
     if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-        found = f"{len(batch)} parts" if isinstance(batch, (list, tuple)) else f"a {type(batch).__name__}"
+        kind = type(batch).__name__
+        found = f"a {kind} of {len(batch)}" if isinstance(batch, (list, tuple)) else f"a {kind}"
         raise InputError(f"a batch is {found}: expected a pair of images and labels")
     images, labels = batch
     check_shape(images)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != images.shape[:1]:
-        expected = f"expected whole numbers ({len(images)},), one for each image"
+        expected = f"expected integers of shape ({len(images)},), one for each image"
         raise InputError(f"labels are {_form(labels)}: {expected}")
     if classifies and len(labels) and not (labels.min() >= 0 and labels.max() < CLASSES):
         raise InputError(f"labels from {int(labels.min())} to {int(labels.max())}: expected 0 to 9")
 
 
 def check_shape(images: object) -> None:
-    """Raise an `InputError` if images are no tensor (B, 28, 28) or (B, 1, 28, 28)."""
+    """Raise an `InputError` unless images are a tensor (B, 28, 28) or (B, 1, 28, 28)."""
     if not isinstance(images, Tensor) or tuple(images.shape[1:]) not in ((SIZE, SIZE), (1, SIZE, SIZE)):
         raise InputError(
             f"images are {_form(images)}: expected (B, 28, 28) or (B, 1, 28, 28); torchvision's Grayscale() and"
@@ -105,13 +113,13 @@ def check_shape(images: object) -> None:
 
 
 def white_level(images: Tensor) -> int | None:
-    """Find the value of white in images: 255, or 1 as torchvision's `ToTensor` has it. Waits for a GPU.
+    """Find the value of white in images: 255, or 1 as in the output of torchvision's `ToTensor`. Waits for a GPU.
 
     Returns:
-        255 or 1; None if all pixels are 0, so that it may be either.
+        255 or 1; None if all pixels are 0, so that both are possible.
 
     Raises:
-        InputError: If the values are in neither range, as those of normalized images.
+        InputError: If the values are in neither range, such as those of normalized images.
     """
     if images.dtype == torch.bool:
         return 1
@@ -128,16 +136,16 @@ def white_level(images: Tensor) -> int | None:
         if low >= -tolerance * white and least < high <= (1 + tolerance) * white:
             return white
     raise InputError(
-        f"images with values from {low:.3g} to {high:.3g}: expected 0 to 1, as of torchvision's ToTensor, or 0 to 255;"
-        " MNISTModule normalizes them itself, so leave out transforms.Normalize"
+        f"images with values from {low:.3g} to {high:.3g}: expected 0 to 1, as torchvision's ToTensor returns, or"
+        " 0 to 255; MNISTModule normalizes images itself, so leave out transforms.Normalize"
     )
 
 
 def step_weight(trainer: Any, batch_idx: int, count: int) -> float:
     """Return the factor that turns Lightning's mean over the batches of a step into the mean over its images.
 
-    The last step of an epoch may have fewer batches and the last batch fewer images than the others, and the processes
-    may have batches of different sizes. Of a user's own loader it is not known which images come.
+    The last step of an epoch can have fewer batches, and the last batch fewer images, than the others, and processes
+    can have batches of different sizes. For a user's own loader these sizes are unknown, and the factor is 1.
 
     Args:
         trainer: the Trainer.

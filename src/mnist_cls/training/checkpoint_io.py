@@ -11,35 +11,36 @@ from ..checkpoints.build import build_on_meta, check_fit
 from ..checkpoints.weights import KEY, read_ckpt, save_ckpt, weights_of
 from ..errors import InputError, shortened
 
-# Entries that are needed to resume: Lightning's, and the number of steps planned.
+# Entries that are needed to resume, with their types: Lightning's, and the planned number of steps.
 _ENTRIES: dict[str, type] = {
     **{"epoch": int, "global_step": int, "pytorch-lightning_version": str, "loops": dict, "callbacks": dict},
     **{"optimizer_states": list, "lr_schedulers": list, "steps": int},
 }
 
-# PyTorch's fused optimizer kernels write to these at the size of their parameter, whatever their own size is.
+# Tensors of the optimizer's state with the shape of their parameter. PyTorch's fused kernels do not check their size:
+# they would write past the end of a smaller one.
 _LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum"}
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes and reads checkpoints with `save_ckpt` and `read_ckpt`.
 
-    Lightning's own plugin moves a file from the system's temporary folder; if that is on another file system, a kill
-    in the middle of the copy leaves half a checkpoint.
+    Lightning's own plugin moves the file from the system's temporary folder. If that is on another file system, a
+    process killed in the middle of the copy leaves half a checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        """Write a checkpoint whole or not at all."""
+        """Write a checkpoint, completely or not at all."""
         save_ckpt(path, checkpoint)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU; tensors and plain values only, whatever `weights_only` is.
+        """Read a checkpoint onto the CPU: tensors and plain values only, whatever `weights_only` is.
 
         Raises:
-            InputError: If it is not a checkpoint, is damaged, holds anything that could run code, or lacks what is
-                needed to resume.
+            InputError: If the file is not a checkpoint, is damaged, holds anything that could run code, or lacks what
+                is needed to resume.
         """
         content = read_ckpt(path)
         check_resumable(content, Path(path))
@@ -51,11 +52,15 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def check_resumable(content: dict[str, Any], path: Path) -> None:
-    """Check the parts of a checkpoint, as `read_ckpt` returns it, that PyTorch and Lightning use unchecked.
+    """Check the entries of a checkpoint that PyTorch and Lightning use unchecked.
+
+    Args:
+        content: the checkpoint, as `read_ckpt` returns it.
+        path: its file, for messages.
 
     Raises:
-        InputError: If an entry is missing or has another type, the optimizer's tensors do not fit their parameters, or
-            a callback's path leaves the run's folder.
+        InputError: If an entry is missing or has another type, the weights do not fit the network or the optimizer's
+            tensors their parameters, or a callback's path leaves the run's folder.
     """
     weights = weights_of(content, path)
     check_entries(content, path)
@@ -75,23 +80,24 @@ def check_entries(content: Mapping[str, Any], path: Path) -> None:
 
 
 def check_optimizers(content: Mapping[str, Any], parameters: Iterable[Tensor], path: Path) -> None:
-    """Raise an `InputError` if the tensors of an optimizer do not fit its parameters, which are in its order."""
+    """Raise an `InputError` if an optimizer's tensors do not fit the parameters, which are in the optimizer's order."""
     shapes = [tuple(parameter.shape) for parameter in parameters]
     for optimizer in content["optimizer_states"]:
         _check_optimizer(optimizer, shapes, path)
 
 
 def check_steps(content: Mapping[str, Any], total: int, accept_complete: bool, scheduled: bool) -> None:
-    """Check that the training of a checkpoint can go on.
+    """Check that the training of a checkpoint can be resumed.
 
     Args:
-        content: of the checkpoint.
-        total: number of steps of the training that resumes; -1: without a limit.
+        content: the checkpoint.
+        total: number of steps of the resuming training; -1: no limit.
         accept_complete: whether the checkpoint's training may be complete.
-        scheduled: whether the learning rate has a schedule, whose length is fixed.
+        scheduled: whether the learning rate follows a schedule, whose length is fixed.
 
     Raises:
-        InputError: If the training is complete and that is not accepted, or its schedule has another length.
+        InputError: If the checkpoint's training is complete and `accept_complete` is false, or if its schedule has
+            another length.
     """
     planned, done = content[KEY]["steps"], content["global_step"]
     instead = (
@@ -119,7 +125,7 @@ def _check_optimizer(optimizer: Any, shapes: list[tuple[int, ...]], path: Path) 
 
 
 def _check_paths(state: Any, path: Path) -> None:
-    # Lightning removes these files if they lie in the run's folder, which it decides without resolving `..`.
+    # Lightning deletes these files if they are in the run's folder, but does not resolve `..` to find out.
     if not isinstance(state, dict):
         return
     models = state.get("best_k_models")
@@ -131,6 +137,4 @@ def _check_paths(state: Any, path: Path) -> None:
 
 
 def _not_resumable(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"{path}: cannot resume from it: {reason}; expected a checkpoint of a training, not of weights alone"
-    )
+    return InputError(f"{path}: cannot resume: {reason}; expected the checkpoint of a training run, not weights alone")

@@ -1,4 +1,4 @@
-"""Compile the forward and backward pass of a training with `torch.compile`."""
+"""Compile the forward and backward pass of training with `torch.compile`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,10 +19,10 @@ ForwardPass = Callable[[Tensor], Any]
 def compile_for(
     trainer: pl.Trainer, network: nn.Module, mode: str, dtype: str | torch.dtype
 ) -> tuple[torch.Size, ForwardPass]:
-    """Compile a network for the full batches of a training; return their shape and the pass, see `compile_network`.
+    """Compile a network for the full batches of training; return their shape and the forward pass.
 
     Raises:
-        InputError: If it cannot be compiled, or the loader has no batch size.
+        InputError: If the network cannot be compiled, or the training loader has no batch size.
     """
     size, device = _full_batch(trainer.train_dataloader), trainer.strategy.root_device
     sample = normalize(torch.zeros(size, SIZE, SIZE, dtype=torch.uint8, device=device)).to(dtype)
@@ -38,12 +38,12 @@ def compile_network(
         network: its parameters receive the gradients of the compiled pass.
         mode: a mode of `torch.compile`.
         sample: normalized images (B, 1, 28, 28) on the network's device; the pass is compiled for their shape.
-        autocast: creates the context of the training's precision.
+        autocast: function that creates the context of the training's precision.
 
     Raises:
         InputError: If the network cannot be compiled, for example because there is no C++ compiler.
     """
-    # A function, since the compiled module itself would become a second submodule of the LightningModule.
+    # Compile a function: a compiled module would become a second submodule of the LightningModule.
     compiled: ForwardPass = torch.compile(lambda images: network(images), mode=mode, dynamic=False)
     try:
         with _buffers_restored(network), autocast():
@@ -65,10 +65,11 @@ def _buffers_restored(network: nn.Module) -> Iterator[None]:
 
 
 def _full_batch(loader: Any) -> int:
-    """Return the number of images in this process's part of a loader's full batches."""
+    """Return the number of images that this process gets of a loader's full batches."""
     if isinstance(loader, BatchLoader):
         return len(range(loader.rank, min(loader.batch_size, loader.sampler.count), loader.world_size))
     size = getattr(loader, "batch_size", None)
     if not isinstance(size, int):
-        raise InputError("compile: expected a loader with a batch_size, for which the network is compiled")
+        found = type(loader).__name__
+        raise InputError(f"compile: the {found} has no batch_size to compile the network for; use compile=None")
     return size

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 
-# Larger batches make evaluation no faster, and where those of the training just fit, memory is short.
+# Larger batches do not speed up evaluation, and may not fit into memory where the training's batches only just do.
 _MAX_EVALUATION_BATCH = 1000
 
 
@@ -31,18 +31,23 @@ class MNISTDataModule(pl.LightningDataModule):
 
     Args:
         name: name of the dataset, see `load_dataset`.
-        dir: the user's own images, see `find_parts`; None: those of the package, or that torchvision downloads.
-        test_dir: the same for the test images, all of these if there is no part called test; None: those in `dir`.
+        dir: path of the user's own images, see `find_parts`; None: the packaged MNIST, or the dataset that torchvision
+            downloads.
+        test_dir: path of the user's own test images, in the same forms; of several parts the one called test, else val.
+            None: the test images in `dir`.
         batch_size: images per batch, over all processes together; at most 1,000 in validation and test.
-        shuffle: whether each training epoch has an order of its own.
-        train_size: number of training images to use, the first ones; None: all.
-        validation_size: number of training images held out for validation; None: one in twelve, or those that `dir` has
-            for it.
-        folds: number of parts of the training images for cross-validation, see `fold_indices`; None: none.
-        fold: which of these parts is held out for validation, from 0.
+        shuffle: whether to shuffle the training images in each epoch.
+        train_size: number of training images to use, from the first; None: all.
+        validation_size: number of training images held out for validation; None: one in twelve, or the validation
+            images in `dir` if there are any.
+        folds: number of folds for cross-validation, see `fold_indices`; None: no cross-validation.
+        fold: index of the fold that is held out for validation, from 0.
         augmentation: arguments of `RandomDistortion`, applied in training only; None: no augmentation.
-        drawn: fraction of the training images, 0 to 1, that are not of the dataset but drawn, see `draw_digits`.
-        seed: seed of the run, for the order of the training images. The split does not depend on it.
+        drawn: fraction of the training images, 0 to below 1, that the package draws itself, see `draw_digits`.
+        seed: seed of the order of the training images. The split does not depend on it.
+
+    Raises:
+        InputError: If an argument is out of range. What is wrong with the images is raised when they are read.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.save_hyperparameters(arguments)
         self.source = Dataset(name, dir, test_dir, train_size, validation_size, folds, fold, drawn)
         self.batch_size, self.shuffle, self.seed = (arguments[key] for key in ("batch_size", "shuffle", "seed"))
-        DataSettings(augmentation=augmentation)  # checks it
+        DataSettings(augmentation=augmentation)  # raises an InputError for an unknown distortion
         self.augment = RandomDistortion(**augmentation) if augmentation else None
         self.train_data: LabelledImages | None = None
         self.val_data: LabelledImages | None = None
@@ -83,9 +88,9 @@ class MNISTDataModule(pl.LightningDataModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> "Self":
-        """Create a DataModule from a checkpoint, see `load_datamodule`; `kwargs` replace its arguments.
+        """Create a DataModule from a checkpoint, see `load_datamodule`; `kwargs` replace the arguments saved in it.
 
-        Whatever `weights_only` is, nothing in the file is executed or imported.
+        Nothing in the file is executed or imported, whatever `weights_only` is.
         """
         return load_datamodule(cls, checkpoint_path, kwargs, hparams_file)
 
@@ -95,15 +100,15 @@ class MNISTDataModule(pl.LightningDataModule):
         return "test" in self.source.parts
 
     def prepare_data(self) -> None:
-        """Read the images, and bring a user's own into MNIST's form, in one process; others find what it has kept."""
+        """Read the images, and convert a user's own to MNIST's form; the other processes read the cached result."""
         stage = None if self.trainer is None else self.trainer.state.fn
         if self.train_data is None and stage in ("fit", "validate", None):
             self.source.prepare("train", "val")
         if self.test_data is None and stage != "validate":
-            self.source.prepare("test")  # before a training, too, or what is wrong with it would come up at the end
+            self.source.prepare("test")  # before training, too: an error in it must not surface at the end only
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the training images for "fit" and "validate", the test images for "test" and "predict", each once."""
+        """Load the training and validation images ("fit", "validate") or the test images ("test", "predict"), once."""
         if stage in ("fit", "validate", None) and self.train_data is None:
             train, val = self.source.train_and_validation()
             self.train_data, self.val_data = self._to_device(train), self._to_device(val)
@@ -112,9 +117,9 @@ class MNISTDataModule(pl.LightningDataModule):
             self.test_data = self._to_device(self.source.test())
 
     def train_dataloader(self) -> BatchLoader:
-        """Return the loader of the training images, always the same one, which knows its position in the epoch."""
+        """Return the loader of the training images: the same object each time, since it holds the epoch's position."""
         loader = self._loader("train", training=True)
-        # Outside of a Trainer, or before its batch size was tuned, it was another one.
+        # The options change once a Trainer is attached, or tunes the batch size.
         if self._train_loader is None or self._train_loader.options != loader.options:
             self._train_loader = loader
         return self._train_loader
@@ -148,26 +153,26 @@ class MNISTDataModule(pl.LightningDataModule):
         return {"batches_done": done, "batch_size": self.batch_size, **images}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Resume within the epoch in which the checkpoint was saved, unless only its weights are evaluated.
+        """Resume at the checkpoint's position in its epoch; do nothing in evaluation.
 
         Raises:
-            InputError: If its batches had another size.
+            InputError: If the checkpoint was saved within an epoch that had batches of another size.
         """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
         size, done = state_dict.get("batch_size", self.batch_size), int(state_dict.get("batches_done", 0))
         if size != self.batch_size and done:
             raise InputError(
-                f"the checkpoint's training had batches of {size} images, not {self.batch_size}; data.batch_size={size}"
-                " resumes it"
+                f"the checkpoint's training had batches of {size} images, not {self.batch_size}; resume it with"
+                f" data.batch_size={size}"
             )
         if self._checksum is not None and state_dict.get("images", self._checksum) != self._checksum:
-            print_once(f"the images of {self.source.dir} are no longer those that the training started with")
-        # Lightning restores a loader by itself, but not after its length has been asked for, as by every schedule.
+            print_once(f"the images of {self.source.dir} have changed since the training started")
+        # Lightning would restore the loader itself, but not once its length has been read, as every schedule does.
         self.train_dataloader().first_batch = done
 
     def _to_device(self, data: LabelledImages) -> LabelledImages:
-        # MNIST takes 55 MB as uint8; moved once, it needs no transfer in any step.
+        # MNIST takes 55 MB as uint8. It is moved once, so that no step has to wait for a transfer.
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         return LabelledImages(data.images.to(device), data.labels.to(device))
 
@@ -179,10 +184,10 @@ class MNISTDataModule(pl.LightningDataModule):
         if smallest < processes:
             raise InputError(
                 f"batches of {smallest} images for {processes} processes: expected at least one image for each;"
-                " raise data.batch_size, or train with fewer processes"
+                " increase data.batch_size, or train with fewer processes"
             )
         size = self.batch_size if training else min(self.batch_size, _MAX_EVALUATION_BATCH)
-        # To overfit, each epoch has the same first batches.
+        # Overfitting repeats the same first batches in each epoch.
         shuffle = training and self.shuffle and not getattr(trainer, "overfit_batches", 0)
         return BatchLoader(data, size, shuffle, self.seed, rank, processes, same_length=training)
 

@@ -1,4 +1,4 @@
-"""The images of a training: those to train on, those held out for validation, and those of the test."""
+"""The images of a training: to train on, to validate on, and to test on."""
 
 import zlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from .own_data import Part, find_parts
 
 
 class Dataset:
-    """A dataset by its name, or a user's own images; read when they are asked for. Arguments: see `MNISTDataModule`."""
+    """A named dataset, or a user's own images, read on demand. For the arguments see `MNISTDataModule`."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Dataset:
         fold: int | None = None,
         drawn: float = 0.0,
     ) -> None:
-        # Checks them.
+        # Raises an InputError if one of them is out of range.
         DataSettings(train_size=train_size, validation_size=validation_size, folds=folds, fold=fold, drawn=drawn)
         self.name, self.dir, self.test_dir = name, dir, test_dir
         self.train_size, self.validation_size, self.folds, self.fold = train_size, validation_size, folds, fold
@@ -38,7 +38,7 @@ class Dataset:
 
     @cached_property
     def parts(self) -> dict[Part, Callable[[], LabelledImages]]:
-        """Functions that read the parts that there are.
+        """For each part that the dataset has, the function that reads it.
 
         Raises:
             InputError: If `dir` or `test_dir` has no labelled images.
@@ -56,27 +56,30 @@ class Dataset:
         return parts
 
     def prepare(self, *parts: Part) -> None:
-        """Read the images of these parts, those that there are, so that nothing is left to do for `_take`."""
+        """Read these parts in advance, if the dataset has them; each is kept until it is first used."""
         for part in parts:
             if part in self.parts and part not in self._read:
                 self._read[part] = self.parts[part]()
 
     def train_and_validation(self) -> tuple[LabelledImages, LabelledImages]:
-        """Return the images to train on, and those for validation: held out of the former, or a part of their own.
+        """Return the images to train on and to validate on.
+
+        The latter are held out of the training images, unless the dataset has a part for validation.
 
         Raises:
-            InputError: If there are no images to train on, or fewer than the settings need.
+            InputError: If there are no training images or fewer than the settings need, or if the settings hold out
+                images of a dataset that has a part for validation.
         """
         if "train" not in self.parts:
             raise InputError(f"data.dir={self.dir}: has no training images, only {', '.join(self.parts)}")
         data = self._take("train")
         if bool((data.labels.diff() >= 0).all()):
-            # As folders are read: of such an order, the first `train_size` would be of few classes.
+            # Sorted by label, as when read from folders: the first `train_size` images would have few classes.
             data = data.subset(torch.from_numpy(fixed_order(len(data.labels))))
         if "val" in self.parts:
             if self.folds is not None or self.validation_size:
                 option = "folds" if self.folds is not None else "validation_size"
-                raise InputError(f"data.dir={self.dir}: has validation images of its own; leave data.{option} out")
+                raise InputError(f"data.dir={self.dir}: has its own validation images; leave data.{option} out")
             val_data = self._take("val")
             train_data, val_data = data, val_data if self.validation_size is None else val_data.subset(torch.arange(0))
         else:
@@ -85,7 +88,7 @@ class Dataset:
         if self.train_size is not None:
             count = len(train_data.labels)
             if self.train_size > count:
-                raise InputError(f"data.train_size={self.train_size}, but there are {count:,} training images")
+                raise InputError(f"data.train_size={self.train_size}: expected at most {count:,}, all training images")
             train_data = LabelledImages(*(values[: self.train_size] for values in train_data))
         if self.drawn:
             drawn = draw_digits(round(len(train_data.labels) * self.drawn / (1 - self.drawn)))
@@ -95,7 +98,7 @@ class Dataset:
     def test(self) -> LabelledImages:
         """Return the test images; raise an InputError if there are none."""
         if "test" not in self.parts:
-            raise InputError(f"data.dir={self.dir}: has no test images; data.test_dir=PATH names some")
+            raise InputError(f"data.dir={self.dir}: has no test images; set data.test_dir=PATH")
         return self._take("test")
 
     def _split(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,5 +111,5 @@ class Dataset:
 
 
 def checksum(data: LabelledImages) -> int:
-    """Return a number that changes if an image or a label does; they are on the CPU."""
-    return zlib.crc32(data.labels.numpy(), zlib.crc32(data.images.numpy()))
+    """Return a checksum of images and labels on the CPU."""
+    return zlib.crc32(data.labels.numpy().data, zlib.crc32(data.images.numpy().data))

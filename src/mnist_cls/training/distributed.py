@@ -1,4 +1,4 @@
-"""Training in several processes: how many torchrun has started, and what they exchange."""
+"""Training in several processes: the settings that follow from torchrun, and what the processes exchange."""
 
 import atexit
 import dataclasses
@@ -31,7 +31,7 @@ def as_launched(settings: TrainerSettings) -> TrainerSettings:
     if hosts() > 1 and _agent_store() and int(os.environ["TORCHELASTIC_MAX_RESTARTS"]) > 0:
         raise InputError(
             "--max-restarts on several hosts needs --rdzv-backend=c10d, and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in"
-            " torchrun's environment: otherwise restarted processes would wait for those from before the restart"
+            " torchrun's environment; without these, restarted processes wait for those from before the restart"
         )
     listed = isinstance(settings.devices, list)
     if (len(settings.devices) != local) if listed else (settings.devices not in (1, "auto", local)):
@@ -52,23 +52,23 @@ def as_launched(settings: TrainerSettings) -> TrainerSettings:
 
 
 def connect(device: torch.device) -> None:
-    """Connect the processes that torchrun has started, each attempt under a name of its own.
+    """Connect the processes that torchrun has started, under a different name after each restart.
 
-    Lightning would connect them under one name for all attempts. There, torchrun's store still holds the addresses of
-    the processes from before a restart, for which the restarted ones may wait forever (PyTorch 2.14).
+    Lightning would use one name for all attempts. Under that name, torchrun's store still holds the addresses of the
+    processes from before a restart, and the restarted processes can wait for these forever (PyTorch 2.14).
     """
     if world_size() == 1 or not _agent_store() or distributed.is_initialized():  # by an earlier job of a sweep
         return
-    stores: Any = distributed  # its types leave out the stores
+    stores: Any = distributed  # the stores have no types
     store = stores.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     attempt = stores.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=attempt, rank=int(os.environ["RANK"]), world_size=world_size())
-    atexit.register(distributed.destroy_process_group)  # PyTorch may abort at the exit of a process that has not
+    atexit.register(distributed.destroy_process_group)  # without it, PyTorch can abort when the process exits
 
 
 def _agent_store() -> bool:
-    """Return whether torchrun itself runs the store in which its processes find each other."""
+    """Return whether torchrun itself runs the store through which its processes find each other."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -85,7 +85,7 @@ def max_of_all(trainer: pl.Trainer, *values: int) -> list[int]:
 
 def lost(error: BaseException) -> bool:
     """Return whether an exception means that another process is gone or cannot be reached."""
-    # Gloo raises a plain RuntimeError; only its text names its transport.
+    # Gloo raises a plain RuntimeError, which only its text gives away.
     return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
 
 

@@ -51,7 +51,7 @@ def train(settings: TrainSettings, folder: Path) -> float:
 
 
 def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float:
-    # From here on, and in what is recorded, without what depends on the machine.
+    # Resolve the network's name and precision=auto, so that the recorded settings say what was used.
     settings = dataclasses.replace(
         settings,
         model=named_model(settings.model, settings.model_file),
@@ -72,15 +72,15 @@ def _train(settings: TrainSettings, folder: Path, last: LastCheckpoint) -> float
     no_validation = _no_validation(settings)
     previous_folder = None if resume is None else resume.parent
     best = BestCheckpoint(folder / LAST.parent, None if no_validation else monitor, mode, previous_folder)
-    # These two come last: the checkpoints that they save hold the state of the callbacks before them.
+    # These two come last: their checkpoints hold the state of the callbacks before them.
     callbacks = [*_callbacks(settings, folder, module.classifies, no_validation), best, last]
     loggers = make_loggers(settings.logger, folder, last.step)
     trainer = make_trainer(settings.trainer, folder, callbacks, [*loggers.values()])
-    if settings.trainer.fast_dev_run:  # Lightning has replaced them by one that writes nothing
+    if settings.trainer.fast_dev_run:  # Lightning has replaced them with one that writes nothing
         loggers = {}
     data = _data(settings, module, trainer)
-    if trainer.world_size == 1:  # of several processes, Lightning lets one do this
-        data.prepare_data()  # takes no part in the time of the training
+    if trainer.world_size == 1:  # with several processes, Lightning calls this in one of them
+        data.prepare_data()  # before the clock starts
     earlier = logged_files(loggers)
     if trainer.is_global_zero:
         start(loggers, folder, hyperparameters(settings), last.step)
@@ -133,7 +133,7 @@ def _load_weights(module: MNISTModule, weights: Weights) -> None:
 
 
 def _no_validation(settings: TrainSettings) -> str | None:
-    """Return the setting for which there is no validation, if so."""
+    """Return the setting that turns validation off; None if there is a validation."""
     off = {
         "data.validation_size=0": settings.data.validation_size == 0,
         "trainer.limit_val_batches=0": settings.trainer.limit_val_batches == 0 and not settings.trainer.overfit_batches,
@@ -142,7 +142,7 @@ def _no_validation(settings: TrainSettings) -> str | None:
 
 
 def _callbacks(settings: TrainSettings, folder: Path, classifies: bool, no_validation: str | None) -> list[Callback]:
-    """Create the callback that stops at the first NaN, and those of the config."""
+    """Create the callback that stops at the first NaN or Inf, and those of the config."""
     kept = folder / "nonfinite"
     path = display_path(kept)
     options = f"{override('checkpoint', path)} {override('input', path / 'batch.safetensors')} mode=train"
@@ -153,12 +153,12 @@ def _callbacks(settings: TrainSettings, folder: Path, classifies: bool, no_valid
 
 
 def _data(settings: TrainSettings, module: MNISTModule, trainer: pl.Trainer) -> MNISTDataModule:
-    """Create the DataModule, and set how many of its batches make an optimizer step."""
+    """Create the DataModule, and set the number of batches per optimizer step in the Trainer."""
     if trainer.world_size > 1:
         # All processes start from the same weights, but must draw different dropout masks and distortions.
         pl.seed_everything((settings.seed + 7919 * trainer.global_rank) % 2**32, workers=True, verbose=False)
     batch_size, trainer.accumulate_grad_batches = _batch_size(settings, module, trainer)
-    if settings.data.batch_size != "auto":  # which is for machines with little memory
+    if settings.data.batch_size != "auto":  # "auto" is for machines with little memory
         keep_freed_memory()
     shuffle = settings.data.shuffle and not settings.trainer.overfit_batches
     arguments = settings.data.arguments() | {"batch_size": batch_size, "shuffle": shuffle}
@@ -170,7 +170,7 @@ def _batch_size(settings: TrainSettings, module: MNISTModule, trainer: pl.Traine
     size, effective = settings.data.batch_size, settings.data.effective_batch_size
     if isinstance(size, str):
         if trainer.world_size > 1:
-            raise InputError("data.batch_size=auto is for one process; with several devices set a number")
+            raise InputError("data.batch_size=auto: works with one process only; with several, set a number of images")
         effective = effective or BATCH_SIZE
         size = largest_batch(module, trainer.strategy.root_device, effective)
         print(f"batches of {size} images, {effective // size} per step, fit on {trainer.strategy.root_device}")
@@ -178,7 +178,7 @@ def _batch_size(settings: TrainSettings, module: MNISTModule, trainer: pl.Traine
 
 
 def _fit(trainer: pl.Trainer, module: MNISTModule, data: MNISTDataModule, resume: Path | None) -> None:
-    # Otherwise the garbage collector scans everything that was imported again and again: half of the overhead per step.
+    # Otherwise the garbage collector scans all imported objects again and again: half of the overhead per step.
     frozen = gc.get_freeze_count()
     gc.freeze()
     try:
@@ -199,7 +199,8 @@ def _fit(trainer: pl.Trainer, module: MNISTModule, data: MNISTDataModule, resume
 
 
 def _is_out_of_time(trainer: Any) -> bool:
-    """Whether `trainer.max_time` is over; Lightning does not declare a trainer's callbacks."""
+    """Return whether `trainer.max_time` has passed."""
+    # The trainer is untyped, since Lightning does not declare its callbacks.
     remaining = [one.time_remaining() for one in trainer.callbacks if isinstance(one, Timer)]
     return any(seconds is not None and seconds <= 0 for seconds in remaining)
 
@@ -208,16 +209,16 @@ def _evaluate(
     settings: TrainSettings, trainer: pl.Trainer, module: MNISTModule, data: MNISTDataModule
 ) -> dict[str, float]:
     """Calibrate the network, then compute its metrics on the validation and test images."""
-    held_out = data.val_data  # all of it, in every process
+    held_out = data.val_data  # all validation images, in every process
     batches = BatchLoader(held_out, 500) if held_out is not None and len(held_out.labels) else None
     temperature = calibrate(module, settings.temperature, batches)
     metrics = {} if temperature is None else {"temperature": temperature}
-    # A weight averaging callback would replace the weights to be evaluated by its last average.
+    # A weight averaging callback would replace the weights to be evaluated with its last average.
     untyped: Any = trainer  # Lightning does not declare the attribute
     untyped.callbacks = [callback for callback in untyped.callbacks if not isinstance(callback, WeightAveraging)]
     wants_test = settings.trainer.limit_test_batches != 0
     if wants_test and not data.has_test_images:
-        print_once("no test images: data.test_dir=PATH names some")
+        print_once("no test images; set data.test_dir=PATH to test")
     stages = [trainer.validate] + [trainer.test] * (wants_test and data.has_test_images)
     for evaluate in stages:
         evaluate(module, data, verbose=False)

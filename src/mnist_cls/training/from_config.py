@@ -1,4 +1,4 @@
-"""Lightning's callbacks and loggers from their configs: a class in `_target_`, and its arguments."""
+"""Create Lightning's callbacks and loggers from their configs: a class in `_target_`, and its arguments."""
 
 import difflib
 import inspect
@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from ..cli.instantiate import instantiate
 from ..errors import InputError, first_line
 
-# What the objects of each group must be.
+# The base class of the objects in each group.
 _KINDS: dict[str, type] = {"callbacks": Callback, "logger": Logger}
 
 # Loggers whose packages are extras of this one, under the same names.
@@ -23,11 +23,11 @@ def create_all(group: str, configs: Mapping[str, Any] | None, **known: object) -
 
     Args:
         group: "callbacks" or "logger".
-        configs: for each name of an entry, the class in `_target_` and its arguments.
-        known: arguments for those classes that take them, unless the config sets them.
+        configs: entries by name, each with a class in `_target_` and its arguments.
+        known: arguments that are passed to the classes that take them, unless the config sets them.
 
     Raises:
-        InputError: If there is no such class, it cannot be created, or its package is not installed.
+        InputError: If there is no such class, its object cannot be created, or its package is not installed.
     """
     entries = {name: config for name, config in (configs or {}).items() if config is not None}
     return {name: _create(_KINDS[group], f"{group}.{name}", config, known) for name, config in entries.items()}
@@ -51,12 +51,13 @@ def _create(kind: type, key: str, config: Any, known: Mapping[str, object]) -> A
 
 
 def check_monitors(callbacks: Mapping[str, Callback], classifies: bool, no_validation: str | None) -> None:
-    """Check that the metrics exist which callbacks monitor, such as early stopping, before the training starts.
+    """Check before training that the metrics monitored by callbacks, such as early stopping, exist.
 
     Args:
-        callbacks: by their names in the config. Of those of the user's own, nobody knows which metrics they log.
-        classifies: whether the network is measured by its accuracy.
-        no_validation: setting for which there is no validation; None: there is one.
+        callbacks: callbacks by their names in the config. If one is the user's own, nothing is checked, since it can
+            log further metrics.
+        classifies: whether the network has an accuracy.
+        no_validation: setting that turns validation off; None: there is a validation.
 
     Raises:
         InputError: If a metric does not exist.

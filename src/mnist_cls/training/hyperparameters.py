@@ -1,4 +1,4 @@
-"""Hyperparameters: checked, and brought to the plain values that a checkpoint may hold."""
+"""Hyperparameters: checked, and converted to the plain values that a checkpoint may hold."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -15,7 +15,7 @@ def plain(name: str, value: object) -> Any:
     """Convert a value to what a checkpoint may hold: numbers, text, None, and lists, tuples and dicts of these.
 
     Raises:
-        InputError: If it is, or holds, anything else; it is called `name`.
+        InputError: If the value is, or contains, anything else. The message calls it `name`.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -37,10 +37,13 @@ def plain(name: str, value: object) -> Any:
 
 
 def network_of(model: object) -> tuple[dict[str, Any], nn.Module]:
-    """Return a network's name and options, and the network; a network that was given has neither.
+    """Return a network's name and options, and the network itself.
+
+    Args:
+        model: see `MNISTModule`. A network object is returned with an empty dict.
 
     Raises:
-        InputError: If there is no such network, or its options are no plain values.
+        InputError: If there is no such network, or its options are not plain values.
     """
     if isinstance(model, nn.Module):
         return {}, model
@@ -59,11 +62,12 @@ def network_of(model: object) -> tuple[dict[str, Any], nn.Module]:
 def check_options(
     network: nn.Module, optimizer: object, scheduler: object, label_smoothing: object, compile: object, lr: object
 ) -> None:
-    """Raise an `InputError` if an argument of the module is of a wrong type, or out of range."""
+    """Raise an `InputError` if an argument of `MNISTModule` has a wrong type or is out of range."""
     for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
         if factory is not None and not callable(factory):
             example = "functools.partial(torch.optim.AdamW, lr=1e-3)"
-            raise InputError(f"{name} is a {type(factory).__name__}: expected what creates one, such as {example}")
+            found = type(factory).__name__
+            raise InputError(f"{name} is a {found}: expected a function that creates one, such as {example}")
     check_number("label_smoothing", label_smoothing, 0, 1)
     if label_smoothing and hasattr(network, "loss"):
         raise InputError(f"label_smoothing={label_smoothing}: {type(network).__name__} has a loss of its own")
@@ -74,7 +78,7 @@ def check_options(
 
 
 def check_number(name: str, value: object, low: float, high: float = float("inf")) -> None:
-    """Raise an `InputError` if a value is no number from `low` to below `high`."""
+    """Raise an `InputError` unless a value is a number, at least `low` and below `high`."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < high:
         upper = "" if high == float("inf") else f" and below {high:g}"
         raise InputError(f"{name}={shortened(value)}: expected a number, at least {low:g}{upper}")

@@ -1,4 +1,4 @@
-"""How a training that ends early tells its user, in one line, why it ended and how to resume it."""
+"""One line for the user when training ends early: why it ended, and how to resume it."""
 
 import os
 import sys
@@ -18,11 +18,11 @@ from .loggers import of_a_logger
 
 @contextmanager
 def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
-    """Turn what interrupts a training in a run's folder into one line that says how to resume it.
+    """Report what ends the training of the block in one line, with the command that resumes it.
 
     Raises:
         InputError: If Lightning or a logger refuses a setting, a file cannot be written, a logger's server does not
-            answer, or another process of the training is gone.
+            answer, or another process of the training is lost.
         SystemExit: If a signal has ended the training, with status 128 + the signal's number.
     """
     try:
@@ -32,7 +32,7 @@ def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
             raise
         print_once(f"{last.cause} at step {last.step}; {_how_to_resume(folder, last.path)}", sys.stderr)
         sys.exit(128 + last.signal)
-    except BrokenPipeError:  # `... | head` has seen enough
+    except BrokenPipeError:  # the reader of `... | head` has exited
         raise
     except Exception as error:
         reason = _reason(error, folder)
@@ -42,14 +42,14 @@ def resumable(folder: Path, last: LastCheckpoint) -> Iterator[None]:
 
 
 def _reason(error: Exception, folder: Path) -> str | None:
-    """Return in one line why a training has ended, if that is not a defect and not yet said in one line."""
+    """Return in one line why training has ended; None for a defect, or an error that already is one line."""
     if isinstance(error, InputError):
         return None
     if of_a_logger(error):
         package = type(error).__module__.partition(".")[0]
         hint = "; logger.wandb.offline=true needs no account and no network" if package == "wandb" else ""
         return f"logger ({package}): {shortened(' '.join(str(error).split()), 500).rstrip('.')}{hint}"
-    if isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error):  # early stopping's
+    if isinstance(error, MisconfigurationException) or "conditioned on metric" in str(error):  # from early stopping
         hint = "; choose one, such as logger=csv" if "no logger" in str(error) else ""
         return f"Lightning: {' '.join(str(error).split()).rstrip('.')}{hint}"
     if lost(error):

@@ -17,11 +17,11 @@ from .from_config import create_all, not_installed
 
 Loggers = dict[str, Logger]
 
-# By the names of loggers: the run's id in MLflow's database, and at Weights & Biases.
+# File with the run's ids in MLflow's database and at Weights & Biases, by the names of the loggers.
 _IDS = "loggers.json"
 
-# Unless the user has set them: seconds and attempts after which a server that does not answer is an error; and MLflow
-# prints nothing, such as the traceback of an exception that it raises.
+# Defaults for environment variables that the user has not set. They limit the seconds and attempts before a server that
+# does not answer is an error, and keep MLflow from printing the traceback of an exception that it also raises.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -33,15 +33,18 @@ _ENVIRONMENT = {
 def make_loggers(configs: Mapping[str, Any] | None, folder: Path, step: int) -> Loggers:
     """Create the loggers; their files go into the run's folder, unless the configs say otherwise.
 
-    If the run resumes from a `step` other than 0, TensorBoard hides what was logged after it, and MLflow and Weights &
-    Biases continue the run that they have.
+    Args:
+        configs: see `create_all`; None: no loggers.
+        folder: the run's folder.
+        step: optimizer step from which the run resumes; 0: it starts. In a resumed run, TensorBoard hides what was
+            logged after that step, and MLflow and Weights & Biases continue their earlier run.
 
     Raises:
         InputError: If a config is wrong, or a package is not installed.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # It warns that an experiment is new.
+    # It warns whenever an experiment is new.
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     ids = _ids(folder) if step else {}
     loggers: Loggers = {}
@@ -52,7 +55,7 @@ def make_loggers(configs: Mapping[str, Any] | None, folder: Path, step: int) -> 
 
 
 def start(loggers: Loggers, folder: Path, hyperparameters: dict[str, Any], step: int) -> None:
-    """Log the hyperparameters, in the first process; TensorBoard gets them with the results.
+    """Log the hyperparameters; call this in the first process only. TensorBoard gets them later, with the results.
 
     Raises:
         InputError: If a package is not installed.
@@ -63,7 +66,7 @@ def start(loggers: Loggers, folder: Path, hyperparameters: dict[str, Any], step:
             continue
         rows = _rows_before(step, Path(logger.log_dir, "metrics.csv")) if isinstance(logger, CSVLogger) else []
         try:
-            if name not in earlier:  # MLflow's cannot be changed
+            if name not in earlier:  # MLflow refuses to change them
                 logger.log_hyperparams(hyperparameters)
         except ModuleNotFoundError as error:
             raise not_installed(f"logger.{name}", error) from error
@@ -84,7 +87,12 @@ def logged_files(loggers: Loggers) -> set[Path]:
 
 
 def discard(loggers: Loggers, earlier: set[Path]) -> None:
-    """Remove the files that these loggers have opened for a training that has not begun, but none of the earlier."""
+    """Remove the files that the loggers have opened for a training that failed before its first step.
+
+    Args:
+        loggers: the loggers.
+        earlier: what `logged_files` returned before they were used; it is kept.
+    """
     for path in sorted(logged_files(loggers) - earlier, reverse=True):  # files before their folder
         with contextlib.suppress(OSError):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -103,7 +111,7 @@ def log_results(loggers: Loggers, hyperparameters: dict[str, Any], metrics: dict
 
 @contextlib.contextmanager
 def closing_wandb() -> Iterator[None]:
-    """Close a run at Weights & Biases that the block has started: the next training of a sweep would log into it."""
+    """Close the Weights & Biases run that the block has started, or the next training of a sweep would log into it."""
     before = _wandb_run()
     try:
         yield
@@ -114,7 +122,7 @@ def closing_wandb() -> Iterator[None]:
 
 
 def of_a_logger(error: BaseException) -> bool:
-    """Return whether an exception comes from a logger's package, or from its way to a server."""
+    """Return whether an exception comes from a logger's package, or from its connection to a server."""
     return type(error).__module__.partition(".")[0] in ("mlflow", "wandb", "requests", "urllib3")
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class EpochMeans:
-    """Sums of loss and correct predictions over an epoch, from which it computes their means over the images.
+    """Sums of the loss and of correct predictions over an epoch.
 
-    Not a torchmetrics metric, whose update for each batch costs 2 % of the training of a small network.
+    Not a torchmetrics metric, since updating one for each batch takes 2 % of the training time of a small network.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,8 @@ class EpochMeans:
 
         Args:
             loss: mean over the batch, a scalar.
-            correct: bool (count,), which images were predicted correctly; None for a network that does not classify.
+            correct: bool (count,), whether each prediction is correct; None for a network that does not classify.
+            count: number of images.
         """
         hits = loss.new_zeros(()) if correct is None else correct.sum()
         sums = torch.stack([loss.detach().to(_dtype(loss.device)) * count, hits])
@@ -31,34 +32,34 @@ class EpochMeans:
         self.count += count
 
     def totals(self, reduce: Callable[..., Any], device: torch.device) -> Tensor:
-        """Return loss, correct predictions and number of images, (3,), summed over all processes by `reduce`."""
+        """Return the sums of loss, correct predictions and images, (3,), added up over all processes by `reduce`."""
         sums = torch.zeros(2, dtype=_dtype(device), device=device) if self.sums is None else self.sums
         totals: Tensor = reduce(torch.cat([sums, sums.new_tensor([self.count])]), reduce_op="sum")
         return totals
 
     def load_totals(self, totals: Tensor, device: torch.device) -> None:
-        """Resume an epoch from its totals so far."""
+        """Resume an epoch from what `totals` returned."""
         self.sums, self.count = totals[:2].to(device, _dtype(device)), int(totals[2])
 
 
 class StageMeans:
-    """The means of a stage, of which validation and test may have several loaders.
+    """Mean loss and accuracy of a stage; validation and test can have several loaders.
 
     Args:
         stage: "train", "val" or "test".
-        classifies: whether there is an accuracy.
+        classifies: whether the network has an accuracy.
     """
 
     def __init__(self, stage: str, classifies: bool) -> None:
-        # "train/accuracy_step" is that of a batch.
+        # The accuracy of a single batch is logged as "train/accuracy_step".
         self.names = [f"{stage}/loss", f"{stage}/accuracy" + "_epoch" * (stage == "train")][: 1 + classifies]
         self.loaders: defaultdict[int, EpochMeans] = defaultdict(EpochMeans)
 
     def compute(self, count: int, reduce: Callable[..., Any], device: torch.device) -> dict[str, Tensor]:
-        """Compute the means, float32 scalars, over the images of `count` loaders, and start the next epoch.
+        """Compute the means over the images of `count` loaders, float32 scalars by name, and start the next epoch.
 
-        The means of each loader are added if there are several, named as Lightning names them. All processes call this
-        together.
+        With several loaders the result also has the means of each, under Lightning's names for them. Every process must
+        call this.
         """
         totals = [self.loaders[index].totals(reduce, device) for index in range(count)]
         self.loaders.clear()
@@ -68,7 +69,7 @@ class StageMeans:
         means = {}
         for end, (loss, correct, images) in by_end.items():
             for name, total in zip(self.names, (loss, correct), strict=False):
-                if images:  # none where a subclass has a training step of its own
+                if images:  # 0 if a subclass overrides the training step
                     means[name + end] = (total / images).float()
         return means
 

@@ -32,38 +32,40 @@ if TYPE_CHECKING:
 
 
 class MNISTModule(pl.LightningModule):
-    """Trains and evaluates a network by cross-entropy, or by a loss of its own.
+    """Trains and evaluates a network with the cross-entropy, or with a loss of its own.
 
     Batches are pairs of images and labels, from `MNISTDataModule` or any other loader. Images are (B, 28, 28) or
-    (B, 1, 28, 28), with values 0 to 255 or, as of torchvision's `ToTensor`, floats 0 to 1; the module normalizes them.
+    (B, 1, 28, 28), with values 0 to 255, or floats from 0 to 1 as torchvision's `ToTensor` returns them; the module
+    normalizes them. Labels are integers (B,), 0 to 9 for a classifier.
 
-    A network with a method `loss(outputs, x, labels)` is trained by it; `outputs` is what its `forward` returned for
-    the normalized images `x`. A network that returns ten logits in evaluation mode is also measured by its accuracy;
-    in training mode it may return a tuple that begins with the logits. A network with a method `calibrate(batches)`
-    gets the validation images when the training is over.
+    If the network has a method `loss(outputs, x, labels)`, that is its loss; `outputs` is what `forward` returned for
+    the normalized images `x`. If it returns logits (B, 10) in evaluation mode, its accuracy is computed, too; in
+    training mode it may return a tuple that starts with the logits. If it has a method `calibrate(batches)`,
+    `python -m mnist_cls.train` calls that with the validation images after training.
 
     Args:
-        model: name of a network, one of `list_models()`; its name and options, as `create_model(**model)` takes them;
-            or a network, which is then not named in checkpoints.
-        optimizer: creates the optimizer from the parameters, such as `functools.partial(torch.optim.SGD, lr=0.1)`;
-            None: AdamW with its defaults.
-        scheduler: creates the learning rate schedule, stepped after each optimizer step, from the optimizer and
-            `total_steps=`; None: a constant learning rate.
+        model: name of a network, one of `list_models()`; a dict of its name and options, as `create_model(**model)`
+            takes them; or a network object, which checkpoints do not name.
+        optimizer: function that creates the optimizer from the parameters, such as
+            `functools.partial(torch.optim.SGD, lr=0.1)`; None: AdamW with its defaults.
+        scheduler: function that creates the learning rate schedule from the optimizer and `total_steps=`; the schedule
+            advances with each optimizer step. None: a constant learning rate.
         label_smoothing: fraction of the target spread over all classes in training, 0 to below 1
             (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567).
-        compile: mode of `torch.compile` for the training; None: not compiled.
-        lr: learning rate, given to `optimizer`; None: the one that `optimizer` has.
+        compile: mode of `torch.compile` for training; None: not compiled.
+        lr: learning rate, passed to `optimizer`; None: the one that `optimizer` already has.
 
     Raises:
-        InputError: If an argument is invalid, or the network does not take images (B, 1, 28, 28), or returns anything
-            but logits (B, 10) without a loss of its own.
+        InputError: If an argument is invalid, the network does not take images (B, 1, 28, 28), or it neither returns
+            logits (B, 10) nor has a loss of its own.
 
     Attributes:
         classifies: whether the network returns logits (B, 10) in evaluation mode.
         forward_options: keyword arguments of the network's `forward`, such as `early_exit`.
-        images_seen: number of images this process has trained on; in the first process, also before the run resumed.
+        images_seen: number of images this process has trained on; the first process also counts the images that all
+            processes had trained on before the run was resumed.
         train_metrics: training loss and accuracy of the last epoch.
-        accept_complete: whether a checkpoint of a complete training may be loaded.
+        accept_complete: whether `fit` may resume from the checkpoint of a complete training.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class MNISTModule(pl.LightningModule):
         self.model_config, network = network_of(model)
         self.classifies = is_classifier(network, self.model_config or type(network).__name__)
         check_options(network, optimizer, scheduler, label_smoothing, compile, lr)
-        # Convolutions are about 1.5 times as fast with the channels of a pixel side by side in memory.
+        # Convolutions are about 1.5 times as fast if the channels of a pixel are adjacent in memory.
         self.model = network.to(memory_format=torch.channels_last)
         self.optimizer_factory = optimizer or AdamW
         self.scheduler_factory = scheduler
@@ -108,26 +110,26 @@ class MNISTModule(pl.LightningModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> "Self":
-        """Create a module from a checkpoint, of which nothing is executed, see `load_module`."""
+        """Create a module from a checkpoint, see `load_module`; nothing in the file is executed."""
         return load_module(cls, checkpoint_path, kwargs, map_location, hparams_file, strict)
 
     def forward(self, images: Tensor) -> Any:
-        """Run the network on images (B, 28, 28) or (B, 1, 28, 28), see `as_pixels`; most return logits (B, 10)."""
+        """Run the network on images, see `as_pixels`; a classifier returns logits (B, 10)."""
         return self.run_network(as_pixels(images))
 
     def run_network(self, pixels: Tensor) -> Any:
         """Run the network on images (B, 28, 28) with values 0 to 255."""
         x = normalize(pixels).to(self.dtype)  # not float32 with Trainer(precision="bf16-true")
-        # The last batch of an epoch may be smaller than the batches the network was compiled for.
+        # The last batch of an epoch can be smaller than the batches the network was compiled for.
         if self.compiled is not None and self.training and self.compiled[0] == x.shape:
             return self.compiled[1](x)
         return self.model(x, **self.forward_options)
 
     def setup(self, stage: str) -> None:
-        """Start anew; an earlier run may have ended within an epoch."""
+        """Reset the metrics and the checks of batches: an earlier run can have ended within an epoch."""
         for means in self.means.values():
             means.loaders.clear()
-        self.batches.start(own_data=isinstance(getattr(self.trainer, "datamodule", None), MNISTDataModule))
+        self.batches.start(from_datamodule=isinstance(getattr(self.trainer, "datamodule", None), MNISTDataModule))
 
     def on_train_start(self) -> None:
         """Compile the network if `compile` is set; restore the random state of the checkpoint, if there is one."""
@@ -137,7 +139,7 @@ class MNISTModule(pl.LightningModule):
             resume_random_state(self.resumed_random_state, self.trainer)
 
     def on_train_end(self) -> None:
-        """Drop the compiled pass, which is for training only."""
+        """Drop the compiled forward pass, which is for training only."""
         self.compiled = None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -147,7 +149,7 @@ class MNISTModule(pl.LightningModule):
         loss, correct, _ = self._step(images, labels, "train")
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
-        # Lightning's log() takes longer than a small network's forward pass, so only call it where it writes.
+        # Lightning's log() takes longer than a small network's forward pass, so call it only in steps that are logged.
         if every and (self.global_step + 1) % every == 0:
             self.log("train/loss_step", loss.detach())
             self.log("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
@@ -156,15 +158,15 @@ class MNISTModule(pl.LightningModule):
         return loss * step_weight(trainer, batch_idx, len(labels))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Return the network's outputs, for callbacks, and update the metrics."""
+        """Update the metrics, and return the network's outputs for callbacks."""
         return self._evaluation_step(batch, "val", dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Return the network's outputs, for callbacks, and update the metrics."""
+        """Update the metrics, and return the network's outputs for callbacks."""
         return self._evaluation_step(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Return the probabilities of a batch, float32 (B, 10); of a network that does not classify, its outputs."""
+        """Return the probabilities of a batch, float32 (B, 10); the outputs if the network does not classify."""
         with torch.autocast(self.device.type, enabled=False):
             outputs = self.run_network(self.batches.images(batch, "predict", dataloader_idx))
         return logits_of(outputs).float().softmax(1) if self.classifies else outputs
@@ -183,10 +185,10 @@ class MNISTModule(pl.LightningModule):
         self._log_means("test", len(self.trainer.num_test_batches))
 
     def test_dataloader(self) -> Any:
-        """Return the test images of the DataModule in `fit`: `trainer.test()` needs no arguments after it."""
-        data: Any = getattr(self.trainer, "datamodule", None)  # Lightning keeps it, but then asks the module
+        """Return the test images of the DataModule passed to `fit`, so that `trainer.test()` needs no arguments."""
+        data: Any = getattr(self.trainer, "datamodule", None)  # Lightning keeps it, but asks the module for the images
         if data is None:
-            raise InputError("no images to test: expected a loader or a DataModule, trainer.test(module, DATA)")
+            raise InputError("no images to test: pass a loader or a DataModule, trainer.test(module, DATA)")
         return data.test_dataloader()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -208,7 +210,7 @@ class MNISTModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the weights need to be loaded, and what the run needs to resume."""
+        """Add what is needed to load the weights and to resume the run."""
         checkpoint[KEY] = {
             "model": self.model_config,
             "steps": self._total_steps(),
@@ -219,7 +221,7 @@ class MNISTModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint before a Trainer loads it; restore what `on_save_checkpoint` added, to resume."""
+        """Check a checkpoint before a Trainer loads it; in `fit`, restore what `on_save_checkpoint` added."""
         path = Path(str(self.trainer.ckpt_path))
         weights = weights_of(checkpoint, path)
         if self.strict_loading:
@@ -234,23 +236,23 @@ class MNISTModule(pl.LightningModule):
         saved = checkpoint[KEY]
         self.train_metrics = saved["train_metrics"]
         self.resumed_random_state = saved["random_state"]
-        if self.trainer.is_global_zero:  # the counts of all processes continue in the first one
+        if self.trainer.is_global_zero:  # the sums over all processes continue in the first one
             self.images_seen = saved["images_seen"]
             if "train_totals" in saved:  # not in checkpoints of earlier versions
                 self.means["train"].loaders[0].load_totals(saved["train_totals"], self.device)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse, as `to_torchscript` does: exported files must check and normalize their inputs."""
-        raise InputError("exported by python -m mnist_cls.export checkpoint=FILE output=FILE.onnx, not by Lightning")
+        raise InputError("not supported; use python -m mnist_cls.export checkpoint=FILE output=FILE.onnx")
 
     to_torchscript = to_onnx
 
     def total_images_seen(self) -> int:
-        """Return the number of images all processes have trained on; a collective call."""
+        """Return the number of images all processes have trained on. Every process must call this."""
         return int(self.trainer.strategy.reduce(torch.tensor(self.images_seen, device=self.device), reduce_op="sum"))
 
     def _total_steps(self) -> int:
-        # -1 if there is no limit, or the number of batches for a step changes.
+        # -1 if there is no limit, or a callback changes the number of batches per step.
         try:
             return int(self.trainer.estimated_stepping_batches)
         except (OverflowError, MisconfigurationException):
@@ -272,7 +274,7 @@ class MNISTModule(pl.LightningModule):
 
     def _evaluation_step(self, batch: Any, stage: str, loader: int) -> Any:
         images, labels = self.batches.pair(batch, stage, loader)
-        # In float32 as in prediction, whatever the precision of the training.
+        # In float32, as in prediction, whatever the precision of training.
         with torch.autocast(self.device.type, enabled=False):
             return self._step(images, labels, stage, loader)[2]
 

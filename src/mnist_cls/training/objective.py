@@ -1,4 +1,4 @@
-"""What a network is trained to minimize: cross-entropy, or a loss of its own."""
+"""The loss that training minimizes: the cross-entropy, or the network's own loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,12 @@ def compute_loss(
     """Compute the network's own loss if it has a method `loss(outputs, x, labels)`, and the cross-entropy otherwise.
 
     Args:
-        outputs: what the network's forward pass returned for the images.
-        images: values 0 to 255, (B, 28, 28).
+        network: the network that returned the outputs.
+        outputs: what its forward pass returned for the normalized images.
+        images: (B, 28, 28), values 0 to 255.
         labels: int64 (B,).
-        label_smoothing: fraction of the target spread over all classes; applies in training mode only.
+        label_smoothing: fraction of the target spread over all classes, 0 to below 1; applies to the cross-entropy, in
+            training mode only.
 
     Returns:
         The mean over the batch, a scalar.
@@ -33,12 +35,15 @@ def compute_loss(
 
 
 def is_classifier(network: nn.Module, name: object) -> bool:
-    """Return whether a network on the CPU returns logits (B, 10) in evaluation mode; leave it in training mode.
+    """Return whether a network returns logits (B, 10) in evaluation mode.
 
-    Errors call it `name`.
+    Args:
+        network: a network on the CPU; it is in training mode afterwards.
+        name: name of the network in messages.
 
     Raises:
-        InputError: If it does not take images (B, 1, 28, 28), or has neither logits (B, 10) nor a loss of its own.
+        InputError: If the network does not take images (B, 1, 28, 28), or neither returns logits (B, 10) nor has a loss
+            of its own.
     """
     network.eval()
     try:
@@ -60,6 +65,6 @@ def is_classifier(network: nn.Module, name: object) -> bool:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Return the logits of what a classifier returned: they may be the first of several tensors in training."""
+    """Return the logits among a classifier's outputs: in training mode they can be the first of several tensors."""
     logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
     return logits

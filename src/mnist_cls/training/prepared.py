@@ -1,4 +1,4 @@
-"""Labelled images brought into MNIST's form once, and kept for the next start."""
+"""Labelled images, converted to MNIST's form once and cached for the next start."""
 
 import collections
 import hashlib
@@ -22,10 +22,10 @@ from ..inference.pipeline import progress_bar
 from ..inference.sources.blocks import Source
 from .distributed import print_once
 
-# Arrays that are read in less time, in seconds, are not kept; pictures always are.
+# Arrays that are read in less than this many seconds are not cached; pictures always are.
 _WORTH_KEEPING = 1.0
 
-# Reasons for leaving images out that are named.
+# Number of reasons for leaving images out that are printed.
 _REASONS = 3
 
 
@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
         images: uint8 (N, 28, 28).
         labels: uint8 (N,), 0 to 9.
         left_out: number of inputs that could not be used.
-        reason: why, see `_reasons`.
+        reason: the most frequent reasons, see `_reasons`.
     """
 
     images: np.ndarray
@@ -48,16 +48,19 @@ class Prepared(NamedTuple):
 def labelled_images(
     open_source: Callable[[], Source], path: Path, part: str, title: str, preprocess: str
 ) -> LabelledImages:
-    """Read all labelled images of a source, or what an earlier call has kept of them, and print how many there are.
+    """Read all labelled images of a source, or load them from the cache, and print their number.
 
     Inputs that cannot be read, or whose label is not a digit, are left out.
 
     Args:
         open_source: function that opens the source.
-        path: file or folder that the source belongs to; what is kept is found by it and `part`.
-        part: part of the dataset.
+        path: file or folder of the source. The cache has one entry for each path, part and `preprocess`.
+        part: part of the dataset, such as "train".
         title: name of the images in the printed line.
-        preprocess: see `prepare`.
+        preprocess: "auto" converts any image to MNIST's form; "none": images are already 28x28, bright on black.
+
+    Returns:
+        The images, uint8 (N, 28, 28), and the labels, int64 (N,), on the CPU.
 
     Raises:
         InputError: If the source cannot be read, or no image can be used.
@@ -100,7 +103,11 @@ def _prepare(source: Source, preprocess: str) -> Prepared:
 
 
 def _reasons(inputs: Mapping[str, Sequence[str]]) -> str:
-    """Return the most frequent reasons why inputs were left out, each with the first of its inputs and their number."""
+    """Return the most frequent reasons why inputs were left out, each with its first input and the number of others.
+
+    Args:
+        inputs: the names of the inputs left out, by the reason.
+    """
     if not inputs:
         return "it has no rows"
     texts = []
@@ -113,7 +120,10 @@ def _reasons(inputs: Mapping[str, Sequence[str]]) -> str:
 
 
 def _identity(source: Source) -> str:
-    """Return what changes when the source changes, or a file that it names, without reading what these hold."""
+    """Return a digest that changes with the source, and with the size or time of a file that it names.
+
+    The files are not read.
+    """
     digest = hashlib.sha256(importlib.metadata.version("mnist_cls").encode())
     digest.update(source.identity.encode("utf-8", "surrogateescape"))
     for block in source.blocks(0):
@@ -134,7 +144,7 @@ def _state(path: str) -> str:
 
 
 def _kept(file: Path, identity: str) -> Prepared | None:
-    """Return what was kept of the same source by the same version; None if it is not there, or damaged."""
+    """Return the cached images of the same source and package version; None if there are none or they are damaged."""
     try:
         with np.load(file, allow_pickle=False) as kept:
             if str(kept["identity"]) != identity:
@@ -152,4 +162,4 @@ def _keep(file: Path, identity: str, prepared: Prepared) -> None:
         with whole_file(file) as temporary:
             np.savez(temporary, identity=np.array(identity), **prepared._asdict())
     except OSError as error:
-        print_once(f"not kept for the next start: {error.filename or file}: {error.strerror or error}")
+        print_once(f"prepared images not kept for the next start: {error.filename or file}: {error.strerror or error}")

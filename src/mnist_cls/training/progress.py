@@ -1,4 +1,4 @@
-"""How a training shows its progress: a bar in a terminal, otherwise a line for each epoch."""
+"""The progress of a training: a bar in a terminal, elsewhere a line for each epoch."""
 
 import math
 import time
@@ -9,22 +9,21 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.console import Console
 
-# A bar in a narrower terminal is wrapped and cut off.
+# In a narrower terminal, a bar is wrapped and cut off.
 _COLUMNS_OF_BAR = 80
 
 
 def make_progress() -> ProgressBar:
-    """Return a bar if standard output is a terminal; in a file, a pipe or a notebook a bar would be unreadable."""
+    """Return a bar for a wide terminal, and lines for a narrow one, a file, a pipe or a notebook."""
     console = Console()
     wide = console.width >= _COLUMNS_OF_BAR
     return TerminalBar() if console.is_terminal and wide and not console.is_jupyter else EpochLines()
 
 
 class TerminalBar(RichProgressBar):
-    """Lightning's progress bar, left on the screen when full, and redrawn in training at most twice a second.
+    """Lightning's progress bar, kept on the screen when full, and redrawn in training at most twice a second.
 
-    The training waits while the bar is drawn; every second batch, Lightning's finest rate but one, costs 5 % of the
-    time of a small network.
+    Training waits while the bar is drawn: drawn every second batch, it takes 5 % of the time of a small network.
     """
 
     seconds_between = 0.5
@@ -34,7 +33,7 @@ class TerminalBar(RichProgressBar):
         self.last_drawn = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Redraw the bar, unless that was done just now."""
+        """Redraw the bar, unless it was drawn less than `seconds_between` ago."""
         now = time.monotonic()
         if now - self.last_drawn >= self.seconds_between or trainer.is_last_batch:
             self.last_drawn = now
@@ -57,7 +56,7 @@ class EpochLines(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Print none; Lightning calls this in all but the first process."""
+        """Print no lines; Lightning calls this in all but the first process."""
         self._enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -68,13 +67,13 @@ class EpochLines(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print a line if the last one was long ago."""
+        """Print a line if the last one was printed more than `seconds_between` ago."""
         if time.monotonic() - self._printed >= self.seconds_between and not trainer.is_last_batch:
             done = (batch_idx + 1) / trainer.num_training_batches
             self._print(trainer, trainer.current_epoch + 1, [f"{done:.0%} done"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the line of the epoch before; in `on_train_epoch_end` its metrics were not yet known."""
+        """Print the line of the previous epoch, whose metrics were not yet known in `on_train_epoch_end`."""
         self._print_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

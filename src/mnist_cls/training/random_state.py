@@ -9,7 +9,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of the global generators of Python, NumPy and PyTorch, those of all GPUs included."""
+    """Return the state of the global generators of Python, NumPy and PyTorch, including those of all GPUs."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -25,7 +25,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Set the generators to a state returned by `random_state()`; those of GPUs only if there are as many as then."""
+    """Set the generators to a state returned by `random_state()`; those of GPUs only if their number is the same."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
     np.random.set_state((numpy["name"], numpy["keys"].numpy().astype(np.uint32), *numpy["rest"]))
@@ -35,9 +35,9 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def resume_random_state(state: dict[str, Any], trainer: pl.Trainer) -> None:
-    """Restore the state of the checkpoint from which a training resumes."""
+    """Restore the random state saved in the checkpoint from which a training resumes."""
     if trainer.world_size == 1:
         restore_random_state(state)
-    else:  # it is the first process's, and the number of processes may have changed: seed each of them anew
+    else:  # only the first process's state is saved, and their number can have changed: give each a new seed
         mixed = torch.initial_seed() + 104_729 * trainer.global_step
         pl.seed_everything(mixed % 2**32, workers=True, verbose=False)

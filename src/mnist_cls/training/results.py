@@ -25,7 +25,7 @@ def hyperparameters(settings: TrainSettings) -> dict[str, Any]:
 def save_results(
     settings: TrainSettings, module: MNISTModule, metrics: dict[str, float], folder: Path, loggers: Loggers
 ) -> None:
-    """Write the results into the run's folder, and give them to the loggers."""
+    """Write the results into the run's folder, and pass them to the loggers."""
     log_results(loggers, hyperparameters(settings), metrics)
     typed = overrides(output_dir=None)
     provenance: dict[str, Any] = {
@@ -73,5 +73,5 @@ def print_summary(
 
 
 def model_file_option(settings: TrainSettings) -> str:
-    """Return the option that another command needs to load a network of the user's own, with a space before it."""
+    """Return " model_file=FILE", which other commands need to load the user's own network; "" if there is none."""
     return "" if settings.model_file is None else f" {override('model_file', settings.model_file)}"

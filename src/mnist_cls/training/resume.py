@@ -14,12 +14,12 @@ from ..cli.torchrun import is_first
 from ..errors import InputError
 from ..files import lock, remove_unfinished
 
-# Values of `checkpoint=` that resume the run in a folder: it must exist, or it may.
+# Values of `checkpoint=` that resume an interrupted run: with "auto", a new run starts if there is none.
 RESUME = ("last", "auto")
 
 LAST = Path("checkpoints", "last.ckpt")
 
-# Settings that may differ in a resumed run: the result is the same, or as close as another machine permits.
+# Settings that may differ in a resumed run. They leave the result unchanged, apart from rounding on other hardware.
 _MAY_DIFFER = {
     *("checkpoint", "output_dir", "save_every_seconds", "save_every_steps"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
@@ -28,17 +28,22 @@ _MAY_DIFFER = {
 
 
 def finished(folder: Path) -> bool:
-    """Return whether the training in a folder has ended: its metrics are written last."""
+    """Return whether the training in a folder is finished: its metrics are written last."""
     return (folder / "metrics.json").is_file()
 
 
 def choose_folder(settings: TrainSettings, named: bool) -> Path | None:
-    """Return the folder of a run: that of an earlier one if it is to be resumed, else the named or a new one.
+    """Choose the folder of a run: an earlier run's if that is to be resumed, else the named or a new one.
 
-    None if the training in the named folder is finished, and nothing is left to resume.
+    Args:
+        settings: the settings of the run.
+        named: whether the user has set `output_dir`.
+
+    Returns:
+        The folder; None if the training in the named folder is finished, so that there is nothing to resume.
 
     Raises:
-        InputError: If another process is training there, or the run cannot be resumed, see `folder_to_resume`.
+        InputError: If another process is training in the folder, or the run cannot be resumed, see `folder_to_resume`.
     """
     wanted = Path(settings.output_dir)
     if named and settings.checkpoint in RESUME and finished(wanted):
@@ -48,18 +53,27 @@ def choose_folder(settings: TrainSettings, named: bool) -> Path | None:
     if not is_first():
         return wanted
     if named and in_use(wanted):
-        raise InputError(f"output_dir={wanted}: another process is training there; name another")
+        raise InputError(f"output_dir={wanted}: another process is training there; name another folder")
     earlier = folder_to_resume(settings, named) if settings.checkpoint in RESUME else None
     return earlier or named_or_new_folder(settings, named)
 
 
 def folder_to_resume(settings: TrainSettings, named: bool) -> Path | None:
-    """Return the folder that `checkpoint=last` or `auto` means: the newest unfinished one with the same settings.
+    """Find the folder that `checkpoint=last` or `checkpoint=auto` resumes.
 
-    If the user has named `output_dir`, no other folder is considered. None if a new training should start.
+    That is the named folder. If none is named, it is the newest unfinished one beside `output_dir`: with "last", its
+    settings must be the same; with "auto", folders in use or with other settings are skipped.
+
+    Args:
+        settings: the settings of the run.
+        named: whether the user has set `output_dir`.
+
+    Returns:
+        The folder; None if a new training should start.
 
     Raises:
-        InputError: If there is none and `checkpoint` is "last", or if the folder is in use or has other settings.
+        InputError: If `checkpoint` is "last" and there is no unfinished run, or if the folder is in use or its run has
+            other settings.
     """
     wanted = Path(settings.output_dir)
     candidates = [wanted] if named else [path.parents[1] for path in wanted.parent.glob(f"*/{LAST}")]
@@ -82,7 +96,7 @@ def folder_to_resume(settings: TrainSettings, named: bool) -> Path | None:
 
 
 def _obstacle(folder: Path, settings: TrainSettings) -> str | None:
-    """Return why a run cannot be resumed with these settings, if so."""
+    """Return why a run cannot be resumed with these settings; None if it can."""
     if in_use(folder):
         return "another process is training there"
     recorded = recorded_settings(folder, "train")
@@ -92,7 +106,7 @@ def _obstacle(folder: Path, settings: TrainSettings) -> str | None:
     for key in ours | theirs:
         may_differ = key in _MAY_DIFFER or key.partition(".")[0] == "logger"
         if not may_differ and ours.get(key) != theirs.get(key):
-            return f"it was started with {key}={theirs.get(key)}, this is {key}={ours.get(key)}"
+            return f"it was started with {key}={theirs.get(key)}, not {key}={ours.get(key)}"
     return None
 
 
@@ -115,14 +129,14 @@ def in_use(folder: Path) -> bool:
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Lock a run's folder until the block or the process ends, and remove what a killed process was writing.
+    """Lock a run's folder until the block or the process ends, and remove a killed process's unfinished files.
 
     Raises:
         InputError: If another process holds the lock.
     """
-    # The command has written this file before the training starts. A lock on it leaves nothing behind.
+    # The command writes this file before training starts. Unlike a separate lock file, it is no litter after a kill.
     path = folder / ".hydra" / "config.yaml"
-    if not is_first() or not path.is_file():  # the latter: called from Python
+    if not is_first() or not path.is_file():  # there is no such file if `train` is called from Python
         yield
         return
     descriptor = os.open(path, os.O_RDWR)

@@ -1,6 +1,6 @@
-"""Calibration: a network's logits divided by one number, its temperature, so that its confidence matches its accuracy.
+"""Temperature scaling: divide a network's logits by one number, so that its confidence matches its accuracy.
 
-After Guo et al. 2017, https://arxiv.org/abs/1706.04599.
+Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599.
 """
 
 import copy
@@ -25,14 +25,15 @@ _RANGE = (0.1, 10.0)
 
 
 def calibrate(module: "MNISTModule", temperature: float | str | None, batches: Batches | None) -> float | None:
-    """Let a module's network set its thresholds if it has any, then divide its logits by the temperature.
+    """Let a module's network set its thresholds, if it has any, then divide its logits by a temperature.
 
     Args:
-        temperature: the temperature; "auto": the best on the batches; None: the logits stay as they are.
-        batches: validation images uint8 (B, 28, 28) and labels; iterated up to twice. None: there are none.
+        module: the module; its network is changed.
+        temperature: the temperature, above 0; "auto": fitted on the batches; None: the logits stay as they are.
+        batches: validation images uint8 (B, 28, 28) and labels int64 (B,), iterated up to twice; None: there are none.
 
     Returns:
-        The temperature, or None if the logits have not changed.
+        The temperature; None if the logits have not changed.
     """
     network = module.model
     set_thresholds: Callable[[Batches], None] | None = getattr(network, "calibrate", None)
@@ -75,7 +76,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         labels: int64 (N,).
 
     Returns:
-        The temperature, 0.1 to 10; 1 if the minimum lies outside of that range, as it may with few images.
+        The temperature, 0.1 to 10; 1 if the minimum is outside this range, which can happen with few images.
     """
     z = logits.double()
     target = z.gather(1, labels[:, None]).mean()
@@ -95,11 +96,11 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def divide_logits(network: nn.Module, temperature: float) -> None:
     """Divide a network's logits by a temperature, by dividing the parameters of its output layer.
 
-    So the weights need no further number beside them that a user might forget. More than 1 lowers the confidence.
+    Saved weights then need no extra number that a user could forget. A temperature above 1 lowers the confidence.
 
     Raises:
-        ValueError: If the logits are not the output of a linear layer with parameters of its own. The network is
-            then unchanged.
+        ValueError: If the logits are not the output of a linear layer with parameters of its own; the network is
+            unchanged then.
     """
     layer = output_layer(network)
     if layer is not None:
@@ -109,7 +110,7 @@ def divide_logits(network: nn.Module, temperature: float) -> None:
         with torch.no_grad():
             for parameter in parameters:
                 parameter.div_(temperature)
-            # Dividing has another effect on a layer that normalizes its weights or shares them with another layer.
+            # In a layer that normalizes its weights, or has them in common with another one, the effect is different.
             if torch.allclose(_logits(network, x) * temperature, before, rtol=1e-3, atol=1e-4):
                 return
             for parameter, value in zip(parameters, original, strict=True):

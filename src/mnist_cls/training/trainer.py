@@ -25,7 +25,7 @@ from .progress import make_progress
 
 
 class NoProfiler(PassThroughProfiler):
-    """A profiler that does nothing, faster: Lightning enters a profiler's context for each hook, a hundred per step."""
+    """A profiler that does nothing, faster than Lightning's: its context is entered a hundred times per step."""
 
     context = nullcontext()
 
@@ -36,7 +36,7 @@ class NoProfiler(PassThroughProfiler):
 
 @contextmanager
 def quiet_writer_thread() -> Iterator[None]:
-    """Print no traceback for an `OSError` of another thread, such as TensorBoard's: its next call raises the same."""
+    """Print no traceback for an `OSError` in another thread, such as TensorBoard's: its next call raises it again."""
     previous = threading.excepthook
 
     def report(args: threading.ExceptHookArgs) -> None:
@@ -51,10 +51,10 @@ def quiet_writer_thread() -> Iterator[None]:
 
 
 def with_precision(settings: TrainerSettings) -> TrainerSettings:
-    """Return the settings with the precision that "auto" means on this machine.
+    """Return the settings with `precision="auto"` replaced by the fastest precision of this machine.
 
-    bfloat16 where the processor or the GPU has instructions for it, with weights in float32; else float32. Where a
-    version of PyTorch cannot tell, which those before `torch.cpu.get_capabilities` cannot, it is float32.
+    This is "bf16-mixed" if the CPU or the GPU has bfloat16 instructions, else "32-true". Versions of PyTorch without
+    `torch.cpu.get_capabilities` cannot detect those of the CPU, and get "32-true".
     """
     if settings.precision != "auto":
         return settings
@@ -81,7 +81,7 @@ def make_trainer(
             f"trainer.accelerator={settings.accelerator}: PyTorch {torch.__version__} sees no CUDA device on this"
             " machine; use trainer=cpu, or trainer=auto for the fastest device available"
         )
-    # Lightning's hints are for authors of a LightningModule; users of this one see a progress bar and a summary.
+    # Lightning's hints are for authors of a LightningModule. The users of this package did not write it.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
@@ -103,8 +103,8 @@ def make_trainer(
         raise InputError(f"trainer: {' '.join(str(error).split())}") from error
     if launched() and trainer.world_size != world_size():
         raise InputError(
-            f"trainer.strategy={settings.strategy}: each of the {world_size()} processes started by torchrun"
-            " would train alone; leave trainer.strategy out"
+            f"trainer.strategy={settings.strategy}: the {world_size()} processes started by torchrun would each train"
+            " alone; leave trainer.strategy out"
         )
     connect(trainer.strategy.root_device)
     return trainer

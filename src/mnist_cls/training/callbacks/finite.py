@@ -1,4 +1,4 @@
-"""Stop a training at the first NaN or Inf, and keep what is needed to find its cause."""
+"""Stop training at the first NaN or Inf, and save what is needed to find its cause."""
 
 import math
 from pathlib import Path
@@ -25,14 +25,17 @@ Batch = tuple[Tensor, Tensor]
 
 
 class StopOnNonFinite(Callback):
-    """Stops a training at the first loss or gradient that is NaN or infinite, before it reaches the weights.
+    """Stops training at the first loss or gradient that is NaN or infinite, before it reaches the weights.
 
-    The batch, the weights and the random state of that step are saved, so that `python -m mnist_cls.forward` can
-    repeat its forward pass. The message names the first operation whose output was not finite.
+    Saves the batch, the weights and the random state of that step, so that `python -m mnist_cls.forward` can repeat its
+    forward pass.
 
     Args:
         folder: folder for `batch.safetensors` and `model.safetensors`.
         replay: command that repeats the forward pass, for the message.
+
+    Raises:
+        InputError: At such a step. The message names the first operation whose output was not finite.
     """
 
     def __init__(self, folder: Path, replay: str = "") -> None:
@@ -49,19 +52,19 @@ class StopOnNonFinite(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """Keep the batch and what its forward pass changes: the random state, and batch norm's running averages."""
+        """Keep the batch, and what its forward pass changes: the random state, and batch norm's running averages."""
         self.batch, self.random_state = batch, torch.get_rng_state()
         for buffer, copy in self.buffers:
             copy.copy_(buffer)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Keep the loss; it is checked together with the gradients, so that a GPU is waited for only once per step."""
+        """Keep the loss. Checking it together with the gradients waits for a GPU only once per step."""
         self.loss = loss.detach()
-        if torch.is_anomaly_enabled():  # PyTorch would stop in the backward pass, with a message that says less
+        if torch.is_anomaly_enabled():  # PyTorch would stop in the backward pass, with a less helpful message
             self._check(trainer, pl_module, check_gradients=False)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check after each batch of a step, to keep the one at fault."""
+        """Check after each batch of a step, to save the one at fault."""
         if trainer.accumulate_grad_batches > 1 and trainer.world_size == 1:
             self._check(trainer, pl_module)
 
@@ -77,16 +80,16 @@ class StopOnNonFinite(Callback):
         if check_gradients and not str(trainer.precision).startswith("16"):
             parameters = [p for group in trainer.optimizers[0].param_groups for p in group["params"]]
             gradients = [p.grad for p in parameters if p.grad is not None]
-        # NaN and Inf remain in a sum, which takes half as long as the gradients' norm.
+        # A sum keeps NaN and Inf, and takes half as long as the gradients' norm.
         total = torch.stack([gradient.sum() for gradient in gradients]).sum() if gradients else torch.zeros(())
-        # Distributed processes must stop together: by the gradients, which are the same in all of them.
+        # Distributed processes must stop together, so only the gradients decide: they are the same in all processes.
         loss = cast(Tensor, self.loss).item() if trainer.world_size == 1 else 0.0
         if not math.isfinite(loss):
             self._stop(trainer, pl_module, f"the loss is {loss}")
         if not math.isfinite(total.item()):
             named = [(name, p.grad) for name, p in _network(pl_module).named_parameters() if p.grad is not None]
             # Gradients are computed from the last layer to the first, so the last one in order was the first to fail.
-            # None at all: the sum of finite gradients overflows.
+            # If none has failed, the sum of finite gradients has overflowed.
             failed = [name for name, gradient in named if not gradient.isfinite().all()]
             if failed:
                 self._stop(trainer, pl_module, f"the gradient of {failed[-1]} is not finite")

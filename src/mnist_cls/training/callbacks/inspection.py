@@ -1,4 +1,4 @@
-"""What TensorBoard shows of the inside of a network and of its mistakes during the training."""
+"""The internals and the mistakes of a network during training, in TensorBoard."""
 
 from typing import Any, cast
 
@@ -16,21 +16,21 @@ from ...tracing.recorder import trace_forward
 from ..batches import as_pixels
 from .pictures import tensorboard_writer
 
-# Enough images for the fractions of zeros; a trace copies the outputs of all operations.
+# Images to trace: few, since a trace copies the outputs of all operations, but enough for the fractions of zeros.
 _TRACED = 16
 
 
 class TensorBoardInspection(Callback):
-    """Writes what happens inside the network with the run's TensorBoard logger, if it has one.
+    """Writes a network's internals and mistakes to TensorBoard, if the Trainer has a TensorBoard logger.
 
     Every `log_every_n_steps`: the norm of the gradient before clipping. Every epoch: histograms of weights and
     gradients, the fraction of zeros in the output of each operation, and for the validation images the accuracy and
-    the precision-recall curve of each class and the worst mistakes. At the end: an embedding projector of fc1's
-    output, or of the input of the last linear layer of a network without fc1. For a network that does not classify:
-    validation images next to its outputs.
+    the precision-recall curve of each class and the most confident mistakes. At the end of training: an embedding
+    projector with the outputs of the layer fc1, or without fc1 with the inputs of the last linear layer. If the network
+    does not classify but returns images, validation images above its outputs instead of the classes and mistakes.
 
     Args:
-        mistakes: number of images in the picture of the worst mistakes.
+        mistakes: number of images in the picture of mistakes.
         embedded: number of validation images in the projector.
     """
 
@@ -87,7 +87,7 @@ class TensorBoardInspection(Callback):
         self.last = images[: self.embedded], labels[: self.embedded]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the embedding projector here, since a training may end before its last epoch."""
+        """Write the embedding projector here, since training can end before its last epoch."""
         writer = tensorboard_writer(trainer)
         if writer is None or self.last is None:
             return

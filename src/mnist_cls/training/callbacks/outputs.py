@@ -1,4 +1,4 @@
-"""Predictions of an evaluation, image by image."""
+"""The predictions of an evaluation for each image."""
 
 from typing import Any
 
@@ -29,6 +29,6 @@ class KeepOutputs(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def result(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the images uint8 (N, 28, 28), their labels (N,) and probabilities (N, 10)."""
+        """Return the images uint8 (N, 28, 28), their labels int64 (N,) and probabilities float32 (N, 10)."""
         images, labels, logits = (torch.cat(column) for column in zip(*self.batches, strict=True))
         return images, labels, logits.softmax(1)

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class TensorBoardPictures(Callback):
-    """Writes pictures with the run's TensorBoard logger, if it has one.
+    """Writes input images, the network's graph and confusion matrices to TensorBoard, if the Trainer logs there.
 
     Args:
-        images: number of training images in the grid of inputs, augmented as the network gets them.
+        images: number of training images in the grid of inputs, which shows them after augmentation.
     """
 
     def __init__(self, images: int = 64) -> None:
@@ -38,7 +38,7 @@ class TensorBoardPictures(Callback):
         if writer is None:
             return
         network = cast(torch.nn.Module, pl_module.model)
-        network.eval()  # the graph of prediction, without dropout
+        network.eval()  # the graph as in prediction, without dropout
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TensorBoard uses torch.jit, which is deprecated
@@ -46,13 +46,13 @@ class TensorBoardPictures(Callback):
         except OSError:
             raise
         except Exception as error:  # torch.jit cannot trace every network
-            print(f"TensorBoard gets no graph of this network: {first_line(error)}", file=sys.stderr)
+            print(f"no graph of this network in TensorBoard: {first_line(error)}", file=sys.stderr)
         network.train()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
-        """Write the first images of the training."""
+        """Write a grid of the first training images."""
         if trainer.global_step == 0 and (writer := tensorboard_writer(trainer)):
             images = as_pixels(batch[0][: self.images]).to("cpu", torch.uint8)
             writer.add_image("train/images", image_grid(images), 0, dataformats="HW")
@@ -80,7 +80,7 @@ class TensorBoardPictures(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the confusion matrix of the validation images, in the last epoch only, since drawing is slow."""
+        """Draw the confusion matrix of the validation images; in training only in the last epoch: drawing is slow."""
         if trainer.state.fn != "fit" or trainer.current_epoch + 1 == trainer.max_epochs:
             self._draw(trainer, pl_module, "val/confusion_matrix")
 
@@ -91,7 +91,7 @@ class TensorBoardPictures(Callback):
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule, tag: str) -> None:
         if not pl_module.classifies:
             return
-        counts = self.confusion.compute()  # in every process, since it gathers
+        counts = self.confusion.compute()  # in every process, since it gathers their counts
         if writer := tensorboard_writer(trainer):
             writer.add_figure(tag, plot_confusion_matrix(counts), trainer.global_step)
 
@@ -103,7 +103,7 @@ def tensorboard_writer(trainer: pl.Trainer) -> "SummaryWriter | None":
 
 
 def image_grid(images: Tensor, columns: int = 8) -> Tensor:
-    """Arrange images, uint8 (N, 28, 28), in rows: (28 * rows, 28 * columns), black where no image is left."""
+    """Arrange images uint8 (N, 28, 28) in a grid, uint8 (28 * rows, 28 * columns); empty cells are black."""
     rows = math.ceil(len(images) / columns)
     cells = torch.zeros(rows * columns, SIZE, SIZE, dtype=torch.uint8)
     cells[: len(images)] = images

@@ -23,7 +23,7 @@ from ..distributed import max_of_all, print_once
 # Fraction of the training time that checkpoints may take.
 _MOST_TIME = 0.02
 
-# Ctrl-C; sent by a machine that shuts down; sent by Slurm before a job's time is over.
+# Sent by Ctrl-C; by a machine that shuts down; by Slurm before a job's time limit.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -52,19 +52,21 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`, and ends the training after a signal, once the present step is finished and saved.
+    """Keeps `last.ckpt`; after a signal, finishes the current step, saves, and ends the training.
 
     Checkpoints are written between optimizer steps only, and never between a step and a validation that is due after
     it, so that a resumed run is bit-for-bit identical.
 
-    A second signal ends the training at once; signals within a second count as one, since torchrun and Slurm both
-    pass them on. The processes of a distributed training save and stop together, whichever of them gets the signal.
+    A second signal ends the training at once. Signals within one second count as one, since torchrun and Slurm both
+    forward them. The processes of a distributed training save and stop together, whichever of them gets the signal.
 
     Args:
         path: the checkpoint's file.
-        seconds: time between checkpoints; longer if they would take more than 2 % of the time. None: they are written
-            at the ends of epochs only, within the same 2 %, and at the end of the training.
-        steps: number of optimizer steps after which to save as well, however long that takes; None: not at all.
+        seconds: seconds between checkpoints within an epoch; None: none there. Checkpoints are also written at the ends
+            of epochs. Both kinds are skipped while saving would take more than 2 % of the time; the end of the training
+            is always saved.
+        steps: also save whenever the number of optimizer steps is a multiple of this, however long that takes; None:
+            no such checkpoints.
 
     Attributes:
         signal: number of the signal received, if any.
@@ -91,14 +93,14 @@ class LastCheckpoint(Checkpoint):
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Handle the signals within the block. Python allows that in the main thread only."""
+        """Handle the signals within the block; outside the main thread, where Python does not allow it, do nothing."""
         previous = {}
         if threading.current_thread() is threading.main_thread():
             previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         try:
             yield
         except BaseException:
-            if launched() and previous:  # torchrun terminates all processes once one has ended; let them report first
+            if launched() and previous:  # torchrun terminates all processes once one has ended: let this one report
                 previous[signal.SIGTERM] = signal.SIG_IGN
             raise
         finally:
@@ -114,19 +116,19 @@ class LastCheckpoint(Checkpoint):
         self._stops_after_step = True
         self._started = self._saved = time.monotonic()
         self._reclaim_signals()
-        # A finished run that early stopping or max_time has ended goes on; an unfinished one had only to be tested.
+        # A run that early stopping or max_time has ended: if it is finished, train on; else it only has to be tested.
         trainer.should_stop = self._stopped_early and bool(pl_module.accept_complete)
         folder = self.path.parents[1]
         # Hydra's record is written by the first process only.
         for value in (trainer.global_step, (folder / ".hydra" / "config.yaml").is_file()):
             if max_of_all(trainer, value, -value) != [value, -value]:
                 raise InputError(
-                    f"{folder}: not all processes of this training see the same files; name an output_dir= in a file"
-                    " system that all hosts share"
+                    f"{folder}: not all processes of this training see the same files; set output_dir= to a folder in a"
+                    " file system that all hosts have in common"
                 )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle signals in validation and test, too."""
+        """Handle signals in validation and test as well."""
         self._reclaim_signals()
 
     on_test_start = on_validation_start
@@ -136,7 +138,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save if a checkpoint is due, and stop after a signal."""
         step_complete = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        # With check_val_every_n_epoch=None, validations are counted over the ends of epochs.
+        # With check_val_every_n_epoch=None, the batches between validations are counted across epochs.
         counts_all = trainer.check_val_every_n_epoch is None
         done = (trainer.fit_loop.total_batch_idx if counts_all else batch_idx) + 1
         validation_next = done % (trainer.val_check_batch or 1) == 0
@@ -146,18 +148,18 @@ class LastCheckpoint(Checkpoint):
             self._save_and_stop(trainer, due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save unless that takes too long, and stop after a signal; the other callbacks have done their work."""
+        """Save unless that takes too long, and stop after a signal. The other callbacks have already run."""
         self._stopped_early = trainer.should_stop
         steps, epochs = trainer.max_steps, trainer.max_epochs
         complete = trainer.should_stop or trainer.current_epoch + 1 == epochs or trainer.global_step == steps
         self._save_and_stop(trainer, complete or self._is_cheap())
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Ignore signals from now on, since the training is ending."""
+        """Ignore signals from now on: the training is already ending."""
         self._leaving = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let a signal end the run at once from now on, since everything is saved."""
+        """Let a signal end the run at once from now on: everything is saved."""
         self._stops_after_step = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class LastCheckpoint(Checkpoint):
     def _save_and_stop(self, trainer: pl.Trainer, due: bool) -> None:
         stop = self.signal is not None
         if trainer.world_size > 1:
-            # All processes save together, by the clock of rank 0; the signal may have reached only some of them.
+            # All processes save together, by the clock of rank 0. A signal can have reached only some of them.
             number, due_there = max_of_all(trainer, self.signal or 0, due and trainer.is_global_zero)
             stop, due = number > 0, due_there > 0
             self.signal = number or None
@@ -191,7 +193,7 @@ class LastCheckpoint(Checkpoint):
             raise KeyboardInterrupt
 
     def _reclaim_signals(self) -> None:
-        # Lightning installs handlers of its own, in which processes wait for each other in the middle of a step.
+        # Lightning's own handlers let processes wait for each other in the middle of a step.
         if signal.getsignal(signal.SIGINT) == self._on_signal:
             for number in _SIGNALS:
                 signal.signal(number, self._on_signal)
