@@ -241,7 +241,7 @@ def arrays(path: Path) -> None:
     with Decoders("auto", split=False) as decoders:
         for chunk in batches_of(open_source(path), decoders):
             for error in chunk.decoded.errors:
-                assert error is None or "its decoder died" not in error, error
+                assert error is None or "its decoder was killed" not in error, error
 
 
 def composed(path: Path) -> None:

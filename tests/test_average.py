@@ -84,7 +84,7 @@ def test_an_ensemble_predicts(run: Run, tmp_path: Path, digits: np.ndarray) -> N
         ("checkpoint=[true,image_classifier]", "expected a path, a name, or several in brackets"),
         ("checkpoint=20261123", "checkpoint=20261123: no such file"),
         ("checkpoint=[image_classifier,nothing]", "checkpoint=nothing: no such file"),
-        ("checkpoint=[image_classifier,autoencoder]", "autoencoder.safetensors: gives no ten logits for each image"),
+        ("checkpoint=[image_classifier,autoencoder]", "autoencoder.safetensors: its network does not return logits"),
         ("shifts=-1", "shifts=-1: expected 0 or more"),
         ("checkpoint=conditional early_exit=true shifts=1", "Average has no early exit"),
     ],

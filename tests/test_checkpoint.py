@@ -76,8 +76,8 @@ def test_checkpoints_hold_tensors_and_plain_values_only(trained: Path, name: str
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("checkpoints/best.ckpt", "not a whole checkpoint .Bad CRC-32 for file 'archive/data/"),
-        ("checkpoints/last.ckpt", "not a whole checkpoint .Bad CRC-32 for file 'archive/data/"),
+        ("checkpoints/best.ckpt", "damaged, or not a checkpoint .Bad CRC-32 for file 'archive/data/"),
+        ("checkpoints/last.ckpt", "damaged, or not a checkpoint .Bad CRC-32 for file 'archive/data/"),
         ("model.safetensors", "is damaged: its tensors or metadata do not match its digest; copy it again"),
     ],
 )
@@ -194,7 +194,7 @@ def test_an_input_in_place_of_a_checkpoint_is_told_where_it_belongs(
     path.write_bytes(content)
     for load in (load_model, Predictor, MNISTModule.load_from_checkpoint):
         with pytest.raises(
-            InputError, match=rf"{name}: {kind}, not a checkpoint; .* Predictor\(\)\(PATH\), input=PATH"
+            InputError, match=rf"{name}: {kind}, not a checkpoint; .* Predictor\(\)\(PATH\) or input=PATH"
         ):
             load(path)
 
@@ -202,7 +202,7 @@ def test_an_input_in_place_of_a_checkpoint_is_told_where_it_belongs(
 def test_images_in_place_of_a_checkpoint_are_told_where_they_belong(tmp_path: Path) -> None:
     (tmp_path / "5.png").write_bytes(as_png(np.zeros((28, 28), np.uint8)))
     for load in (load_model, Predictor, MNISTModule.load_from_checkpoint):
-        with pytest.raises(InputError, match=r"a folder of images goes where .* Predictor\(\)\(PATH\), input=PATH"):
+        with pytest.raises(InputError, match=r"pass a folder of images .* Predictor\(\)\(PATH\) or input=PATH"):
             load(tmp_path)
     images: list[Any] = [
         np.zeros((3, 28, 28)),
@@ -232,7 +232,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, trained: Path, ho
     mark, path = tmp_path / "ran", tmp_path / "evil.ckpt"
     if how == "pickle":
         path.write_bytes(pickle.dumps(Bomb(mark)))
-        message = "not a whole checkpoint"
+        message = "damaged, or not a checkpoint"
     else:
         content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
         path.write_bytes(archive_of(Bomb(mark) if how == "torch" else {**content, "extra": Bomb(mark)}))

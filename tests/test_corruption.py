@@ -19,7 +19,7 @@ REGIONS = 200
 
 
 def positions(size: int) -> Iterator[int]:
-    """A byte in the middle of each region, and each byte near an end: of a small file all of header and directory."""
+    """A byte in the middle of each region, and each byte near an end: in a small file, all of header and directory."""
     ends = min(2000 if size < 100_000 else 100, size // 2)
     yield from range(ends)
     yield from (region * size // REGIONS + size // REGIONS // 2 for region in range(REGIONS))
@@ -105,7 +105,7 @@ def test_images_in_the_package(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("last.ckpt", "not a whole checkpoint (Bad CRC-32 for file 'archive/data/"),
+        ("last.ckpt", "damaged, or not a checkpoint (Bad CRC-32 for file 'archive/data/"),
         ("model.safetensors", "is damaged: its tensors or metadata do not match its digest; copy it again"),
     ],
 )

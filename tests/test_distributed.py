@@ -55,14 +55,14 @@ class Slow(nn.Sequential):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running cluster with two CPUs, whose token we have."""
+    """The address of a running cluster with two CPUs; its token is set for this process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     program = "import sys; from ray.scripts.scripts import main; sys.argv[0] = 'ray'; main()"
     known = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    folder = tmp_path_factory.mktemp("cluster")  # not where the tests stand
+    folder = tmp_path_factory.mktemp("cluster")  # not the folder of the tests
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-c", program, "start", *options]
         head = subprocess.Popen(command, cwd=folder, env={**os.environ, **known}, stdout=log, stderr=log)
@@ -98,7 +98,7 @@ def check_same(folder: Path, local: Path) -> None:
 
 
 def write_inputs(place: Path, digits: np.ndarray) -> list[str]:
-    """Write an array, a folder, and a Parquet file, of several shards of 256 inputs each, some of them unreadable."""
+    """Write an array, a folder and a Parquet file of several shards of 256 inputs each; some inputs are unreadable."""
     array = np.tile(digits, (50, 1, 1)).astype(np.float32) / 255
     array[4321, 3, 3] = np.nan
     np.save(place / "array.npy", array)
@@ -130,7 +130,7 @@ def test_the_script_writes_the_rows_of_the_local_engine(tmp_path: Path, digits: 
 def test_the_rows_are_those_of_the_local_engine(
     tmp_path: Path, digits: np.ndarray, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # paths that are not absolute mean the same on the workers
+    monkeypatch.chdir(tmp_path)  # relative paths mean the same on the workers
     for input in write_inputs(tmp_path, digits):
         options = PredictOptions(device="cpu", engine="eager", min_confidence=0.9)
         local = predict_files(input, "local.parquet", options)
@@ -236,7 +236,7 @@ def test_wrong_arguments_are_reported_before_ray_starts(
         predict_on_ray(png, tmp_path / "rows.csv")
     with pytest.raises(InputError, match="workers=0: expected at least 1"):
         predict_on_ray(png, tmp_path / "rows", workers=0)
-    with pytest.raises(InputError, match="lies in the input"):
+    with pytest.raises(InputError, match="is in the input"):
         predict_on_ray(tmp_path, tmp_path / "rows")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""Whatever engine computes a prediction, the results are the same; what one does not support is one clear line."""
+"""All engines give the same results; what an engine does not support is an error of one clear line."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def test_int8_keeps_the_accuracy(mnist_test: LabelledImages) -> None:
     images, labels = mnist_test.images.numpy(), mnist_test.labels.numpy()
     eager, int8 = (Predictor(engine=engine)(images) for engine in ("eager", "int8"))
     assert abs((int8.labels == labels).mean() - (eager.labels == labels).mean()) <= 0.0002
-    assert (int8.probabilities != eager.probabilities).any()  # it is really another arithmetic
+    assert (int8.probabilities != eager.probabilities).any()  # it really computes in 8 bits
     np.testing.assert_allclose(int8.probabilities.sum(1), 1, atol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_the_first_prediction_of_a_run_makes_its_onnx_file(finished_run: Path, d
     assert (finished_run / "model.onnx").stat().st_mtime_ns == written.st_mtime_ns
     eager = Predictor(finished_run, engine="eager")
     np.testing.assert_allclose(second(digits).probabilities, eager(digits).probabilities, atol=1e-5)
-    # Of other weights: it is made anew, also when it was copied there together with them.
+    # The ONNX file of other weights is replaced, even if it is newer than the run's weights.
     (finished_run / "model.onnx").write_bytes(onnx_beside(find_checkpoint()).read_bytes())
     np.testing.assert_array_equal(
         Predictor(finished_run, device="cpu")(digits).probabilities, first(digits).probabilities
@@ -221,7 +221,7 @@ def test_a_damaged_onnx_file_is_named_and_not_used(
     assert (predictor(digits).labels == Predictor()(digits).labels).all()
     [line] = capsys.readouterr().err.splitlines()
     reason = "ONNX Runtime cannot load the network: " if damage == "no ONNX" else "it is damaged; delete it"
-    assert line.startswith(f"{tmp_path}/mine.onnx: not used, but PyTorch, which takes longer: {reason}")
+    assert line.startswith(f"{tmp_path}/mine.onnx: not used; PyTorch is used instead, which takes longer: {reason}")
 
 
 def test_an_onnx_file_reads_no_other_file(
@@ -236,11 +236,11 @@ def test_an_onnx_file_reads_no_other_file(
     outside.name, outside.data_type, outside.data_location = "network.fc2.bias", onnx.TensorProto.FLOAT, 1
     outside.dims.append(10)
     outside.external_data.add(key="location", value="secret.bin")
-    (tmp_path / "mine.onnx").write_bytes(seal(model.SerializeToString()))  # the digest of the weights is right
+    (tmp_path / "mine.onnx").write_bytes(seal(model.SerializeToString()))  # the digest of the weights is correct
     monkeypatch.chdir(tmp_path)
     assert Predictor(weights, device="cpu").engine.name == "eager"
     [line] = capsys.readouterr().err.splitlines()
-    assert "mine.onnx: not used, but PyTorch, which takes longer: ONNX Runtime cannot load the network: " in line
+    assert "mine.onnx: not used; PyTorch is used instead, which takes longer: ONNX Runtime cannot load" in line
 
 
 def test_what_has_no_onnx_file_is_computed_by_pytorch(finished_run: Path, tmp_path: Path, digits: np.ndarray) -> None:

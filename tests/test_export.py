@@ -291,9 +291,9 @@ def test_a_wrong_command_is_one_line(run: Run, tmp_path: Path, arguments: list[s
     ("output", "checkpoint", "message"),
     [
         ("a.onnx", "nowhere", "checkpoint=nowhere: no such file"),
-        ("a.onnx", "broken.ckpt", "broken.ckpt: not a whole checkpoint"),
+        ("a.onnx", "broken.ckpt", "broken.ckpt: damaged, or not a checkpoint"),
         ("a.onnx", "unset.safetensors", "unset.safetensors: its threshold was never set; use the run's model.saf"),
-        ("a.pt2", ["image_classifier", "autoencoder"], "autoencoder.safetensors: gives no ten logits"),
+        ("a.pt2", ["image_classifier", "autoencoder"], "autoencoder.safetensors: its network does not return"),
         ("a.safetensors", ["accurate", "conditional"], "holds one network, not 2; use .onnx or .pt2"),
         ("folder.onnx", None, "folder.onnx: is a folder; expected a file's name"),
         ("broken.ckpt/a.safetensors", None, "cannot be written"),
@@ -333,7 +333,7 @@ def test_a_network_that_answers_nothing_is_not_exported(tmp_path: Path) -> None:
 
 
 class TwoFaced(nn.Module):
-    """Computes something else for an exporter than in use."""
+    """Computes something else during an export than otherwise."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -188,7 +188,7 @@ def test_bombs_are_rows_in_bounded_memory(tmp_path: Path, digits: np.ndarray) ->
         gzipped.compress(header) + b"".join(gzipped.compress(bytes(1 << 20)) for _ in range(300)) + gzipped.flush()
     )
     assert "too large" in str(row_of(folder))
-    assert row_of(tmp_path / "bomb.zip") == f"{200 << 20:,} bytes, more than the 100,000,000 that are read of one image"
+    assert row_of(tmp_path / "bomb.zip") == f"{200 << 20:,} bytes; expected at most 100,000,000 for one image"
     with pytest.raises(InputError, match="holds more bytes than its header"):
         go_through(tmp_path / "bomb.gz")
     done = subprocess.run(
@@ -210,7 +210,7 @@ def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
         file.truncate(LARGEST_FILE + 1)  # takes no space
-    assert row_of(path) == "100,000,001 bytes, more than the 100,000,000 that are read of one image"
+    assert row_of(path) == "100,000,001 bytes; expected at most 100,000,000 for one image"
 
 
 def test_links(tmp_path: Path, digits: np.ndarray) -> None:
@@ -220,11 +220,11 @@ def test_links(tmp_path: Path, digits: np.ndarray) -> None:
     (inner / "loop").symlink_to(tmp_path / "a")
     (inner / "self").symlink_to("self")
     (inner / "nowhere.png").symlink_to("nothing")
-    (tmp_path / "a" / "c").symlink_to(inner)  # a way of its own, no loop
+    (tmp_path / "a" / "c").symlink_to(inner)  # a second path to the same folder, not a loop
     names, errors = go_through(tmp_path / "a")
     below = [os.path.relpath(name, tmp_path / "a") for name in names]
     assert below == [f"{way}/{name}" for way in "bc" for name in ("loop", "nowhere.png", "one.png", "self")]
-    loop = "a link to a folder that it lies in; not followed"
+    loop = "a link to a folder that contains it; not followed"
     assert errors[:3] == [loop, "No such file or directory", None]
     assert "symbolic links" in str(errors[3])
 
@@ -294,7 +294,7 @@ def write_pictures(folder: Path, digits: np.ndarray, count: int, gifs: list[int]
 
 
 @pytest.mark.parametrize(
-    ("signal_name", "words"), [("SIGSEGV", "died by SIGSEGV"), ("SIGKILL", "memory"), ("SIGALRM", "stopped after 30 s")]
+    ("signal_name", "words"), [("SIGSEGV", "by SIGSEGV"), ("SIGKILL", "memory"), ("SIGALRM", "stopped after 30 s")]
 )
 def test_a_decoder_that_dies_costs_one_row(
     tmp_path: Path, digits: np.ndarray, monkeypatch: pytest.MonkeyPatch, signal_name: str, words: str
@@ -353,7 +353,7 @@ def test_a_decoder_that_is_killed_from_outside_costs_no_row(tmp_path: Path, digi
 
 
 def test_long_paths_block_nobody(tmp_path: Path, digits: np.ndarray) -> None:
-    """What is sent ahead must fit into a pipe that nobody reads for a while."""
+    """Contents that are sent ahead must fit into a pipe that nobody reads for a while."""
     folder = tmp_path.joinpath(*["x" * 200] * 12)
     os.makedirs(folder)  # noqa: PTH103
     content = picture(digits[0], "PNG")
@@ -365,7 +365,7 @@ def test_long_paths_block_nobody(tmp_path: Path, digits: np.ndarray) -> None:
 
 
 def test_no_process_outlives_the_run(tmp_path: Path, digits: np.ndarray) -> None:
-    """Not even that of a run that is killed."""
+    """Not even if the run is killed."""
     folder = tmp_path / "scans"
     folder.mkdir()
     large = picture(np.asarray(Image.fromarray(digits[0]).resize((4000, 4000))), "PNG")

@@ -78,7 +78,9 @@ def pickles(mark: Path) -> dict[str, bytes]:
 def test_no_pickle_runs_code(tmp_path: Path, kind: str) -> None:
     mark = tmp_path / "ran"
     pickled = pickles(mark)[kind]
-    message = refused(write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), "not loaded|not a whole checkpoint")
+    message = refused(
+        write(tmp_path / "evil.ckpt", checkpoint_with(pickled)), "not loaded|damaged, or not a checkpoint"
+    )
     assert (MKDIR in message) == (kind == "REDUCE")  # of the others, PyTorch knows no name
     assert not mark.exists()
     pickle.loads(pickled)  # noqa: S301 (to see that it would have run)
@@ -117,11 +119,11 @@ def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, coun
     [
         (tensor((10**12,), (0,)), "claims 4,000,000,000,000 bytes, it has 40"),  # one value, expanded
         (tensor((5, 5), (1, 1), offset=1), r"a tensor \(5, 5\) claims 100 bytes, it has 36"),
-        (tensor((10**6,), (1,)), "not a whole checkpoint"),  # beyond its storage
-        (tensor((10,), (1,), count=10**12), "not a whole checkpoint"),  # a storage that is larger than its record
-        (tensor((10,), (1,), key="../../../etc/passwd"), "not a whole checkpoint"),
-        (tensor((1,), (1,), offset=-3), "not a whole checkpoint"),
-        (tensor((2**62, 2**62), (0, 0)), "not a whole checkpoint"),
+        (tensor((10**6,), (1,)), "damaged, or not a checkpoint"),  # beyond its storage
+        (tensor((10,), (1,), count=10**12), "damaged, or not a checkpoint"),  # a storage that is larger than its record
+        (tensor((10,), (1,), key="../../../etc/passwd"), "damaged, or not a checkpoint"),
+        (tensor((1,), (1,), offset=-3), "damaged, or not a checkpoint"),
+        (tensor((2**62, 2**62), (0, 0)), "damaged, or not a checkpoint"),
     ],
 )
 def test_tensors_that_claim_more_than_they_have(tmp_path: Path, made: bytes, words: str) -> None:
@@ -152,7 +154,7 @@ def cyclic() -> list[object]:
 
 
 def doubled(value: object, times: int) -> object:
-    """A list of lists of lists, each twice: nothing in memory, no end to who goes through it."""
+    """Nested lists that each contain the next one twice: tiny in memory, but endless to traverse."""
     for _ in range(times):
         value = [value, value]
     return value
@@ -217,7 +219,7 @@ def test_archives_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
         bomb = zip_of([*whole.items(), ("archive/data/999", bytes(30_000_000))], compression)
         assert len(bomb) < 100_000
         refused(write(tmp_path / "evil.ckpt", bomb), "compressed or overlap")
-    # Entries that lie on each other: the directory has one record under many names.
+    # Overlapping entries: the directory lists one record under many names.
     record = zip_of([("archive/data.pkl", b"N."), ("archive/data/1", bytes(100_000))])
     start = record.index(b"PK\1\2")
     first = record[start : record.index(b"PK\1\2", start + 1)]
@@ -232,7 +234,7 @@ def test_other_containers_of_pickles_are_no_checkpoints(tmp_path: Path) -> None:
     torch.save(training(), legacy, _use_new_zipfile_serialization=False)
     pickle.dump(training(), old)
     for content in (legacy.getvalue(), old.getvalue(), b"", b"PK\5\6" + bytes(18)):
-        refused(write(tmp_path / "evil.ckpt", content), "not a whole checkpoint")
+        refused(write(tmp_path / "evil.ckpt", content), "damaged, or not a checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -250,8 +252,11 @@ def test_other_containers_of_pickles_are_no_checkpoints(tmp_path: Path) -> None:
         ({"name": "mlp", "self": 1}, "self"),
         ({"name": "mlp", "widths": [784, 10**9, 10]}, r"expected \(1000000000, 784\)"),
         ({"name": "mlp", "widths": [784, 10**30, 10]}, "evil"),
-        ({"name": "mlp", "widths": [784] + [2] * 300_000}, "its options make more than 140 parameters, the file has 4"),
-        ({"name": "residual", "blocks": 10**9}, "its options make more than 140 parameters, the file has 4"),
+        (
+            {"name": "mlp", "widths": [784] + [2] * 300_000},
+            "its options ask for more than 140 tensors, but the file has 4",
+        ),
+        ({"name": "residual", "blocks": 10**9}, "its options ask for more than 140 tensors, but the file has 4"),
         ({"name": "autoencoder", "code": 10**15}, "evil"),
         ({"name": "mlp", "dropout": float("nan"), "widths": [1, 1]}, "evil"),
     ],

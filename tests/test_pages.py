@@ -62,7 +62,7 @@ def test_pages_of_listed_files_are_rows(tmp_path: Path, digits: np.ndarray) -> N
 
 def test_bytes_of_several_pages_say_how_they_are_read(tmp_path: Path, digits: np.ndarray) -> None:
     save(tmp_path / "pages.tif", digits[:3])
-    with pytest.raises(InputError, match=r"holds 3 images; expected one \(files .tif, .gif and .webp are read page"):
+    with pytest.raises(InputError, match=r"holds 3 images; expected one \(.tif, .gif and .webp files are read page"):
         prepare((tmp_path / "pages.tif").read_bytes())
 
 

@@ -177,14 +177,14 @@ def test_no_input_and_bad_options(run: Run, png: Path) -> None:
 @pytest.mark.parametrize("inside", ["output=scans/rows.csv", "output=scans/deeper/rows.csv"])
 def test_an_output_in_the_input_is_refused(run: Run, tmp_path: Path, folder: Path, inside: str) -> None:
     before = sorted(tmp_path.rglob("*"))
-    one_line(run("predict", "input=scans", inside), inside.removeprefix("output="), "lies in the input scans")
+    one_line(run("predict", "input=scans", inside), inside.removeprefix("output="), "is in the input scans")
     assert sorted(path for path in tmp_path.rglob("*") if "outputs" not in path.parts) == before
 
 
 @pytest.mark.parametrize("seen", ["scans", "scans/seen", "scans/deeper/../seen"])
 def test_pictures_in_the_input_are_refused(tmp_path: Path, folder: Path, seen: str) -> None:
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match="lies in the input"):
+    with pytest.raises(InputError, match="is in the input"):
         predict_files(folder, tmp_path / "rows.csv", CPU, save_preprocessed=tmp_path / seen)
     assert sorted(tmp_path.rglob("*")) == before
     predict_files(folder, tmp_path / "rows.csv", CPU, save_preprocessed=tmp_path / "scans of before")
@@ -220,7 +220,7 @@ def test_a_full_disk(run: Run, tmp_path: Path, full_disk: Path, mnist_test: Labe
 
 
 def test_a_limit_on_file_sizes(tmp_path: Path, digits: np.ndarray) -> None:
-    """The same as on a full disk, for users who cannot mount one."""
+    """As on a full disk, for users who cannot mount one."""
     np.save(tmp_path / "many.npy", np.tile(digits, (40, 1, 1)))
     command = [sys.executable, str(ROOT / "scripts" / "predict_batch.py"), "many.npy", "rows.csv"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`Predictor` takes what people have, reads it correctly or refuses it in one line; predictions show themselves."""
+"""`Predictor` takes what people have, reads it correctly or refuses it in one line; predictions display as tables."""
 
 import html.parser
 import io
@@ -230,7 +230,7 @@ def test_three_images_of_28x28_are_three(predictor: Predictor, x: np.ndarray) ->
         (lambda x: {"images": x}, r"dict with \['images'\]; name one of them"),
         (lambda x: np.ma.masked_equal(x, 0), r"a masked array; fill it first: array\.filled"),
         (lambda x: np.array(None), "item 0 is of type NoneType"),
-        (lambda x: io.StringIO("text"), "item 0 is a file of text; open image files with mode 'rb'"),
+        (lambda x: io.StringIO("text"), "item 0 is a file opened as text; open image files with mode 'rb'"),
         (lambda x: closed(io.BytesIO(encoded(x[0]))), "item 0 cannot be read: I/O operation on closed file"),
         (lambda x: "https://example.com/7.png", "https://example.com/7.png: no file; download it first"),
         (lambda x: "no\nthing.png", r"no\\nthing\.png: no such file or folder"),

@@ -72,9 +72,9 @@ def test_an_mnist_image_pasted_onto_a_larger_page_is_recovered_exactly(digits: n
         np.testing.assert_array_equal(to_mnist_form(page), digit)
 
 
-# Points of accuracy that a kind of scan may lose against MNIST's own images, if more than 1.
+# Percentage points of accuracy that a kind of scan may lose against MNIST's own images, if more than 1.
 MOST_LOST = {"12 pixels": 3.0, "16 pixels": 1.5, "cropped tightly": 3.0, "thick strokes": 1.5, "thin strokes": 1.5}
-# Most of what these lose is refused.
+# Most of the images lost here are refused, not misread.
 MOST_LOST |= {"a pen of 1 pixel": 5.0, "soft shadow": 3.0, "hard shadow": 14.0, "squared paper": 20.0}
 
 
@@ -363,7 +363,7 @@ def test_the_steps_are_drawn_also_of_an_image_that_is_rejected(tmp_path: Path) -
     assert (done.returncode, done.stderr) == (0, b"")
     red = np.asarray(Image.open(tmp_path / "steps.png").convert("RGB")).astype(int)
     rows = np.array_split((red[..., 0] - red[..., 1] > 60).any(axis=1), 3)
-    assert [bool(row.any()) for row in rows] == [False, True, True]  # the reason stands in red
+    assert [bool(row.any()) for row in rows] == [False, True, True]  # the reason is in red
     done = subprocess.run([*script, "text.png", "again.png"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: text.png: ")

@@ -124,7 +124,7 @@ def test_decoders_that_outlive_a_killed_run_do_not_hold_its_output(place: Path, 
     decoders = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     try:
         for decoder in decoders:
-            os.kill(decoder, signal.SIGSTOP)  # as if it looked at its image for long
+            os.kill(decoder, signal.SIGSTOP)  # as if decoding took long
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert "of them by an earlier run" in finished(place, "orphans.csv", "input=many.tar", "resume=true")

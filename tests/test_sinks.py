@@ -1,4 +1,4 @@
-"""Every format holds all rows with all columns it can hold; on standard output is nothing but rows."""
+"""Every format holds all rows, with all columns that it can hold; nothing but rows is on standard output."""
 
 import csv
 import io
@@ -122,7 +122,7 @@ def test_what_cannot_be_written_is_one_line(run: Run, png: Path, tmp_path: Path)
     for printed in (None, "-"):
         with pytest.raises(InputError, match="resume=true needs a file as output"):
             predict_files(png, printed, resume=True)
-    with pytest.raises(InputError, match=r"a .npy holds ten probabilities a row, no readings"):
+    with pytest.raises(InputError, match=r"a .npy holds probabilities, not readings"):
         predict_files(png, tmp_path / "rows.npy", PredictOptions(split=True))
     with pytest.raises(InputError, match="is_digit and split=true exclude each other"):
         predict_files(png, options=PredictOptions(split=True, is_digit=True))

@@ -256,7 +256,7 @@ def test_archives_in_their_own_order(tmp_path: Path, digits: np.ndarray, kind: s
     found = everything(path)
     assert found.names == [f"{path}/{name}" for name in ("a/2.png", "a/0.png", "a/1.png", *others)]
     np.testing.assert_array_equal(found.images[[0, 1, 2, 4]], digits[[2, 0, 1, 3]])
-    assert found.errors[3] == "not an image but an archive (zip); name it as the input to read what it holds"
+    assert found.errors[3] == "not an image but an archive (zip); pass it as the input to read its contents"
     assert sorted(tmp_path.iterdir()) == [path]  # nothing was unpacked, here or above
 
 
@@ -324,8 +324,8 @@ def test_parquet_with_rows_of_wrong_lengths(tmp_path: Path, digits: np.ndarray) 
     assert found.errors == [
         None,
         "783 pixels; expected 784",
-        "no image: there are pixels missing",
-        "no image: there are pixels missing",
+        "no image: pixels are missing",
+        "no image: pixels are missing",
         None,
     ]
 

@@ -1,4 +1,4 @@
-"""Tables are read as people have them: by np.savetxt, pandas, spreadsheets, Kaggle; and lists of paths by Windows."""
+"""Tables are read as np.savetxt, pandas, spreadsheets and Kaggle write them, lists of paths as Windows writes them."""
 
 import bz2
 import gzip
@@ -42,7 +42,7 @@ def rows(digits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def labelled(rows: np.ndarray, labels: list[int]) -> np.ndarray:
-    """The same with a first column of labels, int64 (100, 785)."""
+    """The same table with a first column of labels, int64 (100, 785)."""
     return np.column_stack([labels, rows])
 
 
@@ -116,25 +116,25 @@ def test_labels_without_a_header_are_the_first_column_or_the_last(
 ) -> None:
     np.savetxt(tmp_path / "last.csv", np.column_stack([rows, labels]), fmt="%d", delimiter=",")
     same(everything(tmp_path / "last.csv"), digits, labels)
-    zeros = np.zeros((150, 784), int)  # sorted by label: many rows in which both may be
+    zeros = np.zeros((150, 784), int)  # sorted by label: in many rows, both columns can be labels
     zeros[:, 300] = 255
     sorted_rows = np.column_stack([zeros, np.repeat([0, 1], [120, 30])])
     np.savetxt(tmp_path / "sorted.csv", sorted_rows, fmt="%d", delimiter=",")
     assert everything(tmp_path / "sorted.csv", "none").targets == [0] * 120 + [1] * 30
     for first, last in ((1, 2), (77, 0), (0, 77)):
         np.savetxt(tmp_path / "a.csv", [[first, *[0] * 783, last]] * 3, fmt="%d", delimiter=",")
-        with pytest.raises(InputError, match=r"a.csv: .* the first or the last has the labels, 0 to 9; add a header"):
+        with pytest.raises(InputError, match=r"a.csv: .* the first nor the last is clearly the labels, 0 to 9; add a"):
             open_source(tmp_path / "a.csv")
 
 
 def test_an_index_of_pandas_that_is_no_label_is_named(tmp_path: Path, labels: list[int], rows: np.ndarray) -> None:
     for table in (pd.DataFrame(np.column_stack([labels, rows])), pd.DataFrame(np.column_stack([rows, labels]))):
         table.to_csv(tmp_path / "a.csv", header=False)
-        with pytest.raises(InputError, match=r"786 columns; .* leave the index of pandas out: .*index=False\)$"):
+        with pytest.raises(InputError, match=r"786 columns; .* save it without pandas' index: .*index=False\)$"):
             open_source(tmp_path / "a.csv")
     for part in (pd.DataFrame(rows)[20:], pd.DataFrame(rows).sample(frac=1, random_state=0)):
         part.to_csv(tmp_path / "a.csv", header=False)
-        with pytest.raises(InputError, match=r"first seems to number the rows; leave the index .*index=False\)$"):
+        with pytest.raises(InputError, match=r"first seems to number the rows; save it without .*index=False\)$"):
             open_source(tmp_path / "a.csv")
 
 
@@ -301,7 +301,7 @@ def test_compressed_tables(
     path.write_bytes(COMPRESSED[kind](text))
     same(everything(path), digits, labels)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"digits\.\S*: not a whole CSV file"):
+    with pytest.raises(InputError, match=r"digits\.\S*: damaged, or not a CSV file"):
         everything(path)
 
 
@@ -325,7 +325,7 @@ def test_tables_in_zip_archives(tmp_path: Path, digits: np.ndarray, labels: list
     content = bytearray((tmp_path / "one.zip").read_bytes())
     content[len(content) // 2] ^= 255
     (tmp_path / "one.zip").write_bytes(content)
-    with pytest.raises(InputError, match=r"one.zip.*: not a whole CSV file"):
+    with pytest.raises(InputError, match=r"one.zip.*: damaged, or not a CSV file"):
         everything(tmp_path / "one.zip")
 
 
@@ -419,7 +419,7 @@ def test_a_submission_for_kaggle(run: Run, tmp_path: Path, rows: np.ndarray, lab
     broken = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert broken.returncode == 1, broken.stderr
     assert "100 images, 1 with an error" in broken.stdout
-    assert "Kaggle refuses the file until no Label is empty" in broken.stdout
+    assert "Kaggle refuses a file with empty labels" in broken.stdout
     assert (tmp_path / "s.csv").read_text() == f"ImageId,Label\n{expected}".replace("\n2,2\n", "\n2,\n")
 
 
@@ -448,7 +448,7 @@ def test_a_failed_submission_is_resumed(
     content, times = path.read_bytes(), path.stat()
     path.write_bytes(content[:-8] + bytes(8))  # its checksum is wrong now
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(InputError, match=r"test.csv.gz: not a whole CSV file \(CRC check failed"):
+    with pytest.raises(InputError, match=r"test.csv.gz: damaged, or not a CSV file \(CRC check failed"):
         predict_files(path, output, CPU, format="kaggle")
     path.write_bytes(content)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -10,12 +10,12 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its type if it has none."""
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def described(error: BaseException) -> str:
-    """Return an error in one line: for one of the system, the file and the reason."""
+    """Describe an error in one line: the file and the reason if it is an `OSError`, else its first line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'standard output or a file'}: {error.strerror}"
     return first_line(error)

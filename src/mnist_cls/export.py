@@ -1,7 +1,7 @@
 """Export a network for other programs: `python -m mnist_cls.export output=model.onnx [checkpoint=RUN] [format=onnx]`
 
-As ONNX, as PyTorch's exported program (.pt2) or as .safetensors, compared with the network before the file appears. By
-default the packaged weights.
+Writes ONNX, PyTorch's exported program (.pt2) or safetensors. The file appears only after its outputs were compared
+with the network's. Without checkpoint=, the packaged weights are exported.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ def export(settings: ExportSettings, folder: Path | None) -> None:
     """Export the network of `settings.checkpoint`; print what was written and how to run it."""
     if not settings.output:
         raise InputError("no output: name a .onnx, .pt2 or .safetensors file with output=FILE")
-    # These import torch, for which --help must not wait.
+    # Imported here, because they import torch, and --help must not wait for it.
     from .checkpoints.build import load_user_models
     from .inference.export import export_model
 

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, file locks, and paths."""
+"""Atomic writes of files, file locks, and paths."""
 
 import contextlib
 import glob
@@ -51,7 +51,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path, name: str = "") -> None:
     """Remove the temporary files of killed processes from a folder, or only those of the file `name`."""
-    # mkstemp puts eight characters between the two: with any number, `a.csv` would match the files of `a-2.csv`, too.
+    # mkstemp puts eight characters between the two. With `*` instead, `a.csv` would match the files of `a-2.csv`, too.
     pattern = f"{glob.escape(Path(name).stem)}-????????{glob.escape(Path(name).suffix)}" if name else "*"
     for temporary in folder.glob(f"{_UNFINISHED}{pattern}"):
         temporary.unlink(missing_ok=True)
@@ -70,14 +70,14 @@ def sync_folder(folder: Path) -> None:
 def lock(descriptor: int) -> bool:
     """Lock an open, writable file for this process until it is closed; return False if another process holds the lock.
 
-    Where locks are not supported, all processes get it.
+    Where locks are not supported, return True.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
-        # Locks of flock would be inherited by child processes, which may outlive this one for a moment.
+        # Not flock: child processes would inherit its lock, and can outlive this process for a moment.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
@@ -87,7 +87,7 @@ def lock(descriptor: int) -> bool:
 
 
 def write_json(path: str | Path, values: Mapping[str, float]) -> None:
-    """Write numbers as indented JSON, whole or not at all. NaN and infinity, which JSON lacks, become null.
+    """Write numbers as indented JSON, atomically. NaN and infinity, which JSON lacks, become null.
 
     Raises:
         OSError: If the file cannot be written.
@@ -99,7 +99,7 @@ def write_json(path: str | Path, values: Mapping[str, float]) -> None:
 
 
 def expand(path: str | Path) -> Path:
-    """Replace `~` and `~user` at the start of a path by the home folder."""
+    """Replace `~` or `~user` at the start of a path with the home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # there is no such user: `~draft.png` may be just a file

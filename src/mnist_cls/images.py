@@ -18,13 +18,13 @@ MEAN, STD = 0.1307, 0.3081
 # Numbers of values of a pixel: grey, colours, and colours with opacity.
 _CHANNELS = (1, 3, 4)
 
-# By this much floats may leave the range from 0 to 1, as after resizing.
+# Floats can exceed the range from 0 to 1 by this much, as after resizing.
 _TOLERANCE = 1e-3
 
-# Floats up to this value may be from 0 to 16, as scikit-learn's digits are, or of another range: not from 0 to 255.
+# Floats are read as 0 to 255 only if one is above this value: scikit-learn's digits, for one, range from 0 to 16.
 _LEAST_WHITE = 16
 
-# An array that is taller than this many times its width is no image but flattened ones, such as (1797, 64).
+# An array more than this many times as tall as wide is not an image but rows of flattened ones, such as (1797, 64).
 _TALLEST = 16
 
 
@@ -68,14 +68,14 @@ def _has_one_pixel_lines(images: np.ndarray) -> np.ndarray:
 def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) -> tuple[np.ndarray, list[str | None]]:
     """Convert images of any size to uint8, 0 to 255.
 
-    How the values of an image are read depends on that image alone, so that an array may be cut anywhere:
+    The range of an image's values is inferred from that image alone, so slices of an array give the same result:
 
-    - bool, and numbers none of which is above 1: from 0 to 1, as `ToTensor` and `images / 255` leave them, or 0 and 1
-      of a thresholded image, of whatever dtype;
-    - other whole numbers: from 0 to 255; floats, too, if they are whole and one is above 16.
+    - 0 to 1 for bool, and for numbers of any dtype none of which is above 1: the output of `ToTensor` or
+      `images / 255`, or a thresholded image;
+    - 0 to 255 for other integers, and for floats that are whole if one of them is above 16.
 
     Args:
-        array: one image or many, an array or a PyTorch tensor on any device, see `as_stack` for shapes.
+        array: one image or many, an array or a PyTorch tensor on any device; see `as_stack` for shapes.
         many: see `as_stack`.
 
     Returns:
@@ -84,7 +84,7 @@ def images_from_array(array: "np.ndarray | Tensor", many: bool | None = None) ->
         errors: for each image None, or one line that says why it cannot be used (NaN, or values out of range).
 
     Raises:
-        InputError: If the shape or the dtype is another one.
+        InputError: If the array has another shape or dtype, see `as_stack`.
     """
     images = as_stack(as_array(array), many)
     errors: list[str | None] = [None] * len(images)
@@ -146,7 +146,7 @@ def as_stack(array: np.ndarray, many: bool | None = None) -> np.ndarray:
             (3, 28, 28) are three, not one in colour.
 
     Raises:
-        InputError: If it has another shape or dtype, or if its shape may mean one image or many.
+        InputError: If the array has another shape or dtype, or if its shape could mean one image or many.
     """
     if array.dtype.kind not in "buif":
         raise InputError(f"images of dtype {array.dtype}; expected uint8 0 to 255, or floats 0 to 1")
@@ -169,17 +169,17 @@ def _is_many(shape: tuple[int, ...]) -> bool:
     if len(shape) == 2:
         if shape == (SIZE * SIZE, SIZE * SIZE):
             raise InputError(
-                f"an array of shape {shape} may be one image or {SIZE * SIZE} of 28x28;"
+                f"an array of shape {shape} could be one image or {SIZE * SIZE} of 28x28;"
                 " pass array[None] or array.reshape(-1, 28, 28)"
             )
         if shape[0] == SIZE * SIZE:
             raise InputError(
-                f"an array of shape {shape} may be {shape[1]} images in columns; pass array.T,"
+                f"an array of shape {shape} could be {shape[1]} images in columns; pass array.T,"
                 " or array[None] if it is one image"
             )
         if shape[1] == SIZE * SIZE + 1:
             raise InputError(
-                f"an array of shape {shape} may be rows of a label and {SIZE * SIZE} pixels; pass array[:, 1:],"
+                f"an array of shape {shape} could be rows of a label and {SIZE * SIZE} pixels; pass array[:, 1:],"
                 " or array[None] if it is one image"
             )
         if shape[1] != SIZE * SIZE and shape[0] > _TALLEST * shape[1]:  # flattened images of another size
@@ -189,11 +189,13 @@ def _is_many(shape: tuple[int, ...]) -> bool:
         return len(shape) > 3
     if shape[0] in (3, 4) and shape[1:] != (SIZE, SIZE):
         raise InputError(
-            f"an array of shape {shape} may be {shape[0]} grey images or one in colour;"
+            f"an array of shape {shape} could be {shape[0]} grey images or one in colour;"
             " pass array[:, None] or array[None]"
         )
     if shape[:2] == (SIZE, SIZE) != shape[1:]:
-        raise InputError(f"an array of shape {shape} may be {shape[2]} images of 28x28; pass np.moveaxis(array, 2, 0)")
+        raise InputError(
+            f"an array of shape {shape} could be {shape[2]} images of 28x28; pass np.moveaxis(array, 2, 0)"
+        )
     return True
 
 

@@ -1,4 +1,4 @@
-"""Memory: keep what is freed for the next batch, recognize the errors raised when it runs out, import quickly."""
+"""Memory: reuse freed memory for the next batch, recognize out-of-memory errors, import without collecting garbage."""
 
 import ctypes
 import gc
@@ -32,12 +32,12 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Keep the garbage collector away from what is imported in the block, now and later.
+    """Exclude everything that the block imports from garbage collection, now and later.
 
-    What is imported lives until the process ends. Scanning it for garbage takes a third of the time in which a command
-    imports PyTorch and Lightning and exits.
+    Imported modules live until the process ends. Scanning them for garbage takes a third of the time that a command
+    needs to import PyTorch and Lightning and exit.
     """
-    if gc.get_freeze_count():  # by an earlier job of a sweep, whose trainer would never be freed
+    if gc.get_freeze_count():  # frozen by an earlier job of a sweep, whose trainer would never be freed
         gc.unfreeze()
         gc.collect()
     gc.disable()
@@ -51,7 +51,7 @@ def importing() -> Iterator[None]:
 def out_of_memory(error: BaseException) -> str | None:
     """Return the size of the allocation that failed, such as "2.00 GiB", or None if the error has another cause."""
     message = str(error)
-    torch = sys.modules.get("torch")  # who has not imported it has none of its errors
+    torch = sys.modules.get("torch")  # not imported here: without PyTorch, none of its errors can occur
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     # PyTorch has no type of its own for the CPU's memory.
     if not isinstance(error, kinds) and "can't allocate memory" not in message:

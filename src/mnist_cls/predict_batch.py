@@ -12,9 +12,9 @@ run.
 
     python -m mnist_cls.predict_batch digits.parquet rows/ --engine ray --address auto
 
-On many cores or machines, by Ray (pip install 'mnist-cls[ray]'): OUTPUT is a folder of Parquet files with the same
-rows, in the order of the files' names, and _SUCCESS lies in it when they are all there. A worker that dies loses and
-doubles no row. All machines must see INPUT, OUTPUT and the checkpoint under the same paths (docs/scale.md).
+Runs on many cores or machines with Ray (pip install 'mnist-cls[ray]'): OUTPUT is a folder of Parquet files with the
+same rows, in the order of the files' names. The file _SUCCESS appears when they are all there. No row is lost or
+doubled if a worker dies. All machines must see INPUT, OUTPUT and the checkpoint under the same paths (docs/scale.md).
 """
 
 import argparse
@@ -45,7 +45,7 @@ def predict_and_summarize() -> int:
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line; what is wrong with it ends the process with status 2."""
+    """Parse the command line; an error in it ends the process with status 2."""
     default = PredictOptions()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(**dataclasses.asdict(default))
@@ -56,30 +56,30 @@ def parse() -> argparse.Namespace:
     add(
         "--checkpoint",
         action="append",
-        help="a .ckpt, a .safetensors, a run's folder, or the name of packaged weights; several times: their average",
+        help="a .ckpt, a .safetensors, a run's folder, or the name of packaged weights; repeat it to average several",
     )
     add("--device", help=f"auto, cpu, cuda, ... (default: {default.device})")
-    add("--batch-size", type=int, help="images at once (default: 128 on the CPU, 1024 on a GPU)")
+    add("--batch-size", type=int, help="images per batch (default: 128 on the CPU, 1024 on a GPU)")
     add("--engine", help="auto: PyTorch on a GPU, else ONNX Runtime (default); eager (PyTorch), onnx, int8; or ray")
     add("--shifts", type=int, help="average over the image moved by up to this many pixels")
     add("--min-confidence", type=float, help="add a column that flags predictions with a confidence below this")
-    add("--early-exit", action="store_true", help="let images leave at the first confident head")
-    add("--is-digit", action="store_true", help="add a column: is it a digit at all, by the packaged autoencoder?")
-    add("--is-digit-by", dest="is_digit", metavar="CHECKPOINT", help="the same, by an autoencoder of your own")
-    add("--preprocess", help="auto: any image; none: 28x28 as they are")
-    add("--split", action="store_true", help="images are rows of digits; write what they read")
-    add("--save-preprocessed", metavar="FOLDER", help="write what the network saw there, as PNGs")
+    add("--early-exit", action="store_true", help="stop at the first confident head of the network")
+    add("--is-digit", action="store_true", help="add a column: does the packaged autoencoder see a digit at all?")
+    add("--is-digit-by", dest="is_digit", metavar="CHECKPOINT", help="the same, with an autoencoder of your own")
+    add("--preprocess", help="auto: convert any image to MNIST's form; none: take 28x28 images as they are")
+    add("--split", action="store_true", help="images show rows of digits; write the digits of each row")
+    add("--save-preprocessed", metavar="FOLDER", help="write what the network saw to this folder, as PNGs")
     add("--format", help="kaggle: write ImageId,Label as Kaggle's competition takes it, to a .csv or -")
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--model-file", help="a Python file of your own that registers the checkpoint's network")
     ray = parser.add_argument_group("with --engine ray")
-    ray.add_argument("--address", help="a running cluster (auto: this machine's); default: one for this run")
-    ray.add_argument("--workers", type=int, help="each with a network of its own (default: one a CPU, or a GPU)")
+    ray.add_argument("--address", help="of a running cluster (auto: on this machine); default: start one for this run")
+    ray.add_argument("--workers", type=int, help="number of workers (default: one per CPU, or per GPU)")
     ray.add_argument(
-        "--worker-engine", metavar="ENGINE", help="the engine of each: auto (default), eager, onnx or int8"
+        "--worker-engine", metavar="ENGINE", help="the engine of each worker: auto (default), eager, onnx or int8"
     )
-    ray.add_argument("--part-size", type=int, help="inputs in an output file, in whole batches (default: 8192)")
-    # Behind a space argparse does not take this one for an option.
+    ray.add_argument("--part-size", type=int, help="inputs per output file, in whole batches (default: 8192)")
+    # argparse would take -.jsonl for an option; not with a space before it.
     arguments = parser.parse_args([" -.jsonl" if text == "-.jsonl" else text for text in sys.argv[1:]])
     arguments.output = "-.jsonl" if arguments.output == " -.jsonl" else arguments.output
     for name in RAY_OPTIONS:
@@ -100,8 +100,8 @@ def predict(arguments: argparse.Namespace) -> Summary:
         named["engine"] = arguments.worker_engine or "auto"
     options = PredictOptions(**named)
     if not on_ray:
-        as_wished = {name: values[name] for name in ("save_preprocessed", "resume", "format")}
-        return predict_files(arguments.input, arguments.output, options, **as_wished)
+        for_files = {name: values[name] for name in ("save_preprocessed", "resume", "format")}
+        return predict_files(arguments.input, arguments.output, options, **for_files)
     from .inference.ray import predict_on_ray
 
     for_ray = {name: values[name] for name in ("address", "workers", "part_size") if values[name] is not None}

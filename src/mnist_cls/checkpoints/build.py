@@ -22,15 +22,16 @@ def load_model(checkpoint: Checkpoint = None, shifts: int = 0) -> nn.Module:
     """Load the network of a checkpoint, ready to predict.
 
     Args:
-        checkpoint: See `find_checkpoint`; by default the packaged weights. The probabilities of several are averaged.
-        shifts: Also average over the image moved by up to this many pixels, see `Average`.
+        checkpoint: One or several, see `find_checkpoint`; by default the packaged weights. The probabilities of several
+            are averaged.
+        shifts: Also average over each image moved by up to this many pixels, see `Average`.
 
     Returns:
         The network in evaluation mode, on the CPU.
 
     Raises:
-        InputError: If a checkpoint cannot be read, if its weights do not fit its network, or if the average is over a
-            network that returns no logits.
+        InputError: If a checkpoint cannot be read, if its weights do not fit its network, or if a network to average
+            does not return logits.
     """
     return build_all([read_weights(one) for one in each(checkpoint)], shifts)
 
@@ -42,7 +43,7 @@ def build_all(weights: Sequence[Weights], shifts: int = 0) -> nn.Module:
         return networks[0]
     for one, network in zip(weights, networks, strict=True):
         if not computes_logits(network):
-            raise InputError(f"{one.path}: gives no ten logits for each image, so no probabilities to average")
+            raise InputError(f"{one.path}: its network does not return logits (B, 10), so it cannot be averaged")
     try:
         return Average(networks, shifts).eval()
     except ValueError as error:
@@ -51,7 +52,7 @@ def build_all(weights: Sequence[Weights], shifts: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def computes_logits(network: nn.Module) -> bool:
-    """Return whether a network computes logits (B, 10), as a forward pass shows."""
+    """Return whether a network computes logits (B, 10), by running a forward pass."""
     logits = network(torch.zeros(2, 1, SIZE, SIZE))
     return isinstance(logits, Tensor) and logits.shape == (2, CLASSES)
 
@@ -65,21 +66,21 @@ def build(weights: Weights) -> nn.Module:
 
 
 def build_on_meta(weights: Weights) -> nn.Module:
-    """Build a network on the meta device, where it takes no memory, whatever sizes the file asks for.
+    """Build a network on the meta device, where its tensors take no memory, whatever sizes the file asks for.
 
     Raises:
-        InputError: If there is no such network, if it does not take these options, or if it has far more parameters
-            than the file.
+        InputError: If there is no such network, if it does not take these options, or if it has far more parameter
+            tensors than the file.
     """
     check_known(weights)
     thread, most, count = threading.get_ident(), 10 * len(weights.state) + 100, 0
 
-    # Each module takes memory and time, even on the meta device.
+    # Each module takes memory and time, even on the meta device, and a forged file could ask for millions.
     def limit(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal count
         count += threading.get_ident() == thread
         if count > most:
-            raise RuntimeError(f"its options make more than {most} parameters, the file has {len(weights.state)}")
+            raise RuntimeError(f"its options ask for more than {most} tensors, but the file has {len(weights.state)}")
 
     hook = register_module_parameter_registration_hook(limit)
     try:
@@ -135,10 +136,14 @@ def load_user_models(file: str | Path | None) -> list[str]:
 
 
 def named_model(model: Mapping[str, Any], file: str | Path | None) -> dict[str, Any]:
-    """Return a network's name and options; a missing name is that of the network in the user's file.
+    """Return a network's name and options. If the name is None, it is taken from the user's file.
+
+    Args:
+        model: The network's name, or None, and its options, as `create_model(**model)` takes them.
+        file: A Python file that registers one network; None if there is none.
 
     Raises:
-        InputError: See `load_user_models`; or if the name is missing, and the file does not register one network.
+        InputError: See `load_user_models`; or if the name is None, and the file does not register exactly one network.
     """
     own = load_user_models(file)
     if model["name"] is not None:

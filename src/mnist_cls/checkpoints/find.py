@@ -15,8 +15,8 @@ DEFAULT_WEIGHTS = "image_classifier"
 # The autoencoder that tells digits from other images.
 DETECTOR = "autoencoder"
 
-# What to do with images in the place of a checkpoint.
-INPUTS_GO = "where the input goes: Predictor()(PATH), input=PATH"
+# What to do with images that were passed as a checkpoint.
+AS_INPUT = "as the input: Predictor()(PATH) or input=PATH"
 
 
 def list_weights() -> list[str]:
@@ -41,8 +41,8 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
         found = next((file for file in candidates if file.is_file()), None)
         if found is None:
             raise InputError(
-                f"checkpoint={path}: the folder holds no {prefer}; expected the folder of a training run; a folder of"
-                f" images goes {INPUTS_GO}"
+                f"checkpoint={path}: the folder holds no {prefer}; expected the folder of a training run; pass a folder"
+                f" of images {AS_INPUT}"
             )
         return found
     if path.is_file():

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from ..errors import InputError, first_line, shortened
-from .find import INPUTS_GO
+from .find import AS_INPUT
 
-# PyTorch ignores the case of names and reads the first entry's folder, so that one entry could hide another.
+# PyTorch ignores the case of names and reads from the first entry's folder, so one entry could hide another.
 _ENTRY = re.compile(r"archive/[a-z0-9_./]+")
 
-# A pickle takes up to a hundred times its size in memory; that of a checkpoint has some hundred bytes for each tensor.
+# A pickle can take a hundred times its size in memory. A checkpoint's has some hundred bytes for each tensor.
 _LARGEST_PICKLE = 4_000_000
 
 # Hashing deeply nested tuples overflows the stack. A tensor needs five.
@@ -32,17 +32,17 @@ _MOST_TUPLES = 50_000
 # PyTorch allows more: `bytearray` and `torch.Tensor` turn a number into memory, QInt8Storage makes a broken tensor.
 _GLOBALS = re.compile(r"torch\._utils _rebuild_tensor_v2|torch (?!Q)\w+Storage|collections (OrderedDict|Counter)")
 
-# Lists can contain themselves, and lists that are shared multiply the paths to a value.
+# Limits, because lists can contain themselves, and a list in several places multiplies the paths to a value.
 _MOST_VALUES, _DEEPEST = 1_000_000, 50
 
-# First bytes of what people predict, and may pass as the checkpoint.
+# First bytes of inputs that users pass as a checkpoint by mistake.
 _INPUTS = {
     (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*"): "an image",
     (b"\x93NUMPY",): "an array",
     (b"PAR1",): "a table",
 }
 
-# Bytes that tensors may share, as tied layers do; in the network, each gets its own.
+# Bytes by which tensors may exceed the file: tied layers share memory in it, but each gets its own in the network.
 _MOST_SHARED = 256_000_000
 
 
@@ -71,7 +71,7 @@ def checked_archive(content: bytes, path: Path) -> io.BytesIO:
     except InputError:
         raise
     except Exception as error:  # zipfile, PyTorch and pickletools raise many types
-        raise not_whole(path, error, content) from error
+        raise unreadable(path, error, content) from error
     archive.seek(0)
     return archive
 
@@ -102,7 +102,8 @@ def check_values(content: object, size: int, path: Path) -> None:
     """Check what `torch.load` made of a `.ckpt` of `size` bytes.
 
     Raises:
-        InputError: If it nests too deeply or without end, or if its tensors claim more memory than the file has.
+        InputError: If it has too many values, nests too deeply or contains itself, hides an attribute in a dictionary,
+            or if its tensors claim more memory than the file has.
     """
     waiting = [(content, 0)]
     values = claimed = 0
@@ -117,7 +118,7 @@ def check_values(content: object, size: int, path: Path) -> None:
             if claimed > size + _MOST_SHARED:
                 raise _refused(path, f"its tensors claim more than {claimed:,} bytes, the file has {size:,}")
         elif isinstance(value, dict):
-            # Attributes of an OrderedDict could hide its methods.
+            # Instance attributes of an OrderedDict could hide its methods.
             if hidden := getattr(value, "__dict__", {}).keys() - {"_metadata"}:
                 raise _refused(path, f"one of its dictionaries has the attribute {shortened(next(iter(hidden)))!r}")
             waiting += [(part, depth + 1) for part in value.values()]
@@ -126,7 +127,7 @@ def check_values(content: object, size: int, path: Path) -> None:
 
 
 def _checked_bytes(tensor: Tensor, path: Path) -> int:
-    # PyTorch's fused optimizers ignore the strides, and write this many bytes.
+    # Not the bytes that the strides reach: PyTorch's fused optimizers ignore strides, and write this many.
     claimed = tensor.numel() * tensor.element_size()
     found = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
     if claimed > found:
@@ -144,17 +145,17 @@ def digest(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return result.hexdigest()
 
 
-def not_whole(path: Path, error: Exception, content: bytes) -> InputError:
-    """Build the message about a file that is damaged or of another kind."""
+def unreadable(path: Path, error: Exception, content: bytes) -> InputError:
+    """Build the error for a file that is damaged, or not a checkpoint."""
     by_content = (kind for beginnings, kind in _INPUTS.items() if content.startswith(beginnings))
     if kind := next(by_content, _kind_by_name(path.name)):
         return _misplaced(path, kind)
     reason = shortened(first_line(error), 200)
-    return InputError(f"{path}: not a whole checkpoint ({reason}); copy it again, or train again")
+    return InputError(f"{path}: damaged, or not a checkpoint ({reason}); copy it again, or train again")
 
 
 def _kind_by_name(name: str) -> str | None:
-    """Return what a file is that may be predicted, by the end of its name; None for others."""
+    """Return which kind of input a file is, by its extension; None if it is not an image or a table."""
     kind = mimetypes.guess_type(name)[0] or ""
     if kind in ("text/csv", "text/tab-separated-values"):
         return "a table"
@@ -162,7 +163,7 @@ def _kind_by_name(name: str) -> str | None:
 
 
 def _misplaced(path: Path, kind: str) -> InputError:
-    return InputError(f"{path}: {kind}, not a checkpoint; it goes {INPUTS_GO}")
+    return InputError(f"{path}: {kind}, not a checkpoint; pass it {AS_INPUT}")
 
 
 def _refused(path: Path, why: str) -> InputError:

@@ -18,7 +18,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 from ..errors import InputError, shortened
 from ..files import whole_file
 from .find import find_checkpoint
-from .integrity import check_values, checked_archive, digest, not_whole
+from .integrity import check_values, checked_archive, digest, unreadable
 
 # The key of this package's entry: a dict in a .ckpt, JSON in the metadata of a .safetensors.
 KEY = "mnist_cls"
@@ -36,7 +36,7 @@ class Weights:
 
     Attributes:
         model: The network's name and options, as `create_model(**model)` takes them.
-        state: Its parameters and buffers by name, on the CPU.
+        state: The network's parameters and buffers by name, on the CPU.
         provenance: Plain values that describe the training: config, seed, versions, metrics.
         path: The file.
         resumable: Whether the file also holds the state of the optimizer, the schedule and the loops.
@@ -50,7 +50,7 @@ class Weights:
 
 
 def read_weights(checkpoint: str | Path | None = None) -> Weights:
-    """Read a checkpoint, see `find_checkpoint`. It may hold tensors and plain values only; nothing in it is executed.
+    """Read a checkpoint, see `find_checkpoint`. It can only hold tensors and plain values; nothing in it is executed.
 
     Raises:
         InputError: If the file does not exist, is damaged, holds anything else, or was not written by this package.
@@ -59,10 +59,10 @@ def read_weights(checkpoint: str | Path | None = None) -> Weights:
 
 
 def read_checkpoint(checkpoint: str | Path | None = None) -> tuple[Weights, dict[str, Any]]:
-    """Read a checkpoint as `read_weights` does; return also all that a `.ckpt` holds, and nothing of others."""
+    """Read a checkpoint as `read_weights` does; also return the whole content of a `.ckpt`, or {} for other files."""
     path = find_checkpoint(checkpoint)
     content = path.read_bytes()  # once: the bytes that are checked are the bytes that are loaded
-    # A .safetensors has JSON behind the header's length. The file's name does not matter.
+    # A .safetensors begins with eight bytes, the length of its JSON header. The file's name does not matter.
     if content[8:9] == b"{":
         return _read_safetensors(content, path), {}
     loaded = _read_ckpt(content, path)
@@ -76,10 +76,14 @@ def save_weights(
     provenance: Mapping[str, Any],
     extra_metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a network as a `.safetensors` file with all that prediction needs, complete or not at all.
+    """Write a network as a `.safetensors` file with everything that prediction needs, atomically.
 
-    `config` is the network's name and options, as `create_model(**config)` takes them; `provenance`, plain values that
-    describe the training; `extra_metadata`, strings for other programs, which `read_weights` ignores.
+    Args:
+        path: The file. An existing one is replaced.
+        model: The network.
+        config: Its name and options, as `create_model(**config)` takes them.
+        provenance: Plain values that describe the training.
+        extra_metadata: Strings for other programs; `read_weights` ignores them.
 
     Raises:
         OSError: If the file cannot be written.
@@ -97,14 +101,14 @@ def save_weights(
 
 
 def save_ckpt(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a Lightning checkpoint of tensors and plain values, complete or not at all.
+    """Write a Lightning checkpoint of tensors and plain values, atomically.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    archive = io.BytesIO()  # PyTorch reports a full disk by a RuntimeError
+    archive = io.BytesIO()  # not the file: PyTorch reports a full disk with a RuntimeError
     crc = get_crc32_options()
-    set_crc32_options(True)  # a program may have switched them off, and `read_ckpt` needs them
+    set_crc32_options(True)  # `read_ckpt` needs them, and a program may have switched them off
     try:
         torch.save(dict(content), archive)
     finally:
@@ -147,10 +151,10 @@ def versions() -> dict[str, str]:
 def _read_safetensors(content: bytes, path: Path) -> Weights:
     try:
         state = load(content)
-        # safetensors reads metadata from a mapped file only, and one that shrinks meanwhile kills the process.
+        # safetensors only reads metadata from a mapped file, and one that is truncated meanwhile kills the process.
         header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
     except Exception as error:  # safetensors raises its own type, and others for dtypes that PyTorch does not have
-        raise not_whole(path, error, content) from error
+        raise unreadable(path, error, content) from error
     metadata = header.get("__metadata__") or {}
     expected = metadata.pop(_DIGEST, None)
     if expected is None:
@@ -174,7 +178,7 @@ def _read_ckpt(content: bytes, path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about unusual pickles: they fail or do no harm
             loaded = torch.load(archive, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises many types for broken archives and pickles
-        raise not_whole(path, error, content) from error
+        raise unreadable(path, error, content) from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}; expected a checkpoint that mnist_cls.train wrote")
     check_values(loaded, len(content), path)
@@ -189,7 +193,7 @@ def _weights(entry: object, state: Mapping[str, object], path: Path, resumable: 
     try:
         json.dumps(model)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its network's options are no plain values ({shortened(error)})") from error
+        raise InputError(f"{path}: its network's options are not plain values ({shortened(error)})") from error
     provenance = entry.get("provenance") or {}
     if not isinstance(provenance, dict):
         raise InputError(f"{path}: its provenance is a {type(provenance).__name__}; expected names with values")

@@ -8,7 +8,7 @@ from .predictions import Predictions
 
 
 def choose_cuts(decoded: Decoded, predictions: Predictions) -> tuple[Decoded, Predictions]:
-    """Keep only those images of rows that are digits, and their predictions; for the images of rows see `Digits`."""
+    """Keep only the pieces of each row's best cuts, and their predictions; the arguments have all likely pieces."""
     scores = decoded.priors + np.log(np.maximum(predictions.confidences, 1e-9))
     kept, counts = list[int](), list[int]()
     first = 0

@@ -1,4 +1,4 @@
-"""Networks as files for other programs: ONNX, PyTorch's exported program, safetensors; compared before they appear."""
+"""Export networks for other programs: ONNX, PyTorch's exported program, safetensors. Each file is checked first."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from ..images import CLASSES, MEAN, STD
 from .onnx_file import WEIGHTS_DIGEST, Network, seal
 from .whole_pass import DetectorPass, WholePass, exported_program, one_line_export_errors, onnx_model, whole_pass
 
-# The version of the names and meanings of inputs, outputs and metadata, in `format_version`.
+# Written as `format_version`: the version of the names and meanings of inputs, outputs and metadata.
 FORMAT_VERSION = 1
 
 # The name of the metadata among the extra files of a .pt2.
@@ -57,8 +57,8 @@ class Exported(NamedTuple):
     Attributes:
         format: "onnx", "torch" or "safetensors".
         outputs: the names of its outputs, see `WholePass` and `DetectorPass`.
-        difference: greatest difference of a probability, or of an error of the reconstruction.
-        differing: number of labels, or answers, that differ: 0, or the file would not have been written.
+        difference: greatest absolute difference of a probability, or of an autoencoder's reconstruction error.
+        differing: number of labels, or of `is_digit` values, that differ: 0, or the file would not have been written.
     """
 
     path: Path
@@ -89,11 +89,11 @@ class Exported(NamedTuple):
 
 
 def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str | None = None) -> Exported:
-    """Write a network into a file that other programs run.
+    """Write a network to a file that other programs can run.
 
     A `.onnx` and a `.pt2` hold the whole pass: `images`, uint8 (B, 28, 28) in MNIST's form (bright digits on black),
-    to `logits` and `probabilities`, float32 (B, 10) each, and `label`, int64 (B,), 0 to 9; B may be any number. Of an
-    autoencoder the outputs are `error`, float32 (B,), and `is_digit`, bool (B,). A `.safetensors` holds the weights,
+    to `logits` and `probabilities`, float32 (B, 10) each, and `label`, int64 (B,), 0 to 9, for any B. The outputs of an
+    autoencoder are `error`, float32 (B,), and `is_digit`, bool (B,). A `.safetensors` holds the weights,
     for `load_model` and `Predictor`. Each carries the same metadata: `model`, the network's name; `mnist_cls`, JSON of
     its name, options and provenance; `checkpoint_sha256`; `classes`; `mean` and `std` of the normalization;
     `format_version`. For several networks, `model` and `checkpoint_sha256` are separated by commas, and `mnist_cls` is
@@ -114,8 +114,9 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
         format: "onnx", "torch" or "safetensors"; None: by the ending of `output`.
 
     Raises:
-        InputError: If format and ending contradict each other; a checkpoint cannot be read, or its network computes no
-            logits, is an autoencoder without a threshold, or cannot be exported; or the file differs from the network.
+        InputError: If format and ending contradict each other; several checkpoints are given for a `.safetensors`; a
+            checkpoint cannot be read, or its network computes no logits, is an autoencoder without a threshold, or
+            cannot be exported; or the file's outputs differ from the network's.
         OSError: If the file cannot be written.
     """
     path = expand(output)
@@ -125,7 +126,7 @@ def export_model(output: str | Path, checkpoint: Checkpoint = None, format: str 
     weights = [read_weights(one) for one in each(checkpoint)]
     if kind == "safetensors" and len(weights) > 1:
         raise InputError(f"output={path}: a .safetensors holds one network, not {len(weights)}; use .onnx or .pt2")
-    # With gradients the outputs of a .pt2 could not become NumPy arrays.
+    # Outputs of a .pt2 that require gradients could not be converted to NumPy arrays.
     network = build_all(weights).requires_grad_(False)
     whole = whole_pass(network)
     if isinstance(whole, DetectorPass) and bool(network.get_buffer("threshold").isnan()):
@@ -169,7 +170,7 @@ def _write(path: Path, kind: str, network: nn.Module, weights: Sequence[Weights]
 
 def _torch_model(network: nn.Module, metadata: dict[str, str]) -> bytes:
     program = exported_program(network)
-    # They would be pickled into the file, and whoever runs it has images of their own.
+    # They would be pickled into the file, where nobody needs them.
     program.example_inputs = None
     file = io.BytesIO()
     with one_line_export_errors(network):
@@ -184,13 +185,13 @@ def _compare(path: Path, kind: str, whole: WholePass) -> tuple[float, int]:
     *expected, expected_answers = whole(images)
     try:
         run = _open(path, kind, whole.outputs)
-        # One image alone, too, because a file promises any batch size.
+        # A batch of one image, too: the file must accept any batch size.
         batches = [run(images[:1]), run(images[1:])]
         *found, answers = (torch.cat(outputs) for outputs in zip(*batches, strict=True))
     except Exception as error:  # runtimes raise errors of their own
         raise InputError(f"not written: the {kind} file does not run: {first_line(error)}") from error
     if "logits" in whole.outputs:
-        # Not the logits themselves: those of confident networks are large, and so are their differences.
+        # Probabilities, not logits: the logits of confident networks are large, and so are their differences.
         found[0], expected[0] = found[0].softmax(1), expected[0].softmax(1)
     # With NaN the maximum is NaN.
     difference = torch.stack([(one - other).abs().max() for one, other in zip(found, expected, strict=True)]).max()
@@ -203,8 +204,7 @@ def _open(path: Path, kind: str, outputs: Sequence[str]) -> Callable[[Tensor], S
         network = Network(path.read_bytes())
         return lambda images: [torch.from_numpy(array) for array in network.run(outputs, images.numpy())]
     if kind == "torch":
-        # torch.export.load may unpickle parts of a file. This one was written a moment ago; for files of anybody else
-        # it is never called.
+        # torch.export.load can unpickle parts of a file, so it is called only here, on a file just written.
         program = torch.export.load(io.BytesIO(path.read_bytes()))
         return program.module()
     return whole_pass(load_model(path))

@@ -1,7 +1,7 @@
-"""ONNX files in ONNX Runtime, without PyTorch, and how those of this package are recognized.
+"""Run ONNX files in ONNX Runtime, without PyTorch, and recognize those that this package wrote.
 
-They hold a whole pass, from bytes to the answer. The one of a `.safetensors` lies beside it, under the same name, and
-names the digest of the weights that it was made from.
+Each holds a whole pass, from uint8 images to probabilities and labels. The ONNX file of a `.safetensors` is beside it,
+under the same name, and records the digest of the weights that it was made from.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ import numpy as np
 
 from ..errors import InputError, first_line
 
-# The key of the metadata of a file with the SHA-256 of the weights that it was made from.
+# Key in a file's metadata: the SHA-256 of the weights that the file was made from.
 WEIGHTS_DIGEST = "checkpoint_sha256"
 
-# Images up to which several threads gain next to nothing over one, and may have to wait for a core.
+# For up to this many images, several threads are hardly faster than one, and can have to wait for a core.
 FEW = 4
 
 # The last bytes of a file: an entry of its metadata, in the encoding of Protocol Buffers, whose value is the digest of
@@ -36,7 +36,7 @@ class Network:
 
     def __init__(self, content: bytes) -> None:
         self.content, self.process = content, os.getpid()
-        # The threads of a session are fixed. The second one is for whom many images come.
+        # A session's number of threads is fixed. The second session is created with the first large batch.
         self.for_few: Any = _session(content, 1)
         self.for_many: Any = None
 
@@ -67,7 +67,7 @@ class Network:
         return results
 
     def _session_for(self, count: int) -> Any:
-        # A forked process has none of the threads, which the session for many would wait for.
+        # A forked process does not have its parent's threads, for which the session for many would wait forever.
         if count <= FEW or os.getpid() != self.process:
             return self.for_few
         if self.for_many is None:
@@ -78,16 +78,16 @@ class Network:
 
 def _thread_count() -> int:
     """Return the number of threads for many images: `OMP_NUM_THREADS`, as for PyTorch, or the CPUs of this process."""
-    wished = os.environ.get("OMP_NUM_THREADS", "")
-    if wished.isdecimal() and int(wished):
-        return int(wished)
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    if requested.isdecimal() and int(requested):
+        return int(requested)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_beside(weights: Path) -> Network | None:
-    """Return the network of a `.safetensors` from the ONNX file beside it, if there is one that was made of it.
+    """Load the ONNX file beside a `.safetensors`; return None if there is none that was made from these weights.
 
-    What cannot be used is reported on standard error.
+    A file that cannot be used is reported on standard error.
     """
     path = onnx_beside(weights)
     if not path.is_file():
@@ -98,14 +98,14 @@ def read_beside(weights: Path) -> Network | None:
             raise InputError("it is damaged; delete it")
         network = Network(content)
     except InputError as error:
-        print(f"{path}: not used, but PyTorch, which takes longer: {error}", file=sys.stderr)
+        print(f"{path}: not used; PyTorch is used instead, which takes longer: {error}", file=sys.stderr)
         return None
     made_from = network.metadata.get(WEIGHTS_DIGEST)
     return network if made_from == hashlib.sha256(weights.read_bytes()).hexdigest() else None
 
 
 def onnx_beside(weights: Path) -> Path:
-    """Return the path that the ONNX file of a `.safetensors` has."""
+    """Return the path of the ONNX file of a `.safetensors`, whether it exists or not."""
     return weights.with_suffix(".onnx")
 
 
@@ -120,17 +120,17 @@ def is_whole(content: bytes) -> bool:
 
 
 def _session(content: bytes, threads: int) -> Any:
-    # Otherwise version 1.29 and later report what runs to Microsoft, and keep a device's id in ~/.cache.
+    # Otherwise version 1.29 and later send telemetry to Microsoft, and store a device ID in ~/.cache.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what is below is raised, too
+        options.log_severity_level = 4  # fatal only: other errors are raised as well
         # Threads that spin while they wait would take the cores from the processes that decode the next images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # A network may have its numbers in other files, of which ours have none: no folder is the place of one.
+        # An ONNX file can keep weights in other files. Ours do not, and a forged one must not read any.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     # Versions that do not match and missing system libraries raise many kinds of errors.

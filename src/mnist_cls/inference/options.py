@@ -1,4 +1,4 @@
-"""The options of a prediction, each with its one default."""
+"""The options of a prediction and their defaults."""
 
 import hashlib
 import importlib.metadata
@@ -23,8 +23,8 @@ class PredictOptions:
         is_digit: see `Predictor`; adds a column `is_digit`.
         min_confidence: add a column `undecided` that flags predictions whose confidence is below this threshold,
             0 to 1.
-        preprocess: "auto" brings images into MNIST's form, "none" takes 28x28 images as they are, see `prepare`.
-        split: images are rows of digits; the rows of the output are `READING_COLUMNS`.
+        preprocess: "auto" converts images to MNIST's form, "none" takes 28x28 images as they are, see `prepare`.
+        split: whether images show rows of digits; the output then has the columns `READING_COLUMNS`.
 
     Raises:
         InputError: If an option is out of range, or two exclude each other.

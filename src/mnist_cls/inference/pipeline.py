@@ -1,4 +1,4 @@
-"""From a source through the decoders and a network into a sink."""
+"""The pipeline of a prediction: a source, decoders, a network, and a sink."""
 
 import contextlib
 import signal
@@ -43,14 +43,13 @@ def predict_files(
     Args:
         input: see `open_source`.
         output: see `open_sink`; None is the screen.
-        options: which network predicts, and how.
+        options: which networks predict, and how.
         save_preprocessed: folder for what the network saw, see `ImageFolder`.
         resume: continue an interrupted run of the same input and options.
         format: see `open_sink`; "kaggle" is what Kaggle's competition takes.
 
     Raises:
-        InputError: If the input or the checkpoint cannot be read, the options do not fit them, or there is nothing in
-            the input.
+        InputError: If the input or the checkpoint cannot be read, the options do not fit them, or the input is empty.
         OSError: If the output cannot be written.
     """
     check_apart(input, output, save_preprocessed)
@@ -63,7 +62,7 @@ def predict_files(
         sink = stack.enter_context(open_sink(output, output_columns(options, source.labelled), resume, format))
         saved = None if save_preprocessed is None else ImageFolder(save_preprocessed, options.split)
         if not source.arrays:
-            # Forked before the network is loaded, because there is less to copy.
+            # Forked before the network is loaded, because then there is less to copy.
             decoders.start(source.count)
         predictor = load_predictor(options)
         engine = predictor.engine
@@ -79,7 +78,7 @@ def predict_files(
                 advance(len(batch.names))
         seconds = time.perf_counter() - start
         if progress.inputs == 0:
-            raise InputError(f"input={input}: there is nothing in it; expected images")
+            raise InputError(f"input={input}: is empty; expected images")
     summary = summarize(progress, options, seconds, earlier.inputs)
     return summary._replace(format=format, to_check=to_check)
 
@@ -87,7 +86,7 @@ def predict_files(
 def predict_batches(
     source: Source, decoders: Decoders, predictor: Predictor, options: PredictOptions, earlier: Progress
 ) -> Iterator[tuple[Batch, Rows, Progress]]:
-    """Yield each batch of a source, see `batches_of`, with its rows and the progress after it."""
+    """Yield each batch of a source after an `earlier` run's, with its rows and the progress after it."""
     progress = earlier
     for batch in batches_of(source, decoders, earlier):
         rows = predict_batch(batch, predictor, options, source.labelled)
@@ -96,7 +95,7 @@ def predict_batches(
 
 
 def predict_batch(batch: Batch, predictor: Predictor, options: PredictOptions, labelled: bool = False) -> Rows:
-    """Return a row for each input of a batch; of rows of digits it keeps those cuts that the network reads best."""
+    """Return a row for each input of a batch. Images of rows are cut where the network reads the pieces best."""
     decoded = batch.decoded
     predictions = predictor.classify_prepared(decoded.images, None if options.split else decoded.errors)
     if options.split:
@@ -105,7 +104,7 @@ def predict_batch(batch: Batch, predictor: Predictor, options: PredictOptions, l
 
 
 def check_apart(input: str | Path, *outputs: str | Path | None) -> None:
-    """Raise an InputError if an output lies in the folder that is the input: the next run would read it."""
+    """Raise an InputError if an output is in a folder that is the input, because the next run would read it."""
     folder = expand(input)
     if not folder.is_dir():
         return
@@ -115,14 +114,14 @@ def check_apart(input: str | Path, *outputs: str | Path | None) -> None:
         path = expand(output).resolve()
         if folder.resolve() in (path, *path.parents):
             raise InputError(
-                f"{output}: lies in the input {folder}, and would be read by the next run; choose another folder"
+                f"{output}: is in the input {folder}, and the next run would read it; choose another folder"
             )
 
 
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block by an exception, as Ctrl-C does, so that finished work is kept."""
-    if threading.current_thread() is not threading.main_thread():  # Python sets signal handlers in that thread only
+    """Let SIGTERM raise an exception in the block, as Ctrl-C does, so that finished work is kept."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set signal handlers
         yield
         return
 

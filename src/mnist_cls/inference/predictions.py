@@ -1,4 +1,4 @@
-"""What a network predicts for some images: arrays, one prediction after the other, or a table."""
+"""What a network predicts for some images, as arrays, as single predictions, or as a table."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# Of more images than this, predictions do not keep what the network saw.
+# Predictions for more images than this do not keep what the network saw.
 MOST_KEPT = 10_000
 
 # Rows of a table that are shown: the first and the last ones as text, the first ones in a notebook.
@@ -29,13 +29,13 @@ _NAME_LENGTH, _ERROR_LENGTH = 40, 80
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts for one image. Of an image with an error there are only the name and the error.
+    """What a network predicts for one image. If there is an error, only `name` and `error` have a value.
 
     Attributes:
         name: path of the image, or its index.
         label: 0 to 9.
         confidence: the probability of the label, 0 to 1.
-        probabilities: float32 (10,); NaN if there is an error.
+        probabilities: float32 (10,), 0 to 1; NaN if there is an error.
         error: None, or why the image could not be used.
         is_digit: whether the image looks like a digit at all; None without `Predictor(is_digit=True)`.
     """
@@ -50,7 +50,9 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
-    """What a network predicts for N images. An image with an error has label -1, and NaN everywhere else.
+    """What a network predicts for N images.
+
+    An image with an error has label -1, a confidence and probabilities of NaN, `is_digit` False, and is all zeros.
 
     A sequence: `predictions[0]` is the first `Prediction`; `predictions[:10]` and
     `predictions[predictions.confidences < 0.9]` are `Predictions` of some of the images.
@@ -62,7 +64,7 @@ class Predictions:
         errors: for each image None, or why it could not be used.
         is_digit: bool (N,), whether the image looks like a digit at all; None without `Predictor(is_digit=True)`.
         names: paths of the images, or their indexes.
-        images: uint8 (N, 28, 28), what the network saw, all zeros where there is an error; None for more than 10,000.
+        images: uint8 (N, 28, 28), what the network saw; None for more than 10,000 images.
     """
 
     labels: np.ndarray
@@ -111,7 +113,7 @@ class Predictions:
         return Prediction(self.names[index], label, confidence, self.probabilities[index], error, is_digit)
 
     def to_arrow(self) -> "pa.Table":
-        """Return the rows that `predict` would write, as a table of Arrow: `path`, `label`, `confidence`, `p0`, ..."""
+        """Return the rows that `predict` would write, as an Arrow table: `path`, `label`, `confidence`, `p0`, ..."""
         import pyarrow as pa
 
         from .sinks.formats import parquet_schema, record_batch
@@ -121,7 +123,7 @@ class Predictions:
         return pa.Table.from_batches([record_batch(rows, schema)], schema)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the rows that `predict` would write, as a DataFrame. Labels that are missing are `<NA>`.
+        """Return the rows that `predict` would write, as a DataFrame. Missing labels are `<NA>`.
 
         Raises:
             InputError: If pandas is not installed.
@@ -149,7 +151,7 @@ class Predictions:
         return "\n".join([_counted(count), *(line.rstrip() for line in lines)])
 
     def _cells(self, indexes: Sequence[int]) -> list[list[str]]:
-        """Return a table of text, with a row of headings; without the columns that would be empty."""
+        """Return a table of text with a row of headings, without the columns that would be empty."""
         columns = ["path", "label", "confidence"]
         columns += ["is_digit"] * (self.is_digit is not None) + ["error"] * any(self.errors)
         table = [columns]
@@ -165,7 +167,7 @@ class Predictions:
         return table
 
     def _repr_html_(self) -> str:
-        """Return a plain table for notebooks, which is as readable without styles; with what the network saw."""
+        """Return a plain HTML table for notebooks, readable without styles, with what the network saw."""
         shown = range(min(len(self), _NOTEBOOK_ROWS))
         head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._cells(shown)]
         head = head.replace("td>", "th>")
@@ -178,7 +180,7 @@ class Predictions:
         return f"<table>\n<caption>{_counted(len(self))}</caption>\n{lines}\n</table>{rest}"
 
     def _picture(self, index: int) -> str:
-        """Return a picture of what the network saw as HTML."""
+        """Return what the network saw of one image, as an HTML element."""
         if self.images is None or self.errors[index] is not None:
             return ""
         file = io.BytesIO()
@@ -189,7 +191,7 @@ class Predictions:
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Copy the predictions of consecutive images into one; without images if one of them has none."""
+    """Concatenate the predictions of consecutive images, without images if one of `parts` has none."""
     optional = {}
     for name in ("is_digit", "images"):
         arrays = [getattr(part, name) for part in parts]
@@ -206,6 +208,6 @@ def _counted(count: int) -> str:
 
 
 def _end_of(name: str) -> str:
-    """Shorten a name to its end, which tells it from others."""
+    """Shorten a name to its end, where the names of files differ."""
     text = shortened(name, max(len(name), 1))
     return text if len(text) <= _NAME_LENGTH else f"...{text[3 - _NAME_LENGTH :]}"

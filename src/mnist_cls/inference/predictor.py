@@ -1,4 +1,4 @@
-"""A network that classifies digits in batches, whatever memory the device has left."""
+"""The predictor: classifies digits in batches that fit into the device's memory."""
 
 import sys
 from collections.abc import Sequence
@@ -44,20 +44,20 @@ class Predictor:
         batch_size: number of images in the network at once; None: 128 on the CPU, 1024 on a GPU. It is halved when the
             device runs out of memory.
         early_exit: stop at the first confident head of a network that has several.
-        is_digit: also predict whether each image shows a digit at all, with the packaged autoencoder (True) or with
-            that of a checkpoint.
-        engine: "auto" is PyTorch on a GPU; without one ONNX Runtime, which needs no PyTorch, for weights with an ONNX
-            file beside them: the packaged ones, and those of a run, which get it with their first prediction. Others
-            are computed by PyTorch. "onnx" exports those, too, which takes seconds. "eager" is always PyTorch. "int8"
-            is PyTorch with 8-bit weights and activations, on the CPU only, with probabilities that differ by some
-            hundredths. "onnx" and "int8" copy the weights of a network when they are prepared.
-        preprocess: "auto" brings images that are not in MNIST's form into it, see `to_mnist_form`; "none" takes images
+        is_digit: also predict whether each image shows a digit at all, with the packaged autoencoder (True) or the
+            autoencoder of a checkpoint.
+        engine: "auto" is PyTorch on a GPU. On the CPU it is ONNX Runtime for weights with an ONNX file beside them (the
+            packaged weights, and those of a finished run, whose first prediction creates the file), else PyTorch.
+            "onnx" is ONNX Runtime for all weights; without an ONNX file, they are exported first, which takes seconds.
+            "eager" is PyTorch. "int8" is PyTorch with 8-bit weights and activations, on the CPU only; its probabilities
+            differ by some hundredths. "onnx" and "int8" copy a network's weights when the predictor is created.
+        preprocess: "auto" converts images that are not in MNIST's form to it, see `to_mnist_form`; "none" takes images
             of 28x28 pixels as they are, and no others.
         shifts: classify each image at several positions, moved by up to this many pixels in each direction, and
-            average the probabilities: 1 takes nine times as long.
+            average the probabilities. 1 takes nine times as long as 0.
         model_file: Python file that registers the checkpoint's network, see `load_user_models`.
 
-    On Linux a predictor makes this process keep freed memory, see `keep_freed_memory`.
+    On Linux, creating a predictor makes this process keep freed memory, see `keep_freed_memory`.
 
     Raises:
         InputError: If a checkpoint cannot be loaded, an option is out of range, or the network or the engine does not
@@ -79,7 +79,8 @@ class Predictor:
         checkpoint: Any = model
         network: Any = None
         if hasattr(model, "state_dict"):  # anything else is a checkpoint, or refused like one
-            # An MNISTModule, whose class would import Lightning, normalizes; its network does not.
+            # An MNISTModule normalizes its input, which the engine does, too; so take its network. It is recognized by
+            # a method, because its class would import Lightning.
             checkpoint, network = None, getattr(model, "model", model) if hasattr(model, "run_network") else model
         options = PredictOptions(
             checkpoint,
@@ -101,8 +102,8 @@ class Predictor:
     def __call__(self, inputs: Any) -> Predictions:
         """Classify images.
 
-        An image that cannot be read, or shows no digit, has an error instead of a label; the others do not suffer. What
-        is read from files is decoded in other processes. Only what the network sees is kept in memory.
+        An image that cannot be read, or shows no digit, gets an error instead of a label; the others are not affected.
+        Files are decoded in other processes. Only what the network sees is kept in memory.
 
         Args:
             inputs: one of
@@ -115,8 +116,8 @@ class Predictor:
                 - a list, or another iterable, of one image each: paths of image files, and any of the others.
 
         Raises:
-            InputError: If `inputs` is no image and holds none, a path does not exist, not one image of an array has
-                values that can be read, or not even one image fits into memory.
+            InputError: If `inputs` is no image and holds none, a path does not exist, none of an array's first images
+                has values that can be read, or not even one image fits into memory.
         """
         source = object_source(inputs, self.preprocess)
         parts, count = list[Predictions](), 0
@@ -162,13 +163,14 @@ class Predictor:
         return Predictions(labels, confidences, probabilities, all_errors, is_digit, names or [], images)
 
     def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Uint8 (N, 28, 28) -> probabilities (N, 10), and is_digit, bool (N,): all False without a detector."""
+        """Uint8 (N, 28, 28) -> probabilities, float32 (N, 10); is_digit, bool (N,), all False without a detector."""
         probabilities, is_digit = np.empty((len(images), CLASSES), np.float32), np.zeros(len(images), bool)
         start = 0
         while start < len(images):
             left = len(images) - start
-            # The rest is cut into powers of two. For each batch size it has met, a process keeps memory for good (small
-            # blocks of oneDNN's between large ones of glibc's, which then cannot be joined): gigabytes for hundreds.
+            # The rest is cut into powers of two. For each batch size that it has seen, a process keeps memory for good
+            # (small blocks of oneDNN between large ones of glibc, which then cannot be joined): hundreds of batch sizes
+            # would take gigabytes.
             size = self.batch_size if left >= self.batch_size else 1 << (left.bit_length() - 1)
             batch = slice(start, start + size)
             try:

@@ -1,4 +1,4 @@
-"""How far a prediction has come."""
+"""The progress of a prediction."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,7 @@ class Progress(NamedTuple):
     names: str = ""
 
     def after(self, rows: "Rows", names: str) -> "Progress":
-        """Count the rows of one more batch; `names` is the digest of all names, those of the batch included."""
+        """Count the rows of one more batch; `names` is the digest of all names, including the batch's."""
         labels, targets = rows.columns.get("label", []), rows.columns.get("target", [])
         labelled = [(label, target) for label, target in zip(labels, targets, strict=False) if target is not None]
         return Progress(

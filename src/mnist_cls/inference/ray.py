@@ -43,7 +43,7 @@ from .sources.blocks import Source
 from .sources.detect import open_source
 from .summary import Summary, summarize
 
-# The run is given up after this many deaths of workers with the same shard.
+# The run fails when this many workers have died while predicting the same shard.
 _MOST_DEATHS = 5
 
 
@@ -59,16 +59,16 @@ def predict_on_ray(
 ) -> Summary:
     """Predict everything in `input` on a Ray cluster and write the rows as Parquet files into a folder.
 
-    The files are `part-00000000.parquet` and so on; read in this order they have the rows in the input's order. When
-    all are there, `_SUCCESS` appears. The rows are those of `predict_files`. All machines must see the input, the
-    output and the checkpoint under the same paths, and have the same version of this package.
+    The files are `part-00000000.parquet` and so on; read in this order, they have the rows in the input's order. When
+    all are there, `_SUCCESS` appears. The rows are the same as those of `predict_files`. All machines must see the
+    input, the output and the checkpoint under the same paths, and have the same version of this package.
 
     Args:
         input: see `open_source`.
         output: a folder, new or empty.
-        options: which network predicts, and how; with `device="auto"` workers use the CPU, with a GPU as device each
-            has one for itself.
-        address: of a running cluster, "auto" for the one on this machine; None starts one here for this run.
+        options: which networks predict, and how. `device="auto"` is the CPU; with a GPU as the device, each worker has
+            one for itself.
+        address: of a running cluster, or "auto" for the one on this machine; None starts one here for this run.
         workers: number of workers; None: one for each CPU (or GPU) of the cluster.
         part_size: number of inputs in a shard, rounded up to whole batches.
         resume: continue an interrupted run of the same input and options.
@@ -92,7 +92,7 @@ def predict_on_ray(
             actors = _start_workers(workers, options, folder, run, source.labelled, Path.cwd())
             shards, seconds = _run(source, part_size, earlier, actors)
         if not shards:
-            raise InputError(f"input={input}: there is nothing in it; expected images")
+            raise InputError(f"input={input}: is empty; expected images")
         check_complete(folder, shards)
         total = Progress(*(sum(counts) for counts in list(zip(*shards.values(), strict=True))[:-1]))
         write_json(folder / COMPLETE, {"parts": len(shards), "inputs": total.inputs, "errors": total.errors})
@@ -102,7 +102,7 @@ def predict_on_ray(
 def _check_arguments(folder: Path, workers: int | None, part_size: int) -> None:
     if importlib.util.find_spec("ray") is None:
         raise InputError("engine=ray: Ray is not installed; pip install 'mnist-cls[ray]'")
-    # Folders of Parquet files often have a name that ends in .parquet themselves.
+    # .parquet is allowed: folders of Parquet files often have such a name themselves.
     one_file = folder.name.startswith("-") or folder.suffix.lower() in FORMATS.keys() - {".parquet"}
     if one_file or folder.is_file():
         raise InputError(f"output={folder}: engine=ray writes many Parquet files; name a folder for them")
@@ -115,8 +115,8 @@ def _check_arguments(folder: Path, workers: int | None, part_size: int) -> None:
 @contextlib.contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one."""
-    # Set before Ray is imported: no usage statistics, no messages of its C++ code, and not gRPC's handling of forks,
-    # which sometimes kills the processes that decode.
+    # Set before Ray is imported: no usage statistics, no messages of its C++ code, no warning about visible GPUs, and
+    # no fork handlers of gRPC, which sometimes kill the processes that decode.
     environment = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -140,7 +140,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = first_line(error)[:200]
         problem = "Ray does not start here" if address is None else f"address={address}: no usable Ray cluster"
-        raise InputError(f"{problem} ({reason}); `ray start --head` starts one and prints its address") from error
+        raise InputError(f"{problem} ({reason}); `ray start --head` starts a cluster, prints its address") from error
     # Ray reports dead workers on standard output, which is for the summary, until it is shut down.
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -151,7 +151,7 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _mute() -> Iterator[None]:
-    """Redirect standard error to nowhere: Ray's C++ code announces its log level there, whatever the level is."""
+    """Discard standard error: Ray's C++ code announces its log level there, whatever the level is."""
     sys.stderr.flush()
     terminal, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -164,7 +164,7 @@ def _mute() -> Iterator[None]:
 
 
 def _start_workers(count: int | None, options: PredictOptions, *arguments: Any) -> list[Any]:
-    """Start `count` actors, or one for each CPU (or GPU) of the cluster, with the arguments of `_Worker`."""
+    """Start `count` actors, or one for each CPU (or GPU) of the cluster; `arguments` are passed on to `_Worker`."""
     import ray
 
     kind = "CPU" if options.device == "cpu" else "GPU"
@@ -230,7 +230,7 @@ def _run(
 
 
 class _Worker:
-    """Predicts shards and writes their files. The network is loaded with the first of them."""
+    """Predicts shards and writes their files. The network is loaded when the first shard arrives."""
 
     def __init__(
         self, options: PredictOptions, folder: Path, run: dict[str, Any], labelled: bool, working_folder: Path
@@ -242,7 +242,7 @@ class _Worker:
         self.decoders = Decoders(options.preprocess, options.split, most=1)
 
     def predict(self, shard: Shard) -> tuple[Progress, float, float]:
-        """Write the rows of a shard; return its counts, and when it was started and done, in seconds."""
+        """Write the rows of a shard; return its counts, and its start and end in seconds since the epoch."""
         import pyarrow as pa
 
         if self.predictor is None:
@@ -258,7 +258,7 @@ class _Worker:
         return progress, start, time.time()
 
     def _enter_working_folder(self) -> None:
-        """Change to the driver's working folder, so that paths mean the same; check the version of this package."""
+        """Change to the driver's working folder, so that relative paths mean the same; check this package's version."""
         host = socket.gethostname()
         try:
             os.chdir(self.working_folder)
@@ -266,4 +266,4 @@ class _Worker:
             raise InputError(f"{self.working_folder}: {error.strerror} on {host}; expected shared storage") from error
         version, expected = importlib.metadata.version("mnist_cls"), self.run["version"]
         if version != expected:
-            raise InputError(f"mnist_cls {version} on {host}; install {expected} there, as here")
+            raise InputError(f"mnist_cls {version} on {host}, but {expected} here; install the same version on both")

@@ -17,7 +17,7 @@ COLUMNS = ["path", "label", "confidence", *PROBABILITIES, "error"]
 # The columns of inputs that are rows of digits.
 READING_COLUMNS = ["path", "reading", "confidence", "confidences", "boxes", "error"]
 
-# Six decimals tell 0.999999 from 1, and give the same text on every machine.
+# Six decimals distinguish 0.999999 from 1, and give the same text on every machine.
 _DECIMALS = 6
 
 
@@ -70,7 +70,7 @@ def batch_rows(batch: "Batch", predictions: "Predictions", options: PredictOptio
 def prediction_rows(
     names: Sequence[str], predictions: "Predictions", extra_columns: Mapping[str, Sequence[Any]]
 ) -> Rows:
-    """Return a row for each of N images; `extra_columns` of N values each follow the others."""
+    """Return a row for each of N images; `extra_columns`, of N values each, come after the others."""
     probabilities = predictions.probabilities.astype(float).round(_DECIMALS).T.tolist()
     columns: dict[str, list[Any]] = {
         "path": list(names),

@@ -43,11 +43,11 @@ class Summary(NamedTuple):
 
     Attributes:
         inputs: number of inputs.
-        errors: how many of their rows are errors.
-        seconds: time without the loading of the network.
+        errors: number of inputs whose row is an error.
+        seconds: duration, without loading the network.
         undecided: number of predictions below `min_confidence`; None without that option.
         accuracy: fraction of labelled, readable inputs classified correctly; None if there are none.
-        earlier: how many of the inputs an interrupted run had done before.
+        earlier: number of inputs that an interrupted run had already done.
         format: of the output, see `open_sink`.
         to_check: the first error rows and undecided predictions, without those of an interrupted run.
     """
@@ -70,7 +70,7 @@ class Summary(NamedTuple):
         images = f"{self.inputs:,} image{'s' * (self.inputs != 1)}{earlier}"
         text = f"{images}{errors}{undecided}{accuracy}, {self.seconds:.2f} s, {speed:,.0f} images/s"
         if self.format == "kaggle" and self.errors:
-            text += "; Kaggle refuses the file until no Label is empty: without format=kaggle, each row says its error"
+            text += "; Kaggle refuses a file with empty labels: leave out format=kaggle to see each row's error"
         return text
 
     def print(self, output: str | Path | None) -> None:

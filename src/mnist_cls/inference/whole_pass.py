@@ -1,4 +1,4 @@
-"""The whole forward pass, from bytes to the answer, as one graph that other runtimes can execute."""
+"""The whole pass, from uint8 images to probabilities and labels, as one graph that other runtimes can execute."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from ..data.normalization import normalize
 from ..errors import InputError, first_line
 from ..images import SIZE
 
-# The argument of a whole pass for the exporters, and which of its axes may have any length.
+# The example input that exporters run a whole pass with, and the axis that can have any length.
 _EXAMPLE = (torch.zeros(2, SIZE, SIZE, dtype=torch.uint8),)
 _ANY_BATCH_SIZE = ({0: torch.export.Dim("batch")},)
 
@@ -24,7 +24,7 @@ class WholePass(nn.Module):
     """A network, from normalized images (B, 1, 28, 28) to logits (B, 10), with its normalization and softmax.
 
     Attributes:
-        outputs: the names of what it returns, in an ONNX file, too.
+        outputs: names of what it returns, in order; an ONNX file has the same names.
     """
 
     outputs: tuple[str, ...] = ("logits", "probabilities", "label")
@@ -53,7 +53,7 @@ class DetectorPass(WholePass):
 
 
 def whole_pass(network: nn.Module) -> WholePass:
-    """Return the whole pass of a network: of an autoencoder it ends with the answer whether it is a digit."""
+    """Return the whole pass of a network: a `DetectorPass` for an autoencoder, a `WholePass` for any other."""
     return DetectorPass(network) if hasattr(network, "reconstruction_error") else WholePass(network)
 
 
@@ -64,12 +64,12 @@ def exported_program(network: nn.Module) -> ExportedProgram:
         InputError: If PyTorch cannot export the network.
     """
     with one_line_export_errors(network):
-        # Not strict, the default of newer versions of PyTorch: it accepts more of Python.
+        # strict=False, the default of newer versions of PyTorch, accepts more of Python.
         program = torch.export.export(
             whole_pass(network).eval(), _EXAMPLE, dynamic_shapes=_ANY_BATCH_SIZE, strict=False
         )
     for node in program.graph.nodes:
-        # Files made of the program would reveal where the code lies on this machine.
+        # Exported files would reveal the paths of source files on this machine.
         node.meta.pop("stack_trace", None)
     return program
 
@@ -101,7 +101,7 @@ def onnx_model(network: nn.Module, metadata: Mapping[str, str] | None = None) ->
 @contextlib.contextmanager
 def one_line_export_errors(network: nn.Module) -> Iterator[None]:
     """Silence PyTorch's exporters in the block, and turn their errors into an InputError of one line."""
-    # They print their progress, and warn about deprecations in their own dependencies.
+    # The exporters print their progress, and warn about deprecations in their own dependencies.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

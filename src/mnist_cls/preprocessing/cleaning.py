@@ -7,10 +7,10 @@ from ..errors import InputError
 from .components import INKED, NEIGHBOURS, Box, Component, bounding_box, find_components, mask_of
 from .mnist_form import stroke_width
 
-# The strokes of a worn pen break. Gaps of up to this fraction of the largest component's longer side are bridged.
+# Strokes of a worn pen have gaps. Those of up to this fraction of the largest component's longer side are bridged.
 _PEN_SKIP = 0.03
 
-# Where a pen was light, components are connected by pixels with at least this much ink.
+# Pixels with at least this much ink connect components where the pen was light.
 _FAINT = 0.15
 
 # Rulings are often fainter than ink. Pixels with at least this much of it may belong to one.
@@ -25,13 +25,13 @@ _BORDER = 0.12
 
 
 def clean(ink: np.ndarray) -> np.ndarray:
-    """Remove from a page's ink, float32 (H, W), what its shape, size and position show to be no part of a digit.
+    """Remove ink, float32 (H, W), that is no part of a digit, judging by its shape, size and position.
 
     Returns:
-        The ink, zero where something was removed. It is never empty, unless it was before.
+        The ink, zero where something was removed. It is empty only if it was before.
 
     Raises:
-        InputError: If there is nothing but a dark or light background along the sides of the page.
+        InputError: If there is only a dark or light background along the sides of the page.
     """
     ink = _without_rulings(ink)
     labels, found = find_components(ink, _PEN_SKIP)
@@ -54,7 +54,7 @@ def clean(ink: np.ndarray) -> np.ndarray:
 
 
 def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Remove all ink but that of some components and of the soft edges around them."""
+    """Remove all ink except the components in `kept` and the soft edges around them."""
     mask = mask_of(kept, labels)
     removed = (labels > 0) & ~mask
     near = scipy.ndimage.maximum_filter(mask, 2 * max(1, max(ink.shape) // 64) + 1)
@@ -64,9 +64,9 @@ def _only(kept: list[Component], labels: np.ndarray, ink: np.ndarray) -> np.ndar
 def _without_rulings(ink: np.ndarray) -> np.ndarray:
     """Remove lines that run from edge to edge of the page, even where they touch or cross the digit.
 
-    The bar of a 7 in a tight crop is such a line, too. But then the rest of the ink reaches the side on which the line
-    ends, while the rest of a digit that stands on a ruling does not. And it is as thick as the rest, while rulings
-    that cross a digit are thinner, or several.
+    In a tight crop, the bar of a 7 is such a line, too. It is kept by two signs: the rest of the digit also reaches a
+    side of the page on which the line ends, and the line is as thick as other strokes. Rulings are thinner, or there
+    are several.
     """
     return _without_horizontal_rulings(_without_horizontal_rulings(ink).T).T
 
@@ -91,11 +91,12 @@ def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
     if not in_digit.any():
         return ink
     if in_digit[:margin].any() or in_digit[-margin:].any():
-        # It may be a crop, unless no stroke is as thin as the lines, and one of them crosses an empty quarter of it.
+        # It may be a crop, unless the lines are thinner than strokes, and there are several, or a quarter at a side is
+        # empty.
         thin = ruled.sum() / count < 0.5 * stroke_width(rest_mask)
         if not (thin and (count > 1 or not in_digit[: width // 4].any() or not in_digit[-(width // 4) :].any())):
             return ink
-    # Strokes go on where there is ink on both sides of a line.
+    # A stroke crosses a line where there is ink on both sides.
     for rows, _ in scipy.ndimage.find_objects(scipy.ndimage.label(removed)[0]):
         above, below = (mask[row] & ~upright for row in (max(rows.start - 1, 0), min(rows.stop, height - 1)))
         reach = 2 * (rows.stop - rows.start) + 1
@@ -106,7 +107,7 @@ def _without_horizontal_rulings(ink: np.ndarray) -> np.ndarray:
 
 
 def _is_background(component: Component, page: tuple[int, ...]) -> bool:
-    """Whether it is a solid area along a whole side of the page: a desk, a thick shadow, the edge of a scanner."""
+    """Whether a component is a solid area along a whole side of the page: a desk, a shadow, the edge of a scanner."""
     height, width = page
     box = component.box
     across, down = width // 50 + 1, height // 50 + 1  # how far from an edge still counts as touching it
@@ -118,9 +119,9 @@ def _is_background(component: Component, page: tuple[int, ...]) -> bool:
 
 
 def _is_frame(component: Component, components: list[Component], labels: np.ndarray) -> bool:
-    """Whether it surrounds the others, as a printed box or circle does."""
+    """Whether a component surrounds all others, as a printed box or circle does."""
     left, top, right, bottom = box = component.box
-    # A closed stroke of a digit may surround specks, but nothing a quarter as high.
+    # A closed stroke of a digit can surround specks, but nothing a quarter as high.
     others = [other.box for other in components if other is not component and other.box.height >= 0.25 * box.height]
     if not others or not all(
         left < other.left and top < other.top and right > other.right and bottom > other.bottom for other in others
@@ -151,7 +152,7 @@ def _lies_along_edge(component: Component, labels: np.ndarray) -> bool:
 def _with_faintly_connected(
     kept: list[Component], components: list[Component], labels: np.ndarray, ink: np.ndarray
 ) -> list[Component]:
-    """Add to the components that are kept those connected to them by faint ink, which are no specks."""
+    """Add the components that faint ink connects to those in `kept`: they are no specks."""
     faint, count = scipy.ndimage.label(ink >= _FAINT, NEIGHBOURS)
     reached = np.zeros(count + 1, bool)
     reached[faint[mask_of(kept, labels)]] = True
@@ -160,7 +161,7 @@ def _with_faintly_connected(
 
 
 def _is_stray(component: Component, components: list[Component], largest: int) -> bool:
-    """Whether it is small and so far from all larger ones that the digit would have to be scaled down for it."""
+    """Whether a component is small, and so far from all larger ones that it would make the digit a lot smaller."""
     if component.area >= 0.1 * largest:
         return False
     larger = [other for other in components if other.area > component.area]

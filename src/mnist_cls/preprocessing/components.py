@@ -9,7 +9,7 @@ import scipy
 # Diagonal neighbours are connected.
 NEIGHBOURS = np.ones((3, 3), bool)
 
-# The threshold between ink and paper: a pixel that is covered by half.
+# The threshold between ink and paper: a pixel that is half covered by ink.
 INKED = 0.5
 
 # The soft edge of a stroke consists of pixels with at least this much ink. Including fainter ones would make the digits
@@ -50,7 +50,7 @@ class Component(NamedTuple):
 
 
 def ink_box(mask: np.ndarray) -> Box:
-    """Return the bounding box of the pixels that are set in a mask, bool (H, W); at least one has to be."""
+    """Return the bounding box of the pixels that are set in a mask, bool (H, W); at least one must be."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
@@ -106,17 +106,17 @@ def typical_height(components: Iterable[Component]) -> float:
 
 
 def thickness_of(mask: np.ndarray) -> float:
-    """Return the mean width of strokes, bool (H, W), in pixels: from how many of their pixels are at an edge."""
+    """Return the mean width of strokes, bool (H, W), in pixels, by the fraction of their pixels that is at an edge."""
     edges = mask & ~scipy.ndimage.minimum_filter(mask.view(np.uint8), 3).view(bool)
     return 2 * int(mask.sum()) / max(int(edges.sum()), 1)
 
 
 def group_into_digits(components: list[Component]) -> list[list[Component]]:
-    """Group components into digits, from left to right: those above one another belong together."""
+    """Group components into digits, from left to right: components above one another belong to one digit."""
     groups: list[list[Component]] = []
     tallest = max(component.box.height for component in components)
     for component in sorted(components, key=lambda component: component.box.left):
-        # Slanted digits overlap their neighbours a little. Strokes of one digit overlap more, or one of them is low.
+        # Slanted digits overlap their neighbours a little. Strokes of one digit overlap more, unless one is low.
         required = 0.6 if component.box.height > 0.6 * tallest else 0.3
         if groups and _overlap(bounding_box(groups[-1]), component.box) > required:
             groups[-1].append(component)
@@ -147,7 +147,7 @@ def cut_out(
     box = ink_box(digit)
     margin = max(1, box.longer_side // 12)
     if others is not None:
-        # The soft edges of the digit and of a neighbour reach equally far.
+        # Soft edges of neighbours reach equally far, so each pixel belongs to the nearest one.
         around = (
             slice(max(box.top - 2 * margin, 0), box.bottom + 2 * margin),
             slice(max(box.left - 2 * margin, 0), box.right + 2 * margin),

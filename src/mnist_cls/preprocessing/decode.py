@@ -1,4 +1,4 @@
-"""From the contents of an image file to a grey page, upright, whatever the file's pixel format."""
+"""Decode image files of any pixel format to upright grey pages."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, first_line
 
-# Formats whose decoders only decode. Others of Pillow's start programs (EPS), follow links, or hold no pages.
+# Formats whose decoders only decode. Pillow's decoders of others start programs (EPS), follow links, or give no pages.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 # A page scanned at 600 dpi has 35 million pixels. Decoding takes up to ten bytes of memory for each.
@@ -28,7 +28,7 @@ _MOST_JPEG_PIXELS = 2 * MOST_PIXELS
 # Pages are enlarged until their shorter side has this many pixels, or the longer one eight times as many.
 _ENLARGED_SIDE = 64
 
-# Opaque pixels next to transparent ones that differ from the others by more grey levels than this are soft edges.
+# Opaque pixels next to transparent ones are soft edges if they differ from the others by more grey levels than this.
 _SOFT_STEP = 16
 
 # Keys of `Image.info` under which Pillow keeps the orientation of an image in any format but TIFF.
@@ -43,7 +43,7 @@ class Page(NamedTuple):
 
 
 class FilePage(NamedTuple):
-    """One page of the bytes of a file that holds several; the first is 0."""
+    """The bytes of a file with several pages, and the number of one of them, from 0."""
 
     content: bytes
     number: int
@@ -54,10 +54,11 @@ def decode(file: bytes | FilePage, side: int) -> Page:
 
     Args:
         file: the file's bytes, in one of `FORMATS`, or a page of it.
-        side: pixels of the longer side that suffice: a larger image may be reduced, but not below this.
+        side: length in pixels that suffices for the longer side: a larger image can be reduced, but not below it.
 
     Raises:
-        InputError: If the content is no such file, is broken, holds several images, or more than `MOST_PIXELS`.
+        InputError: If the content is no such file, is broken, holds several images, or has too many pixels: more than
+            `MOST_PIXELS`, or twice as many in a JPEG, which is decoded at a reduced size.
     """
     content, number = file if isinstance(file, FilePage) else (file, None)
     with _decoder_errors():
@@ -69,7 +70,7 @@ def decode(file: bytes | FilePage, side: int) -> Page:
                 return _read(image, side, number)
         except UnidentifiedImageError as error:
             if content.startswith(b"%PDF"):
-                raise InputError("a PDF: convert its pages to images first, such as by pdftoppm -r 200 -png") from error
+                raise InputError("a PDF: convert its pages to images first, as by pdftoppm -r 200 -png") from error
             if len(formats) > len(FORMATS):
                 raise InputError("broken image: HEIC that cannot be read") from error
             found = "not an image" if content else "an empty file"
@@ -101,7 +102,7 @@ def read_image(image: Image.Image) -> np.ndarray:
 def _decoder_errors() -> Iterator[None]:
     """Turn whatever Pillow raises on an image into an InputError."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large and of slightly broken files; both are handled here
+        warnings.simplefilter("ignore")  # Pillow warns about large and slightly broken files; both are handled here
         try:
             yield
         except Image.DecompressionBombError as error:
@@ -121,7 +122,7 @@ def _read(image: Image.Image, side: int, number: int | None) -> Page:
         image.seek(number)
         _check_size(image)
     elif image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
-        raise InputError(f"holds {count} images; expected one (files .tif, .gif and .webp are read page by page)")
+        raise InputError(f"holds {count} images; expected one (.tif, .gif and .webp files are read page by page)")
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size and without its colours, in a fraction of the time.
     image.draft("L", (min(width, side), min(height, side)))
     _check_size(image)
@@ -148,7 +149,7 @@ def _too_large(found: str, most: int = MOST_PIXELS) -> str:
 
 
 def reduce(grey: np.ndarray, side: int, scale: float = 1.0) -> Page:
-    """Reduce a grey image by the largest integer that leaves its longer side at least `side` pixels.
+    """Reduce a grey image by the largest integer that leaves at least `side` pixels of its longer side.
 
     `scale` is the factor by which the image was reduced before.
     """
@@ -173,7 +174,7 @@ def enlarge(grey: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def to_grey(image: Image.Image) -> np.ndarray:
-    """Convert an image of any mode to grey, uint8 (H, W), without what lies behind transparent pixels.
+    """Convert an image of any mode to grey, uint8 (H, W). Transparent pixels get the grey of the paper around the ink.
 
     Raises:
         InputError: If it holds NaN or infinite values.
@@ -195,13 +196,13 @@ def _backdrop(luminance: np.ndarray, opaque: np.ndarray) -> float:
     edge = opaque & scipy.ndimage.maximum_filter(~opaque, 3)
     all_levels, at_edge, inside = luminance[opaque], luminance[edge], luminance[opaque & ~edge]
     darkest, middle, lightest = np.percentile(all_levels, (0.5, 50, 99.5))
-    # Where white was made transparent, what is next to it is lighter than the strokes; and darker for black.
+    # If white was made transparent, pixels next to it are lighter than the strokes; if black was, darker.
     step = float(np.median(at_edge) - np.median(inside)) if len(at_edge) and len(inside) else 0.0
     if len(all_levels) > luminance.size / 2 and lightest - darkest > 64 and abs(step) <= _SOFT_STEP:
         return float(middle)  # a page that was cut out: continue its paper
     if abs(step) > _SOFT_STEP:
         return 255 if step > 0 else 0
-    return 0 if all_levels.mean() > 127 else 255  # nothing but ink
+    return 0 if all_levels.mean() > 127 else 255  # all opaque pixels are ink
 
 
 def _from_high_bit_depth(values: np.ndarray, floating: bool) -> np.ndarray:

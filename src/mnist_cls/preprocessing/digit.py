@@ -22,27 +22,27 @@ SIDE, ROW_SIDE = 240, 960
 # A digit with a longer side of fewer pixels is analysed again at four times the resolution, if the file has it.
 _SMALL = 32
 
-# Pages that have to be enlarged at least this many times, those of at most 21 pixels, are coarse: a pixel is as wide as
-# a stroke. Its grey is the fraction of it that is ink, and the width of strokes cannot be measured.
+# Pages that are enlarged at least this many times, because their shorter side has at most 21 pixels, are coarse: a
+# pixel is as wide as a stroke, so its grey is the fraction of it that is ink, and stroke widths cannot be measured.
 _COARSE_ZOOM = 4
 
 # On coarse pages, the least ink of a pixel at the edge of a digit; see SOFT.
 _COARSE_SOFT = 0.2
 
-# Components are connected by pixels with at least this much ink.
+# Pixels with at least this much ink connect components.
 _FAINT = 0.15
 
-# Gaps in the strokes of a digit are up to this fraction of its height.
+# Gaps in the strokes of a digit are at most this fraction of its height.
 _BROKEN = 0.07
 
-# Components with a longer side of at least this fraction of the largest one's are digits, or large parts of one. Parts
-# overlap in their columns: of 10,000 training images, five have two that do not.
+# Components with a longer side of at least this fraction of the largest one's are digits, or large parts of one. Two
+# parts of one digit share columns: only five of 10,000 training images have two that do not.
 _DIGIT_PART = 0.35
 
-# No digit is this many times as wide as high; of 10,000 training images, one is.
+# Ink more than this many times as wide as high is several digits: only one of 10,000 training images is as wide.
 _WIDEST = 2.0
 
-# The number of components that are compared with one another. More are several digits anyway.
+# Maximum number of components that are compared with one another. More are several digits anyway.
 _MANY = 40
 
 
@@ -54,8 +54,8 @@ class Digits(NamedTuple):
         boxes: int32 (K, 4), the bounding box of each digit in the original image, in its pixels: left, top, right,
             bottom (the last two exclusive). For an image that is in MNIST's form already, the whole image.
         spans: int32 (K, 2), for each digit the numbers of the cuts on its left and on its right, from 0. Where digits
-            of a row may touch, there may be images for all likely ways of cutting them.
-        priors: float32 (K,), logarithms of the likelihoods of these cuts.
+            of a row may touch, there can be images for all likely ways of cutting them.
+        priors: float32 (K,), log-likelihoods of these cuts.
     """
 
     images: np.ndarray
@@ -64,13 +64,13 @@ class Digits(NamedTuple):
     priors: np.ndarray = np.zeros(1, np.float32)
 
     def most_likely(self) -> "Digits":
-        """Return the digits of a row by the likelihoods of the cuts alone."""
+        """Choose among the ways of cutting a row by the likelihoods of the cuts alone."""
         chosen = best_way(self.spans, self.priors)
         return Digits(self.images[chosen], self.boxes[chosen], self.spans[chosen], self.priors[chosen])
 
 
 def find_digit(page: Page, read: Callable[[int], Page]) -> Digits:
-    """Find the single digit of a page, which may have a reduced resolution.
+    """Find the single digit of a page, which can have a reduced resolution.
 
     `read` returns the page again, with a longer side of at least the given number of pixels if the file has them.
 
@@ -90,7 +90,7 @@ def find_digit(page: Page, read: Callable[[int], Page]) -> Digits:
 
 
 def find_row(page: Page) -> Digits:
-    """Find the digits of a page that shows one row of them; where they may touch, with all likely ways of cutting them.
+    """Find the digits of a page that shows one row of them. Where they may touch, return all likely ways to cut them.
 
     Raises:
         InputError: If there are none, or several rows.
@@ -122,7 +122,7 @@ def _find_digit(page: Page) -> Digits:
 
 
 def _moved_mnist_digit(grey: np.ndarray) -> Digits | None:
-    """Return a digit of MNIST's that was pasted onto a larger page, or off-centre: only its position changes."""
+    """Return a digit of MNIST's that was pasted onto a larger page, or moved: only its position changes. Else None."""
     for candidate in (grey, 255 - grey):
         if not candidate.any():
             return None
@@ -136,12 +136,12 @@ def _moved_mnist_digit(grey: np.ndarray) -> Digits | None:
 
 def _check_single(ink: np.ndarray) -> None:
     """Refuse ink that consists of several digits: beside one another, above one another, or joined by a line."""
-    # Where a pen was light, its ink may be faint. What faint ink joins is one digit; what is faint throughout is none.
+    # Where a pen was light, its ink can be faint. Faint ink joins parts of one digit, but alone it is no digit.
     joined = np.where(ink >= _FAINT, 1, 0).astype(np.float32)
     components = _inked(*find_components(joined), ink)
     largest = max(component.box.longer_side for component in components)
     if len(components) > 1:
-        # A broken digit is hardly more than twice as high as its largest part; a page of several rows is higher.
+        # A broken digit is hardly more than twice as high as its largest part. Several rows of digits are.
         height = min(bounding_box(components).height, 2 * largest)
         components = _inked(*find_components(joined, _BROKEN * height / largest), ink)
         largest = max(component.box.longer_side for component in components)
@@ -169,7 +169,7 @@ def _inked(labels: np.ndarray, components: list[Component], ink: np.ndarray) -> 
 
 
 def _are_stacked(one: Box, other: Box) -> bool:
-    """Whether two components, each high enough for a digit, are further above one another than broken strokes."""
+    """Whether two components, each high enough for a digit, have a larger vertical gap than broken strokes have."""
     low, high = sorted((one.height, other.height))
     top, bottom = min(one.top, other.top), max(one.bottom, other.bottom)
     width = max(one.right, other.right) - min(one.left, other.left)

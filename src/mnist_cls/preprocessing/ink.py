@@ -14,41 +14,42 @@ from .paper import NOT_PAPER, WIDEST_STROKE, fit_local_paper, fit_paper, reduce_
 # The least difference between ink and paper, in grey levels of 255. Anything fainter is no writing.
 _LEAST_CONTRAST = 16
 
-# A shadow, or paper on lighter paper, differs from it by less than this fraction of what the strokes within differ.
+# A shadow, or paper on lighter paper, has less than this fraction of the contrast of the strokes within it.
 _PAPER_CONTRAST = 0.7
 
 # A picture that was pasted onto a canvas has at least this many pixels on each side.
 _SMALLEST_PAPER = 16
 
-# What is this thick, as a fraction of its longer side, is an area and no stroke; and what is this thick, and fills this
-# fraction of its box.
+# Ink is an area, not a stroke, if its thickness is more than `_ROUND` of its longer side; or more than `_STRIP` of it,
+# and the ink fills more than `_FILLED` of its box.
 _ROUND = 0.4
 _STRIP, _FILLED = 0.15, 0.6
 
-# Medians and percentiles are taken of at least this many pixels, if there are as many. All of them would take longer
-# than everything else.
+# Medians and percentiles are computed on at least this many pixels, if there are as many. On all of them, they would
+# take longer than everything else.
 _SAMPLES = 5000
 
 
 def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
     """Compute for each pixel of a page how much of it is covered by ink.
 
-    The paper's brightness is fitted by a polynomial of degree two, so that light may fall from one side. Ink is what
-    differs from it by more than the paper's own grain: darker or lighter, whichever there is more of.
+    The paper's brightness is fitted by a polynomial of degree two, so light can fall from one side. Ink is what differs
+    from the paper by more than its grain: darker or lighter, whichever there is more of.
 
     An area too thick for a stroke may be a shadow, an object on the page, or the paper itself on a background of
     another colour. If there are strokes within or beside it, they alone are ink.
 
     Args:
         grey: uint8 (H, W).
-        coarse: whether the page was enlarged from pixels as wide as strokes. Then grey is the fraction of a pixel that
-            is ink, as in MNIST's own images. Otherwise it is mostly the blurred edge of a stroke, and dark grey is ink.
+        coarse: whether the page was enlarged from pixels as wide as strokes. Then the grey of a pixel is the fraction
+            of it that is ink, as in MNIST's own images. Otherwise most grey pixels are the blurred edges of strokes,
+            and dark grey ones are ink.
 
     Returns:
         float32 (H, W), from 0, paper, to 1, ink.
 
     Raises:
-        InputError: If nothing stands out from the paper.
+        InputError: If nothing stands out from the paper, or only an area that reaches the edge of the page does.
     """
     fitted = fit_paper(grey)
     try:
@@ -67,7 +68,7 @@ def find_ink(grey: np.ndarray, coarse: bool = False) -> np.ndarray:
         if not strokes and _is_area(ink):
             raise InputError(
                 "no digit found: a dark or light area reaches the edge of the page, such as a shadow or an object, and"
-                " the digit cannot be told from it; light the page evenly"
+                " no digit stands out from it; light the page evenly"
             )
     return ink
 
@@ -88,7 +89,7 @@ def _paper_box(ink: np.ndarray) -> Box | None:
 
 
 def _ink_within(grey: np.ndarray, box: Box) -> np.ndarray | None:
-    """Return the ink of the picture within a box, if it has any: the rounded ends of a thick stroke are none."""
+    """Return the ink of the picture within a box; None if there is none but the rounded ends of a thick stroke."""
     inset = box.longer_side // 40 + 1
     inside = slice(box.top + inset, box.bottom - inset), slice(box.left + inset, box.right - inset)
     try:
@@ -107,15 +108,15 @@ def _ink_within(grey: np.ndarray, box: Box) -> np.ndarray | None:
 
 
 def _difference(grey: np.ndarray, paper: np.ndarray) -> np.ndarray:
-    """Subtract the page from its paper: positive where it is darker, as a fraction of the paper's brightness."""
+    """Subtract the page from its paper: positive where the page is darker, and there scaled to white paper."""
     darker = paper - grey
-    # Ink on darker paper has less contrast, but the same as a fraction of the paper's brightness.
+    # Ink on darker paper has less contrast, but the same contrast relative to the paper's brightness.
     difference: np.ndarray = np.where(darker > 0, darker * (255 / np.maximum(paper, 32)), darker)
     return difference
 
 
 def _coverage(difference: np.ndarray, coarse: bool = False, sign: int = 0) -> np.ndarray:
-    """Compute the ink from the differences between the page and its paper: dark for a sign of 1, light for -1."""
+    """Compute the ink from `_difference`: dark ink if `sign` is 1, light if -1, whichever there is more of if 0."""
     grain = _noise(difference)
     if grain > 2:
         difference = scipy.ndimage.gaussian_filter(difference, min(1.0, max(difference.shape) / 64))
@@ -163,7 +164,7 @@ class _Strokes(NamedTuple):
         return stroke_width(self.ink >= INKED)
 
     def only(self, kept: np.ndarray) -> "_Strokes | None":
-        """Leave out components, given bool (K + 1,) by label; return None if no stroke is left."""
+        """Keep only some components, given as bool (K + 1,) by label; return None if no stroke is left."""
         kept = kept.copy()
         kept[0] = False
         mask = kept[self.labels]
@@ -174,7 +175,7 @@ class _Strokes(NamedTuple):
 
 
 def _find_strokes(grey: np.ndarray) -> _Strokes | None:
-    """Find the ink that stands out from its surroundings."""
+    """Find the strokes that stand out from their surroundings; None if there are none."""
     paper, sign = fit_local_paper(grey)
     try:
         ink = _coverage(_difference(grey, paper), sign=sign)
@@ -186,7 +187,7 @@ def _find_strokes(grey: np.ndarray) -> _Strokes | None:
     numbers = [component.label for component in components]
     levels, paper_levels = (np.append(0, scipy.ndimage.median(page, labels, numbers)) for page in (grey, paper))
     contrasts = sign * (paper_levels - levels)
-    # The corners of an object are narrow, too, but what is next to them is as dark.
+    # The corners of an object are as narrow as strokes, but the pixels next to them are as dark.
     rim = scipy.ndimage.maximum_filter(labels, 5) * (labels == 0)
     as_dark = np.append(0, scipy.ndimage.mean(sign * (paper_levels[rim] - grey) > 0.75 * contrasts[rim], rim, numbers))
     kept = (as_dark < 0.15) & (contrasts > _LEAST_CONTRAST)
@@ -194,7 +195,10 @@ def _find_strokes(grey: np.ndarray) -> _Strokes | None:
 
 
 def _without_parts(strokes: _Strokes, grey: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> _Strokes | None:
-    """Leave out what is part of a thick digit: joined to solid ink and as dark, or as light as the paper around it."""
+    """Remove strokes that are joined to a solid area as dark as they are, or as light as the paper around them.
+
+    Return None if no stroke is left, nothing is solid, or the solid ink is a thick digit, away from the page's edge.
+    """
     found, components = find_components((ink >= NOT_PAPER).astype(np.float32))
     flat = ((found > 0) & (strokes.labels == 0)).astype(np.float32)
     inner = scipy.ndimage.minimum_filter(reduce_locally(flat) >= 0.6, 3)  # without soft edges
@@ -225,7 +229,7 @@ def _touches_edge(box: Box, page: tuple[int, ...]) -> bool:
 
 
 def _is_area(ink: np.ndarray) -> bool:
-    """Whether the largest ink reaches the edge of the page and is no stroke: round, or a polygon, or a strip."""
+    """Whether the largest component reaches the edge of the page and is no stroke: round, a polygon, or a strip."""
     labels, components = find_components(ink)
     largest = max(components, key=lambda component: component.area)
     box = largest.box
@@ -243,7 +247,7 @@ def _areas(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _noise(difference: np.ndarray) -> float:
-    """Estimate the standard deviation of the paper's grain: by the median of deviations small enough for it."""
+    """Estimate the standard deviation of the paper's grain by the median of deviations small enough to be grain."""
     deviations = np.abs(difference.ravel()[:: difference.size // _SAMPLES * 2 + 1])
     small = deviations[deviations <= 48]
     return float(1.4826 * np.median(small)) if len(small) else 0.0

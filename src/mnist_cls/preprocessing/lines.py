@@ -13,8 +13,8 @@ _FAINT = 0.25
 # A line is at least this long. The bars of digits are shorter.
 _LONG = 2.2
 
-# It consists of straight pieces at least this long. Shorter ones would be part of digits; longer ones, of steep lines,
-# leave the pixel rows that they are looked for in.
+# A line consists of straight pieces at least this long. Shorter pieces are in digits, too; longer ones of a slanted
+# line would leave the pixel rows in which they are searched for.
 _PIECE = 0.7
 
 # The side of a box around a digit is at least this long.
@@ -24,8 +24,8 @@ _BOX_SIDE = 0.3
 def without_lines(ink: np.ndarray, labels: np.ndarray, components: list[Component]) -> np.ndarray:
     """Remove long straight lines from a page's ink, float32 (H, W), and keep the strokes that cross them.
 
-    Lines are horizontal ones longer than digits are wide; the four sides of boxes; and the walls of cells in boxes.
-    `labels` and `components` are those of the ink. The ink itself is returned if there are no lines.
+    Lines are horizontal lines longer than digits are wide, the four sides of boxes, and the walls of cells in boxes.
+    `labels` and `components` are those of the ink. If there are no lines, the array `ink` itself is returned.
     """
     height = typical_height(components)
     boxes = {component: sides for component in components if (sides := _sides(component, labels, height)) is not None}
@@ -68,7 +68,7 @@ def _find_lines(mask: np.ndarray, stroke: float, piece: int, least: float) -> np
             if np.count_nonzero(line.any(0)) >= least:
                 line &= thin[around]
                 thickness = line.sum(0)
-                # Where a stroke lies along the line, it is thicker than elsewhere.
+                # Where a stroke runs along the line, the line seems thicker than elsewhere.
                 found[around] |= line & (thickness <= 1.5 * np.median(thickness[thickness > 0]) + 1)
     found &= ~_crossings(mask & ~found, stroke)
     return found
@@ -78,13 +78,13 @@ def _runs(mask: np.ndarray, length: int, axis: int) -> np.ndarray:
     """Keep runs of at least `length` pixels along an axis; uint8 to bool (H, W)."""
     size = max(length, 1)
     inside = scipy.ndimage.minimum_filter1d(mask, size, axis=axis, mode="constant", cval=1)
-    # Filters of even length are off centre. This origin shifts the second one the other way.
+    # Filters of even length are off centre. This origin shifts the second one back.
     runs: np.ndarray = scipy.ndimage.maximum_filter1d(inside, size, axis=axis, origin=size % 2 - 1) > 0
     return runs
 
 
 def _near_straight_line(pixels: np.ndarray, thin: np.ndarray, stroke: float) -> np.ndarray:
-    """Return those of some pixels, bool (H, W), that are near the straight line through most of the thin ones."""
+    """Keep the pixels, bool (H, W), that are near the straight line through most of the thin ones."""
     rows, columns = np.nonzero(pixels & thin)
     if len(rows) < 2:
         return np.zeros_like(pixels)
@@ -119,7 +119,7 @@ def _sides(component: Component, labels: np.ndarray, height: float) -> np.ndarra
     for turn in range(4):
         side = np.rot90(pixels, turn)  # the side at the top
         first = side.argmax(0)
-        # Boxes stand a little askew.
+        # Boxes can be a little askew.
         if np.mean(side.any(0) & (first <= 0.06 * max(side.shape) + 2)) < 0.95:
             return None
         depth = np.arange(len(side))[:, None] - first

@@ -1,4 +1,4 @@
-"""MNIST's form: a digit 20 pixels high or wide, with strokes of usual width, centred in 28x28 by its mass."""
+"""MNIST's form: a digit 20 pixels high or wide, with strokes of the usual width, centred in 28x28 by its mass."""
 
 import math
 
@@ -18,11 +18,11 @@ THINNEST, THICKEST = 2.1, 5.2
 # Strokes are measured and adjusted at this many times the resolution.
 _OVERSAMPLING = 4
 
-# Strokes are lost at that resolution if less than this fraction of the ink is left, and what is left is at most this
-# many pixels wide. Ink of dots, as of dithering, is wider.
+# Strokes were lost at that resolution if less than the fraction `_LOST` of the ink is left, and the rest is at most
+# `_THIN` pixels wide. Ink that consists of dots, as after dithering, is wider.
 _LOST, _THIN = 0.8, 3.0
 
-# There, pixels with this much ink are part of a stroke.
+# In that case, pixels with at least this much ink are part of a stroke.
 _FAINTEST = 0.25
 
 
@@ -31,7 +31,7 @@ def scale_and_centre(ink: np.ndarray, adjust_strokes: bool = True) -> np.ndarray
 
     Args:
         ink: float32 (H, W), 0 to 1, cropped to the digit.
-        adjust_strokes: bring the width of strokes much thinner or thicker than MNIST's close to the usual.
+        adjust_strokes: change the width of strokes that are much thinner or thicker than MNIST's to the nearest usual.
 
     Returns:
         uint8 (28, 28), bright ink on black.
@@ -65,7 +65,7 @@ def stroke_width(mask: np.ndarray) -> float:
 
 
 def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
-    """Return the digit with a stroke width between `THINNEST` and `THICKEST`, unchanged if it has one."""
+    """Return the digit with a stroke width between `THINNEST` and `THICKEST`; unchanged if it has one already."""
     mask = _reduced_mask(ink, _OVERSAMPLING * _DIGIT_SIZE)
     width = stroke_width(mask) / _OVERSAMPLING
     if not mask.any() or THINNEST <= width <= THICKEST:
@@ -73,7 +73,7 @@ def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
     grow = ((THINNEST if width < THINNEST else THICKEST) - width) / 2 * _OVERSAMPLING
     padded = np.pad(mask, math.ceil(max(grow, 0)) + 1)
     to_ink, to_paper = scipy.ndimage.distance_transform_edt(~padded), scipy.ndimage.distance_transform_edt(padded)
-    # The edge moves outwards by `grow`, and is one pixel wide from full ink to paper.
+    # The edge moves outwards by `grow`; from full ink to paper it is one pixel wide.
     moved: np.ndarray = np.clip(to_paper - to_ink + grow + 0.5, 0, 1).astype(np.float32)
     moved_mask = moved >= 0.5
     # Where thinning would leave little, the digit was a blot: better thick than in pieces.
@@ -84,7 +84,7 @@ def _with_usual_strokes(ink: np.ndarray) -> np.ndarray:
 
 
 def _reduced_mask(ink: np.ndarray, longer_side: int) -> np.ndarray:
-    """Scale a digit to the given longer side, bool, and keep strokes that are thinner than a pixel."""
+    """Scale a digit to the given longer side, as a mask, and keep strokes that are thinner than a pixel."""
     mask: np.ndarray = _resize(ink, longer_side, Image.Resampling.BILINEAR) >= 0.5
     ratio = max(ink.shape) / longer_side
     if mask.sum() * ratio**2 >= _LOST * ink.sum() or stroke_width(mask) > _THIN:

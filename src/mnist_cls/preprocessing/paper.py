@@ -10,13 +10,13 @@ _FIT_SIDE = 40
 # Rounds of the robust fit of the paper's brightness.
 _ROUNDS = 9
 
-# Where light changes at once, the paper is estimated on a picture whose shorter side has this many pixels, from what is
-# around a stroke: within a disc of this diameter, which no stroke covers.
+# Where light changes abruptly, the paper is estimated at a resolution of `_LOCAL_SIDE` pixels for the shorter side,
+# from the surroundings of a stroke: a disc with a diameter of `_DISC_SIDE`, which no stroke covers.
 _LOCAL_SIDE, _DISC_SIDE = 48, 9
 _Y, _X = np.mgrid[:_DISC_SIDE, :_DISC_SIDE] - _DISC_SIDE // 2
 _DISC = np.hypot(_Y, _X) <= _DISC_SIDE / 2
 
-# The diameter of the disc as a fraction of the page's shorter side.
+# The diameter of that disc as a fraction of the page's shorter side.
 WIDEST_STROKE = _DISC_SIDE / _LOCAL_SIDE
 
 # Areas with at least this much ink on average are no paper.
@@ -26,10 +26,10 @@ NOT_PAPER = 0.3
 def fit_paper(grey: np.ndarray) -> np.ndarray:
     """Fit the paper's brightness, float32 (H, W), by the polynomial of degree two that most of the page agrees with.
 
-    On simple pages nearly half of the pixels are close to one brightness, which then is the paper's. On others a robust
+    On simple pages nearly half of the pixels have almost the same brightness, which is the paper's. On others, a robust
     fit reduces the weight of outliers in each round (Cauchy's weights). Both start from two values, the median along
-    the border and the most frequent one, and keep the result that more pixels agree with. Pixels at the border and in
-    the corners count more, because ink is rarely there.
+    the border and the most frequent brightness, and keep the result that more pixels agree with. Pixels at the border
+    and in the corners count more, because ink is rarely there.
     """
     height, width = grey.shape
     size = min(width, _FIT_SIDE), min(height, _FIT_SIDE)
@@ -51,9 +51,9 @@ def fit_paper(grey: np.ndarray) -> np.ndarray:
 
 
 def fit_local_paper(grey: np.ndarray) -> tuple[np.ndarray, int]:
-    """Estimate the paper's brightness from the surroundings of each pixel, so that it may change at once.
+    """Estimate the paper's brightness from the surroundings of each pixel, so that it can change abruptly.
 
-    What is narrower than a fifth of the page is ink, and all else is paper: shadows, the desk, objects on the page.
+    What is narrower than a fifth of the page is ink. Everything else is paper: shadows, the desk, objects on the page.
 
     Args:
         grey: uint8 (H, W).
@@ -63,13 +63,13 @@ def fit_local_paper(grey: np.ndarray) -> tuple[np.ndarray, int]:
         sign: 1 if the ink is darker than the paper, -1 if it is lighter.
     """
     small = reduce_locally(grey)
-    padded = np.pad(small, _DISC_SIDE, mode="edge")  # things at the border go on beyond it
+    padded = np.pad(small, _DISC_SIDE, mode="edge")  # as if objects at the border continued beyond it
     inside = (slice(_DISC_SIDE, -_DISC_SIDE),) * 2
     around = scipy.ndimage.median_filter(padded, footprint=_DISC)[inside]
     darker = around - small
     sign = 1 if (darker * np.where(darker > 0, 255 / np.maximum(around, 32), 1)).sum() >= 0 else -1
-    # A closing fills what is darker than its surroundings and narrower than the disc, and an opening what is lighter.
-    # The pixels next to an edge may be as dark as its dark side.
+    # A closing fills what is darker than its surroundings and narrower than the disc, an opening what is lighter.
+    # The pixels next to an edge can be as dark as its dark side.
     paper = sign * scipy.ndimage.grey_closing(sign * padded, footprint=_DISC)[inside]
     paper = sign * scipy.ndimage.minimum_filter(sign * paper, 3)
     size = grey.shape[1], grey.shape[0]
@@ -77,7 +77,7 @@ def fit_local_paper(grey: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def reduce_locally(page: np.ndarray) -> np.ndarray:
-    """Average a page over squares, float32: the resolution at which `fit_local_paper` works."""
+    """Reduce a page by averaging, float32, to the resolution at which `fit_local_paper` works."""
     height, width = page.shape
     ratio = min(1.0, _LOCAL_SIDE / min(height, width))
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
@@ -118,7 +118,7 @@ def _robust_fit(terms: np.ndarray, values: np.ndarray, weights: np.ndarray, star
     """Fit six coefficients by iteratively reweighted least squares; also return the weight of the pixels that agree."""
     residuals = values - start
     coefficients = np.zeros(6)
-    # A constant at first, then a plane, then a curved surface: early on, ink in a corner must not bend the paper.
+    # First a constant, then a plane, then a curved surface: otherwise ink in a corner could bend the paper early on.
     for turn in range(_ROUNDS):
         spread = max(4.0, 32.0 / (turn + 1))
         robust = weights / (1 + (residuals / spread) ** 2)

@@ -1,6 +1,6 @@
-"""How likely a piece of a row is one whole digit, by a perceptron that sees the piece and what is around it.
+"""A perceptron that estimates how likely a piece of a row is one whole digit, from the piece and the ink around it.
 
-A network that tells digits apart is sure of their parts, too: half of an 8 is a 3 to it, and the stem of a 4 a 1.
+A network that classifies digits is also sure of their parts: to it, half of an 8 is a 3, and the stem of a 4 is a 1.
 `scripts/train_pieces.py` trains this perceptron on rows of MNIST's training images and of drawn digits.
 """
 
@@ -16,11 +16,11 @@ from .components import Box
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
-# A view has this many pixels, around the middle of a piece; the row's tallest digit is `_DIGIT` of them high.
+# Height and width of a view in pixels, around the middle of a piece. The row's tallest digit is `_DIGIT` of them high.
 VIEW = 18, 22
 _DIGIT = 14
 
-# Pieces of more pixels than this for the tallest digit are reduced by leaving out pixels.
+# If the tallest digit has more pixels than this, ink is first reduced by skipping pixels, which is fast.
 _FINE = 36
 
 
@@ -28,7 +28,7 @@ def log_likelihoods(ink: np.ndarray, pieces: Sequence[tuple[np.ndarray, Box]], h
     """Return the logarithm of the probability that each piece is one whole digit, float32 (N,).
 
     Args:
-        ink: float32 (H, W), 0 to 1, cropped: that of which the pieces are parts.
+        ink: float32 (H, W), 0 to 1, cropped: the ink that the pieces are parts of.
         pieces: the ink of N pieces, and their boxes in `ink`.
         height: of the row's tallest digit, in pixels.
     """
@@ -42,7 +42,7 @@ def log_likelihoods(ink: np.ndarray, pieces: Sequence[tuple[np.ndarray, Box]], h
 
 
 def views(ink: np.ndarray, pieces: Sequence[tuple[np.ndarray, Box]], height: float) -> np.ndarray:
-    """Return what the perceptron sees of each piece: it, and the ink around it, float32 (N, 2 * 18 * 22), 0 to 1."""
+    """Return what the perceptron sees: each piece and the ink around it, float32 (N, 2 * 18 * 22), 0 to 1."""
     step = max(1, round(height / _FINE))
     scale = _DIGIT * step / height
     around = _reduced(ink[::step, ::step], scale)
@@ -63,7 +63,7 @@ def _reduced(ink: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _paste(ink: np.ndarray, view: np.ndarray, middle: float) -> None:
-    """Copy what fits of ink into a view, with its column `middle` and its middle row in the view's middle."""
+    """Copy ink into a view, as far as it fits, with its column `middle` and its middle row in the view's middle."""
     top, left = round((VIEW[0] - ink.shape[0]) / 2), round(VIEW[1] / 2 - middle)
     part = ink[max(-top, 0) :, max(-left, 0) :][: VIEW[0] - max(top, 0), : VIEW[1] - max(left, 0)]
     view[max(top, 0) :, max(left, 0) :][: part.shape[0], : part.shape[1]] = part

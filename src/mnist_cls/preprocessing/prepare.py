@@ -18,10 +18,10 @@ ImageLike = bytes | FilePage | np.ndarray | Image.Image
 def to_mnist_form(image: Image.Image | np.ndarray) -> np.ndarray:
     """Convert an image of one digit to MNIST's form, step by step as MNIST's makers did (LeCun et al. 1998).
 
-    Convert to grey, with transparent parts removed; find the ink, dark or light, under uneven light; remove rulings,
-    frames and specks; crop to the digit; scale it to 20x20 with its aspect ratio kept, and strokes much thinner or
-    thicker than MNIST's to their width; centre it in 28x28 by its mass. An image in MNIST's form is returned unchanged,
-    and an inverted one is only inverted back.
+    Convert to grey, with paper behind transparent parts; find the ink, dark or light, under uneven light; remove
+    rulings, frames and specks; crop to the digit; scale it to 20x20 with its aspect ratio kept, and strokes much
+    thinner or thicker than MNIST's to a usual width; centre it in 28x28 by its mass. An image in MNIST's form is
+    returned unchanged, and an inverted one is only inverted back.
 
     Args:
         image: of any mode and size; an array is uint8 (H, W), (H, W, 3) or (H, W, 4).
@@ -37,16 +37,17 @@ def to_mnist_form(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def prepare(image: ImageLike, preprocess: str = "auto", split: bool = False) -> Digits:
-    """Find the digit of an image, or the digits of its row, and convert each to MNIST's form.
+    """Find the digit of an image, or the digits of a row, and convert each to MNIST's form.
 
     Args:
         image: the contents of an image file, or a page of it; an array, uint8 (H, W), (H, W, 3) or (H, W, 4); or a
             Pillow image.
-        preprocess: "auto", see `to_mnist_form`; or "none" to take images of 28x28 pixels as they are.
+        preprocess: "auto", see `to_mnist_form`; or "none" to take images of 28x28 pixels as they are, and no others.
         split: look for a row of digits instead of a single one.
 
     Raises:
-        InputError: If it is no image, or shows no digit, or shows several without `split`.
+        InputError: If it is no image, or shows no digit, or shows several without `split`; with "none", if it has
+            another size.
     """
     [result] = prepare_all([image], preprocess, split)
     if isinstance(result, InputError):
@@ -63,8 +64,8 @@ def prepare_all(
     """Prepare many images, see `prepare`, and return an error in place of each that fails.
 
     Errors among `images` are passed on. Images of 28x28 pixels are checked for MNIST's form all at once, which takes a
-    fraction of the time. With `all_cuts`, rows of digits that may touch are cut in all likely ways, for a network to
-    choose, see `Digits.spans`.
+    fraction of the time. With `all_cuts`, rows of digits that may touch are cut in all likely ways, among which a
+    network can choose, see `Digits.spans`.
     """
     results = [_digits_or_small_page(image, preprocess, split) for image in images]
     pages = {index: result for index, result in enumerate(results) if isinstance(result, Page)}
@@ -111,5 +112,5 @@ def _find(page: Page, read: Callable[[int], Page], split: bool) -> Digits | Inpu
         return find_row(page) if split else find_digit(page, read)
     except InputError as error:
         return error
-    except Exception as error:  # whatever this image holds, the others must not suffer
+    except Exception as error:  # an image that breaks the analysis must not affect the others
         return InputError(f"cannot be analysed: {type(error).__name__}: {error}")

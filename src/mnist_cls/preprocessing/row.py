@@ -24,20 +24,22 @@ from .touching import Segment, segments
 
 # All lengths are fractions of the typical height of the row's components.
 
-# Ink whose longer side is at least this long is a digit. Ink lower than `_FLAT` is none, but a dash.
+# Ink whose longer side is at least `_DIGIT` is a digit, unless it is lower than `_FLAT`: then it is a dash.
 _DIGIT = 0.45
 _FLAT = 0.25
 
-# Smaller ink is clearly none: a speck, or a point, which fills most of its bounding box.
+# Ink with a longer side below `_MARK` is a speck. Below `_POINT`, it is a point if it is less than twice as long as
+# wide and fills `_SOLID` of its bounding box.
 _MARK = 0.25
 _POINT = 0.33
 _SOLID = 0.6
 
-# A digit of two pieces has one with a longer side of at least this.
+# A digit that consists of two components has one with a longer side of at least this.
 _PIECE = 0.35
 
-# In between, only what is no plain stroke is a digit: wider than `_WIDE` of its height. A comma or an apostrophe is
-# beside the nearest digit over less than `_BESIDE`. Of anything else one cannot tell.
+# Ink of a size between these: it is a comma, an apostrophe or of another row if it is beside the nearest digit over
+# less than `_BESIDE`; else a small digit if its longer side is at least `_SMALL_DIGIT` and it is wider than `_WIDE` of
+# its own height. Anything else is an error.
 _SMALL_DIGIT = 0.33
 _WIDE = 0.5
 _BESIDE = 0.2
@@ -48,13 +50,13 @@ _FRAGMENT = 0.6
 # The largest distance between a fragment and the digit that it belongs to.
 _NEARBY = 0.15
 
-# The largest distance between two parts of a digit above one another that are no fragments.
+# The largest vertical distance between two parts of a digit that are no fragments.
 _STACKED = 0.3
 
-# A single digit is hardly wider than this.
+# The longer side of a digit, with its fragments, is at most this.
 _WIDEST = 1.05
 
-# Ink next to the digits and at least this many times as thick as their strokes is an object, or a shadow.
+# Ink at the edge of the page that is more than this many times as thick as strokes is an object, or a shadow.
 _THICK = 4.0
 
 _SEVERAL_ROWS = "several rows of digits; expected one"
@@ -70,7 +72,7 @@ def cut_row(ink: np.ndarray) -> list[Segment]:
         The digits from left to right, without the ink of others. Those that may touch are cut in all likely ways.
 
     Raises:
-        InputError: If there are no digits, or several rows, lines around or through them, or ink that may be a digit.
+        InputError: If there are no digits, several rows, lines around or through digits, or ink that may be a digit.
     """
     groups = find_groups(ink)
     tallest = max(box.height for _, box in groups)
@@ -82,15 +84,15 @@ def cut_row(ink: np.ndarray) -> list[Segment]:
 
 
 def find_groups(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
-    """Find the digits of a row: ink that is connected, or one above the other, is one digit, or several that touch.
+    """Group the ink of a row: what is connected, or one above the other, is one digit, or several that touch.
 
-    What is left out is clearly smaller than a digit, or lies above or below the row, or is a line or a dark edge.
+    Ink that is clearly smaller than a digit, above or below the row, a line, or a dark edge is left out.
 
     Args:
         ink: float32 (H, W), 0 to 1.
 
     Returns:
-        For each from left to right its ink without that of others, cropped, and its box.
+        For each group, from left to right, its ink, cropped and without its neighbours', and its box.
 
     Raises:
         InputError: See `cut_row`.
@@ -118,7 +120,7 @@ def find_groups(ink: np.ndarray) -> list[tuple[np.ndarray, Box]]:
 
 
 def _cut_out(ink: np.ndarray, group: list[Component], labels: np.ndarray) -> tuple[np.ndarray, Box]:
-    """Return a group's ink, cropped and without that of others, and its box."""
+    """Return a group's ink, cropped and without its neighbours', and its box."""
     box = bounding_box(group)
     margin = box.longer_side  # more than `cut_out` looks at
     left, top = max(box.left - margin, 0), max(box.top - margin, 0)
@@ -129,7 +131,7 @@ def _cut_out(ink: np.ndarray, group: list[Component], labels: np.ndarray) -> tup
 
 
 def are_stacked(group: list[Component]) -> bool:
-    """Whether components, each high enough for a digit, stand further above one another than broken strokes do."""
+    """Whether two components, each high enough for a digit, have a larger vertical gap than broken strokes have."""
     box = bounding_box(group)
     # A single digit is hardly that slim and broken.
     gap = (0.06 if box.height > 1.7 * box.width else 0.12) * box.height
@@ -143,7 +145,7 @@ def _high_boxes(components: Iterable[Component], least: float) -> list[Box]:
 
 
 def _without_dark_edges(components: list[Component], labels: np.ndarray) -> list[Component]:
-    """Leave out what lies along the edges of the page: dark objects, much thicker than strokes, and thin borders."""
+    """Leave out components at the edges of the page that are much thicker than strokes, or as long as a whole side."""
     height, width = labels.shape
     if len(components) < 2:
         return components
@@ -179,7 +181,7 @@ def _without_underlines(components: list[Component], height: float) -> list[Comp
 
 
 def _group(components: list[Component], height: float) -> list[list[Component]]:
-    """Group components into digits, from left to right; what is far above or below another stays on its own."""
+    """Group components into digits, from left to right; one that is far above or below the others is its own group."""
     groups = []
     for group in group_into_digits(components):
         main = max(group, key=lambda component: component.box.height)
@@ -197,7 +199,7 @@ def _choose_digits(groups: list[list[Component]], height: float) -> list[list[Co
     """Return the groups that are digits, from left to right.
 
     Raises:
-        InputError: If a group is too small for a digit, and too large for a mark.
+        InputError: If there are no digits, several rows, or a group too small for a digit and too large for a mark.
     """
     boxes = [bounding_box(group) for group in groups]
     certain = [box for box in boxes if box.longer_side >= _DIGIT * height and box.height >= _FLAT * height]
@@ -247,7 +249,7 @@ def _check_one_row(digits: list[list[Component]], height: float) -> None:
 def _attach_fragments(groups: list[list[Component]], labels: np.ndarray, height: float) -> list[list[Component]]:
     """Merge ink too low for a digit with the nearest ink, if both fit into one digit.
 
-    Pens skip, and the bar of a 5 often stands apart.
+    Pens skip, and the bar of a 5 is often apart from the rest.
     """
     low = [group for group in groups if bounding_box(group).height < _FRAGMENT * height]
     for component, *_ in sorted(low, key=lambda group: bounding_box(group).height):

@@ -14,10 +14,10 @@ from .pieces import log_likelihoods
 
 # All lengths are fractions of the height of the row's tallest digit.
 
-# Ink narrower than this is one digit, and so is what is one with this logarithm of the probability.
+# Ink is one digit if it is narrower than `_NARROW`, or if its log-likelihood of being one is above `_SURE`.
 _NARROW, _SURE = 0.4, -0.02
 
-# Pieces whose likelihood has a smaller logarithm are left out.
+# Pieces with a smaller log-likelihood are left out.
 _UNLIKELY = -6.0
 
 # Cuts are at least this far apart, and as far from the ends.
@@ -26,27 +26,27 @@ _APART, _FROM_ENDS = 0.1, 0.12
 # A piece that is narrower, wider or lower than this is no digit.
 _NARROWEST, _WIDEST, _LOWEST = 0.12, 1.15, 0.5
 
-# Cuts that are tried, the best ones.
+# Only this many cuts are tried, the best ones.
 _MOST_CUTS = 10
 
-# Cuts are searched for at a resolution of about this many pixels for the height.
+# Cuts are searched for at a resolution of about this many pixels for the height of the tallest digit.
 _SEARCH_HEIGHT = 36
 
-# A cut crosses no more ink than this.
+# A cut crosses ink on at most this fraction of its way.
 _MOST_INK = 0.5
 
-# What a cut costs for each pixel on its way, as a fraction of what ink costs, and for each step to the side.
+# The cost of a cut for each pixel on its way, where a pixel of ink costs 1, and for each step to the side.
 _LENGTH_COST, _SIDE_COST = 0.05, 0.3
 
-# Logarithms of likelihoods: of a cut, because of two readings that are equally good, that with fewer digits is taken;
-# and of the ink that a cut crosses, for each height of it.
+# Log-likelihoods. Of each cut, so that the reading with fewer digits is taken if two are equally good; and of the ink
+# that a cut crosses, for an amount as long as the height.
 _CUT, _CROSSED = -0.2, -0.5
 
-# A digit is seldom wider than this; the logarithm of its likelihood falls with the square of the excess, in this unit.
-# Two digits that touch are wider, and a network reads them as one, sure of itself.
+# A digit is seldom wider than `_WIDE`. Its log-likelihood falls with the square of the excess, in units of `_EXCESS`.
+# Two digits that touch are wider, but a network reads them as one with high confidence.
 _WIDE, _EXCESS = 0.95, 0.1
 
-# What is left of a neighbour beside the cut: components with less than this fraction of the piece's pixels.
+# Components with less than this fraction of the piece's pixels are remnants of a neighbour beside the cut.
 _REMNANT = 0.08
 
 
@@ -56,9 +56,9 @@ class Segment(NamedTuple):
     Attributes:
         ink: float32 (H, W), 0 to 1, cropped.
         box: its bounding box.
-        start: number of the cut on its left; those of a row are numbered from left to right, 0 being its start.
+        start: number of the cut on its left. The cuts of a row are numbered from left to right; 0 is its start.
         end: number of the cut on its right.
-        prior: logarithm of its likelihood by its form, and the ink that its right cut crosses, up to a constant.
+        prior: log-likelihood of its shape and of its right cut, up to a constant.
     """
 
     ink: np.ndarray
@@ -68,14 +68,14 @@ class Segment(NamedTuple):
     prior: float = 0.0
 
     def moved(self, left: int, top: int, first: int) -> "Segment":
-        """Return it with its box moved by these pixels, and its cuts counted from another number."""
+        """Return the segment with its box moved by `left` and `top` pixels, and `first` added to its cuts' numbers."""
         x, y, right, bottom = self.box
         box = Box(x + left, y + top, right + left, bottom + top)
         return Segment(self.ink, box, self.start + first, self.end + first, self.prior)
 
 
 def segments(ink: np.ndarray, height: float) -> list[Segment]:
-    """Return connected ink, and where it may be several digits, its pieces in all likely ways; the whole comes first.
+    """Return connected ink as a segment; if it may be several digits, followed by its pieces, cut in all likely ways.
 
     Args:
         ink: float32 (H, W), 0 to 1, cropped.
@@ -115,17 +115,17 @@ def candidates(ink: np.ndarray, height: float) -> list[Segment]:
 
 
 def best_way(spans: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Find the way from a row's first cut to its last with the highest sum of scores; return its segments in order.
+    """Find the path from a row's first cut to its last with the highest sum of scores; return its segments in order.
 
     Args:
-        spans: int (K, 2), the numbers of the cuts on the left and right of each segment; at least one way leads from 0
-            to the last.
-        scores: float (K,), logarithms of likelihoods.
+        spans: int (K, 2), the numbers of the cuts on the left and right of each segment; at least one path must lead
+            from 0 to the last.
+        scores: float (K,), log-likelihoods.
     """
     if len(spans) == spans.max(initial=0) and (np.diff(spans) == 1).all():  # nothing to choose
         return list(range(len(spans)))
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-    # Segments that start at a cut come after all those that end there.
+    # In this order, all segments that end at a cut come before those that start there.
     for index in np.argsort(spans[:, 0], kind="stable").tolist():
         start, end = spans[index].tolist()
         if start in best:
@@ -140,9 +140,9 @@ def _by_width(width: float) -> float:
 
 
 def _cuts(ink: np.ndarray, height: float) -> list[np.ndarray]:
-    """Find the paths from top to bottom that cross least ink, from left to right; int (H,) each, columns by row.
+    """Find the paths from top to bottom that cross the least ink, from left to right; int (H,) each, columns by row.
 
-    They may slant, as digits do: dynamic programming finds the best path through each pixel of the middle row.
+    Paths can slant, as digits do: dynamic programming finds the best path through each pixel of the middle row.
     """
     step = max(1, round(height / _SEARCH_HEIGHT))
     small = ink[step // 2 :: step, step // 2 :: step]

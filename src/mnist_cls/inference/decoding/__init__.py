@@ -1,1 +1,1 @@
-"""From the contents of inputs to batches of images in MNIST form."""
+"""From the contents of inputs to batches of images in MNIST's form."""

@@ -1,4 +1,4 @@
-"""From a source to batches for the network, which are the same whether a run was interrupted or not."""
+"""From a source to batches for the network. A resumed run has the same batches as an uninterrupted one."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ class Batch:
 def batches_of(
     source: Source, decoders: Decoders, earlier: Progress = Progress(), size: int | None = None
 ) -> Iterator[Batch]:
-    """Decode a source in batches of `size` inputs, by default `source.batch_size`, without those of an `earlier` run.
+    """Decode a source in batches of `size` inputs, by default `source.batch_size`, after those of an `earlier` run.
 
     Raises:
         InputError: If the first inputs are not those of the earlier run, or the source cannot be read.
@@ -58,7 +58,7 @@ class NamesDigest:
         self._hash = hashlib.sha256()
 
     def add(self, names: Iterable[str]) -> str:
-        """Return the digest of all names so far and these."""
+        """Add names; return the digest of all names so far."""
         self._hash.update("\0".join([*names, ""]).encode())
         return self._hash.hexdigest()
 
@@ -76,7 +76,7 @@ def _skip(blocks: Iterator[InputBlock], earlier: Progress, digest: NamesDigest) 
     if left or found != earlier.names:
         raise InputError(
             f"resume=true: the first {earlier.inputs:,} inputs are not those of the earlier run;"
-            " leave out resume=true to start anew"
+            " leave out resume=true to start from the beginning"
         )
     return itertools.chain(rest, blocks)
 

@@ -29,7 +29,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         images: uint8 (M, 28, 28).
-        counts: N numbers of images; 1 each without splitting, where the image of an input with an error is all zeros.
+        counts: N numbers of images. Without `split` each is 1, and the image of an input with an error is all zeros.
         boxes: int32 (M, 4), the position of each image in its input: left, top, right, bottom.
         spans, priors: int32 (M, 2) and float32 (M,), the ways of cutting rows of digits, see `Digits`.
         errors: N reasons why there is no image, None for readable inputs.
@@ -68,9 +68,9 @@ def concatenate(parts: Sequence[Decoded]) -> Decoded:
 
 
 def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded:
-    """Bring inputs into MNIST's form, see `prepare`; each is taken when the one before it has been read.
+    """Convert inputs to MNIST's form, see `prepare`. Whatever is wrong with an input becomes its error.
 
-    Whatever is wrong with one becomes its error.
+    `contents` is consumed lazily: each content is requested when the one before it has been read.
     """
     found = prepare_all(map(_load, contents), preprocess, split, all_cuts=True)
     count = int(not split)
@@ -92,9 +92,9 @@ def decode(contents: Iterable[Content], preprocess: str, split: bool) -> Decoded
 
 
 def undecoded(block: InputBlock, preprocess: str, split: bool) -> tuple[list[Content], Callable[[Decoded], Decoded]]:
-    """Return what has to be decoded of a block, and a function from its images to those of the whole block.
+    """Return the contents of a block that have to be decoded, and a function from their images to the block's images.
 
-    Often all contents have to be decoded, but of an array in MNIST's form none.
+    Images of an array that are in MNIST's form already are not decoded.
     """
     contents = block.contents
     if contents is None:
@@ -145,7 +145,7 @@ def _load(content: Content) -> ImageLike | InputError:
         kind = next((kind for start, kind in _ARCHIVES.items() if image.startswith(start)), None)
         if kind is not None or image[257:262] == b"ustar":
             return InputError(
-                f"not an image but an archive ({kind or 'tar'}); name it as the input to read what it holds"
+                f"not an image but an archive ({kind or 'tar'}); pass it as the input to read its contents"
             )
     return image
 

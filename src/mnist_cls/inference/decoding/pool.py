@@ -34,17 +34,17 @@ from .decode import NOTHING, Decoded, concatenate, decode, undecoded
 # A process that takes longer for one image is stopped.
 SECONDS = 30
 
-# Blocks and bytes that are read ahead: blocks for each process, bytes for all.
+# Blocks that are read ahead for each process, and bytes for all of them.
 _BLOCKS_AHEAD, _BYTES_AHEAD = 16, 128_000_000
 
-# Inputs that are worth another process.
+# Number of inputs for each process that is started, up to one process for each core.
 _INPUTS_EACH = 64
 
-# Images in memory that are analysed sooner than a process has started: their number, and the pixels of all. Files are
-# not among them, whatever it costs: a broken one may take the process with it.
+# Up to this many images in memory, with this many pixels in all, are analysed in less time than a process takes to
+# start. Files always go to another process, because a broken one can crash its decoder.
 _FEW_IMAGES, _FEW_PIXELS = 8, 200_000
 
-# Where processes cannot be forked, starting one takes as long as decoding some thousand images.
+# Where processes cannot be forked, starting one takes as long as decoding some thousand images; fewer are decoded here.
 _WORTH_SPAWNING = 2000
 
 # Held while a process starts or ends, so that none inherits a pipe that is only half set up, and no thread collects the
@@ -53,16 +53,16 @@ _STARTING = threading.Lock()
 
 
 class Decoders:
-    """Processes that decode; a context manager. They start when they are needed: arrays in MNIST's form need none.
+    """A context manager with processes that decode. They start when they are needed: arrays in MNIST's form need none.
 
-    They are forked where that is possible, so that they need no imports of their own. They never call PyTorch, whose
-    threads do not survive a fork.
+    On Linux they are forked, so that they need no imports of their own. They never call PyTorch, whose threads do not
+    survive a fork.
 
     Args:
-        preprocess: see `prepare`, as for `split`.
-        split: whether images are rows of digits.
-        most: largest number of processes; None for one for each core.
-        count: number of inputs that will follow; None if it is unknown.
+        preprocess: see `prepare`.
+        split: whether images show rows of digits, see `prepare`.
+        most: maximum number of processes; None: one for each core.
+        count: number of inputs that will follow; None if unknown.
     """
 
     def __init__(self, preprocess: str, split: bool, most: int | None = None, count: int | None = None) -> None:
@@ -72,9 +72,9 @@ class Decoders:
         self._threads: ThreadPoolExecutor | None = None
 
     def start(self, count: int | None) -> None:
-        """Start as many processes as `count` inputs are worth; None if there are many."""
+        """Start as many processes as `count` inputs need; None, an unknown number, starts the maximum."""
         forks = sys.platform == "linux"
-        is_daemon = multiprocessing.current_process().daemon  # which may have no processes of its own
+        is_daemon = multiprocessing.current_process().daemon  # a daemon process cannot have children
         if self._workers or is_daemon or not (forks or count is None or count >= _WORTH_SPAWNING):
             return
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -86,7 +86,7 @@ class Decoders:
             for _ in range(most):
                 self._workers.append(_Worker(context, self.preprocess, self.split))
                 self._idle.put(self._workers[-1])
-        # Each thread waits for one process, and gives it the next block at once, whatever the main thread does.
+        # Each thread waits for one process and hands it the next block at once, even while the main thread is busy.
         self._threads = ThreadPoolExecutor(most)
 
     def __enter__(self) -> "Decoders":
@@ -106,7 +106,7 @@ class Decoders:
         return len(self._workers)
 
     def submit(self, contents: list[Content]) -> Future[Decoded]:
-        """Decode in a process, as soon as one is idle; raise a RuntimeError if none has been started."""
+        """Decode in a process as soon as one is idle; raise a RuntimeError if none has been started."""
         if self._threads is None:
             raise RuntimeError("no decoder has been started")
         return self._threads.submit(self._decode, contents)
@@ -121,7 +121,7 @@ class Decoders:
             if more and (has_room or not pending):
                 try:
                     block = next(remaining, None)
-                except Exception as error:  # raised when the blocks before it have been yielded
+                except Exception as error:  # raised after the earlier blocks have been yielded
                     block, failure = None, error
                 if block is None:
                     more = False
@@ -166,7 +166,7 @@ class _Worker:
 
     Args:
         context: how processes are started.
-        options: the last arguments of `decode`.
+        options: `preprocess` and `split`, see `decode`.
     """
 
     def __init__(self, context: Any, *options: Any) -> None:
@@ -179,8 +179,8 @@ class _Worker:
         arguments = other_end, self._connection, os.getpid(), *self._options
         self._process = self._context.Process(target=_work, args=arguments, daemon=True)
         with warnings.catch_warnings():
-            # Python warns of forks in a process with threads: the child could wait for a lock that none of its threads
-            # holds. Decoders take no locks of PyTorch's.
+            # Python warns about forking a process with threads: the child could wait for a lock that none of its
+            # threads holds. Decoders take no locks of PyTorch.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
         other_end.close()
@@ -220,12 +220,12 @@ def _work(connection: Connection, other_end: Connection, parent: int, preprocess
     _close_inherited(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.disable()  # a decoder's death is reported in a row,
-    warnings.simplefilter("ignore")  # and so is a broken file
-    keep_freed_memory()  # or a seventh of the time for a photo goes into the kernel's new pages
+    faulthandler.disable()  # a crash of the decoder is reported in the input's row
+    warnings.simplefilter("ignore")  # so is a broken file
+    keep_freed_memory()  # otherwise a seventh of the time for a photo is spent on new pages from the kernel
     alarm = getattr(signal, "alarm", lambda seconds: None)
     if hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even within a decoder's C code
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside C code
 
     def check_parent() -> None:
         if os.getppid() != parent:
@@ -239,7 +239,7 @@ def _work(connection: Connection, other_end: Connection, parent: int, preprocess
 
     with contextlib.suppress(EOFError, OSError):
         while True:
-            # Processes that were forked later hold the other end open, too, so that a dead parent may not close it.
+            # Processes that were forked later also hold the other end open, so it can stay open after the parent died.
             while not connection.poll(1):
                 check_parent()
             decoded = decode(watched(connection.recv()), preprocess, split)
@@ -248,13 +248,13 @@ def _work(connection: Connection, other_end: Connection, parent: int, preprocess
 
 
 def _close_inherited(connection: Connection) -> None:
-    """Close whatever a forked process holds open for its parent: the clients of a server would not see it hang up."""
-    gc.freeze()  # or garbage of the parent's could close a number a second time, when it is that of another file
+    """Close the files that a forked process inherited: a server's clients would not see it close their connections."""
+    gc.freeze()  # otherwise the parent's garbage could later close a descriptor that another file has by then
     with contextlib.suppress(OSError):  # no /proc, as on systems where nothing is forked
         for path in Path("/proc/self/fd").iterdir():
             number = int(path.name)
             if number > 2 and number != connection.fileno():
-                with contextlib.suppress(OSError):  # the listing itself was one of them
+                with contextlib.suppress(OSError):  # the descriptor of this listing, closed by now
                     os.close(number)
 
 
@@ -264,4 +264,4 @@ def _cause(exit_code: int | None) -> str:
     name = signal.Signals(-exit_code).name
     if name == "SIGALRM":
         return f"its decoder was stopped after {SECONDS} s"
-    return f"its decoder died by {name}" + (": was memory short?" if name == "SIGKILL" else "")
+    return f"its decoder was killed by {name}" + ("; was memory short?" if name == "SIGKILL" else "")

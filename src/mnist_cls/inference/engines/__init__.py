@@ -1,1 +1,1 @@
-"""What computes the forward pass of a prediction."""
+"""Engines: what computes the forward pass of a prediction."""

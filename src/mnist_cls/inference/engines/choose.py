@@ -1,4 +1,4 @@
-"""What an engine is, and which one computes a prediction. PyTorch is imported only when an engine needs it."""
+"""The interface of an engine, and the choice of one. PyTorch is imported only when an engine needs it."""
 
 import contextlib
 import ctypes
@@ -35,14 +35,14 @@ class Engine(Protocol):
         """Compute probabilities, float32 (B, 10), for images in MNIST's form, uint8 (B, 28, 28).
 
         Raises:
-            MemoryError: If the batch does not fit into memory; a smaller one may.
+            MemoryError: If the batch does not fit into memory; a smaller one might.
         """
 
 
 def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> Engine:
     """Load the checkpoint, or the given network, into the engine that `options` name.
 
-    "auto" is PyTorch on a GPU, if there is one, else ONNX Runtime, and PyTorch for what has no ONNX file.
+    "auto" is PyTorch if there is a GPU; else ONNX Runtime for weights with an ONNX file, and PyTorch for others.
 
     Raises:
         InputError: If the network cannot be loaded, is no classifier, or the engine does not support what the options
@@ -60,7 +60,7 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
     if eager.device != "cpu" or eager.options:
         conflict = f"device={eager.device}" if eager.device != "cpu" else "early_exit=true"
         raise InputError(f"engine={options.engine} does not support {conflict}; use engine=eager")
-    eager(np.zeros((1, SIZE, SIZE), np.uint8))  # says so if the network is no classifier
+    eager(np.zeros((1, SIZE, SIZE), np.uint8))  # raises an InputError if the network is no classifier
     if options.engine == "onnx":
         return _exported(eager)
     from .int8 import calibration_images, int8_network
@@ -70,7 +70,7 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
 
 
 def load_detector(options: PredictOptions) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the autoencoder that `options` name, as `load_engine` does: uint8 (B, 28, 28) to bool (B,)."""
+    """Load the autoencoder that `options` name, as `load_engine` does: uint8 (B, 28, 28) -> is_digit, bool (B,)."""
     checkpoint = DETECTOR if options.is_digit is True else str(options.is_digit)
     if _prefers_onnx(options):
         network = _onnx_network(find_checkpoint(checkpoint))
@@ -82,14 +82,14 @@ def load_detector(options: PredictOptions) -> Callable[[np.ndarray], np.ndarray]
 
 
 def _prefers_onnx(options: PredictOptions) -> bool:
-    """Return whether ONNX Runtime is to compute what has an ONNX file."""
+    """Return whether ONNX Runtime should run the networks that have an ONNX file."""
     if options.engine not in ("auto", "onnx"):
         return False
     return options.device == "cpu" or (options.device == "auto" and not _has_gpu())
 
 
 def _onnx_networks(options: PredictOptions) -> Sequence[Network]:
-    """Return the networks of all checkpoints in ONNX Runtime; none if one of them needs PyTorch."""
+    """Load the ONNX files of all checkpoints; return an empty list if one of them needs PyTorch."""
     if options.model_file is not None:
         return []
     networks = [_onnx_network(find_checkpoint(one)) for one in each(options.checkpoint)]
@@ -98,16 +98,16 @@ def _onnx_networks(options: PredictOptions) -> Sequence[Network]:
 
 
 def _onnx_network(weights: Path) -> Network | None:
-    """Return the network of a checkpoint in ONNX Runtime, if it has an ONNX file; of a finished run make one."""
+    """Load the ONNX file of a checkpoint, or return None if it has none. A finished run gets one here."""
     network = read_beside(weights)
     path = onnx_beside(weights)
     if network is None and weights.suffix == ".safetensors" and (weights.parent / _FINISHED).is_file():
         from ..export import export_model
 
-        # A network that cannot be exported, or a folder that cannot be written: PyTorch, as for other checkpoints.
+        # If the network cannot be exported, or the folder is read-only, PyTorch is used as for other checkpoints.
         with contextlib.suppress(InputError, OSError):
             export_model(path, weights)
-            print(f"made {path}, once for these weights: they will be loaded without PyTorch", file=sys.stderr)
+            print(f"created {path}: predictions with these weights need no PyTorch from now on", file=sys.stderr)
             network = read_beside(weights)
     return network
 

@@ -21,13 +21,13 @@ _PROCESS = os.getpid()
 
 
 def _stay_alive_after_fork() -> None:
-    """Use one thread in a forked process, where PyTorch would wait forever for the threads that it had."""
+    """Use one thread in a forked process, where PyTorch would wait forever for threads of the parent."""
     if os.getpid() != _PROCESS:
         torch.set_num_threads(1)
 
 
 class _OnDevice:
-    """A network on a device, from NumPy to NumPy; it moves to the CPU when not even one image fits on the device."""
+    """A network on a device, from NumPy to NumPy. It moves to the CPU if not even one image fits on the device."""
 
     def __init__(self, network: nn.Module, device: str) -> None:
         self.device = str(find_device(device))
@@ -42,7 +42,7 @@ class _OnDevice:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         _stay_alive_after_fork()
         try:
-            # PyTorch takes no read-only arrays, such as memory-mapped ones, and none with negative strides.
+            # PyTorch warns about read-only arrays, such as memory-mapped ones, and takes none with negative strides.
             batch = torch.from_numpy(np.require(images, requirements=["C", "W"]))
             result: np.ndarray = self.compute(normalize(batch.to(self.device))).cpu().numpy()
             return result
@@ -51,7 +51,7 @@ class _OnDevice:
                 raise
             if len(images) > 1 or self.device == "cpu":
                 raise MemoryError(str(error)) from error
-        # Outside of the except block, because the traceback holds the tensors of the failed attempt.
+        # Outside of the except block, because there the traceback keeps the tensors of the failed attempt alive.
         print(f"out of memory with a single image on {self.device}: moving to the CPU", file=sys.stderr)
         self.device = "cpu"
         self.network = self.network.to(self.device)
@@ -80,7 +80,7 @@ class EagerEngine(_OnDevice):
 
 
 def load_network(options: PredictOptions, network: nn.Module | None = None) -> nn.Module:
-    """Return the classifier that is to predict: `network`, or that of the checkpoint.
+    """Return the classifier: `network` if it is given, else the checkpoint's.
 
     Raises:
         InputError: If the checkpoint or the model file cannot be loaded, or the network is an autoencoder.
@@ -92,7 +92,9 @@ def load_network(options: PredictOptions, network: nn.Module | None = None) -> n
     elif options.shifts:
         network = Average([network], options.shifts)
     if isinstance(network, _Reconstructs):
-        raise InputError("an autoencoder tells digits from other images, not which digit one is; use it as is_digit=")
+        raise InputError(
+            "an autoencoder says whether an image shows a digit, not which one; pass it as is_digit= instead"
+        )
     return network
 
 
@@ -102,10 +104,10 @@ class _Reconstructs(Protocol):
 
 
 class EagerDetector(_OnDevice):
-    """An autoencoder, by default the packaged one, whose reconstruction error tells digits from other images.
+    """An autoencoder whose reconstruction error tells digits from other images.
 
     Raises:
-        InputError: If the checkpoint is not that of an autoencoder, or its threshold was never set.
+        InputError: If the checkpoint does not hold an autoencoder, or its threshold was never set.
     """
 
     def __init__(self, checkpoint: str | Path, device: str) -> None:
@@ -119,7 +121,7 @@ class EagerDetector(_OnDevice):
         self.reconstruction_error = network.reconstruction_error
 
     def compute(self, x: Tensor) -> Tensor:
-        """Normalized float32 (B, 1, 28, 28) -> whether each is a digit, bool (B,); with an error of NaN it is not."""
+        """Normalized float32 (B, 1, 28, 28) -> whether each is a digit, bool (B,): False if the error is NaN."""
         return self.reconstruction_error(x) <= self.network.get_buffer("threshold")
 
 
@@ -136,5 +138,5 @@ def find_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()  # nothing can be computed on "meta"
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error)
-        raise InputError(f"device={name}: {reason}; use device=cpu, or device=auto to take what is there") from error
+        raise InputError(f"device={name}: {reason}; use device=cpu, or device=auto for a GPU if any") from error
     return torch.device("cpu") if device.type == "cpu" else device

@@ -22,10 +22,10 @@ from ...errors import InputError, first_line
 from ...files import expand
 from ...models.average import Average
 
-# Number of images that calibrate each layer's range; on as many others the labels are compared.
+# Number of images that calibrate each layer's range, and of others on which the labels are compared.
 CALIBRATION = 1000
 
-# Fraction of these that must keep their label.
+# Fraction of the latter that must keep their label.
 _SAME_LABELS = 0.998
 
 
@@ -97,7 +97,7 @@ class _Float(nn.Module):
 
 
 class _PoolUint8(TorchFunctionMode):
-    """Max pooling of uint8 values; PyTorch's own kernel takes tiny images only."""
+    """Max pooling of uint8 values; PyTorch's own kernel only supports tiny images."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -142,13 +142,13 @@ class _Int8Network(nn.Module):
 def int8_network(network: nn.Module, images: Tensor) -> nn.Module:
     """Return an 8-bit copy of a network.
 
-    All convolutions and linear layers are replaced but the one that computes the logits. Where the layers between them
+    All convolutions and linear layers are replaced, except the one that computes the logits. If the layers between them
     (ReLU, max pooling, flattening, dropout) can work on integers, values stay uint8 from layer to layer.
 
     Args:
-        network: in evaluation mode, on the CPU; computes logits (B, 10). Of an `Average` each member is replaced.
-        images: of the kind that the network was trained on, uint8 (N, 28, 28): the first 1,000, or half of fewer,
-            calibrate the ranges, as many others show whether the labels stay the same.
+        network: in evaluation mode, on the CPU; computes logits (B, 10). In an `Average`, each member is replaced.
+        images: of the kind that the network was trained on, uint8 (N, 28, 28). The first 1,000, or the first half if
+            there are fewer than 2,000, calibrate the ranges; on the next as many the labels are compared.
 
     Raises:
         InputError: If too many labels change, or the network or this processor does not support 8 bits.
@@ -176,7 +176,7 @@ def int8_network(network: nn.Module, images: Tensor) -> nn.Module:
 def calibration_images(checkpoint: Checkpoint) -> Tensor:
     """Return the training images of the dataset that a checkpoint was trained on, uint8 (N, 28, 28).
 
-    For a user's own digits, which have MNIST's form, these are MNIST's.
+    For a dataset of a user's own digits, which are in MNIST's form, these are MNIST's training images.
 
     Raises:
         InputError: If the checkpoint's provenance is not what `train` writes, or the dataset cannot be loaded.
@@ -193,7 +193,7 @@ def calibration_images(checkpoint: Checkpoint) -> Tensor:
 
 
 def _ranges(network: nn.Module, x: Tensor) -> list[_Range]:
-    """Return the layers' ranges for the images `x`, in the order in which the layers run."""
+    """Return the layers' ranges for normalized images `x`, (B, 1, 28, 28), in the order in which the layers run."""
     found: list[_Range] = []
     handles = []
     for name, layer in network.named_modules():

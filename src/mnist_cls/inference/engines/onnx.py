@@ -9,7 +9,7 @@ from ..onnx_file import Network
 
 
 class OnnxEngine:
-    """Networks in ONNX Runtime whose probabilities are averaged, also over shifted images, as `models.Average` does.
+    """Networks in ONNX Runtime. Averages their probabilities, also over shifted images, as `models.Average` does.
 
     Args:
         networks: from `images`, uint8 (B, 28, 28), to `probabilities`, float32 (B, 10).

@@ -1,6 +1,6 @@
-"""Rows as bytes: CSV, JSON lines, Parquet, and the probabilities alone as `.npy`.
+"""Output formats: CSV, JSON lines, Parquet, and the probabilities alone as `.npy`.
 
-Each is written by appending batch after batch, so that the rows of an interrupted run can be kept.
+Each file is written by appending batch after batch, so that the rows of an interrupted run can be kept.
 """
 
 import csv
@@ -54,7 +54,7 @@ def csv_format(columns: list[str]) -> Format:
 
 
 def kaggle_format(columns: list[str]) -> Format:
-    """CSV as Kaggle's competition "Digit Recognizer" takes it: numbers from 1, and labels, empty in error rows."""
+    """CSV as Kaggle's competition "Digit Recognizer" takes it: row numbers from 1, and labels, empty in error rows."""
     if "label" not in columns:
         raise InputError("format=kaggle and split=true exclude each other; leave one of them out")
 
@@ -62,7 +62,7 @@ def kaggle_format(columns: list[str]) -> Format:
         if (name := next(iter(rows.columns["path"]), str(before))) != str(before):
             raise InputError(
                 f"format=kaggle numbers the rows of a table or an array, but these images have names, such as {name};"
-                " leave it out"
+                " leave out format=kaggle"
             )
         return _csv(enumerate(rows.columns["label"], before + 1))
 
@@ -71,14 +71,15 @@ def kaggle_format(columns: list[str]) -> Format:
 
 def _csv(rows: Any) -> bytes:
     text = io.StringIO(newline="")
-    # The writer quotes cells that contain a character of the line's end; with "\n" alone it would forget "\r".
+    # The csv module quotes cells that contain a character of the line terminator. With "\n" alone, it would leave cells
+    # with "\r" unquoted.
     csv.writer(text, lineterminator=_LINE_END).writerows(rows)
     return text.getvalue().replace(_LINE_END, "\n").encode()
 
 
 def _csv_rows(rows: Rows) -> Iterator[tuple[Any, ...]]:
     columns = dict(rows.columns)
-    # Spreadsheets run cells that begin like this as formulas; "./" before it does not change a path's meaning.
+    # Spreadsheets run cells that begin with these characters as formulas. A leading "./" does not change a path.
     columns["path"] = [f"./{path}" if re.match(r"[=+\-@\t\r]", path) else path for path in columns["path"]]
     for name in columns.keys() & {"confidences", "boxes"}:
         columns[name] = [None if value is None else json.dumps(value) for value in columns[name]]
@@ -99,7 +100,7 @@ def jsonl_format(columns: list[str]) -> Format:
 def npy_format(columns: list[str]) -> Format:
     """The probabilities alone, float32 (N, 10), NaN in error rows."""
     if "reading" in columns:
-        raise InputError("output: a .npy holds ten probabilities a row, no readings; use .csv, .jsonl or .parquet")
+        raise InputError("output: a .npy holds probabilities, not readings; use .csv, .jsonl or .parquet")
 
     def final_header(size: int) -> bytes:
         header, shape = io.BytesIO(), ((size - _NPY_HEADER) // (4 * CLASSES), CLASSES)
@@ -140,7 +141,7 @@ def record_batch(rows: Rows, schema: "pa.Schema") -> "pa.RecordBatch":
 
 
 def parquet_format(columns: list[str]) -> Format:
-    """Parquet. Such a file cannot be appended to: until the end, the rows are kept as Arrow record batches."""
+    """Parquet. It cannot be appended to, so the rows are kept as Arrow record batches until the end."""
     schema = parquet_schema(columns)
 
     def encode(rows: Rows, before: int) -> bytes:
@@ -151,13 +152,13 @@ def parquet_format(columns: list[str]) -> Format:
 
 
 def _to_parquet(written: BinaryIO, target: Path, schema: "pa.Schema") -> None:
-    """Write tables of `ROW_GROUP` rows each, the last one of fewer, so that the same rows make the same file."""
+    """Write row groups of `ROW_GROUP` rows, so that the same rows make the same file, whatever their batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     size, held = written.seek(0, io.SEEK_END), schema.empty_table()
     written.seek(0)
-    # Opened here, because Arrow takes no path that is not UTF-8.
+    # Opened here, because Arrow does not accept a path that is not UTF-8.
     with target.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
         while written.tell() < size:
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(written), schema)

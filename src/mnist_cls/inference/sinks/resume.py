@@ -1,4 +1,4 @@
-"""What resuming has in common, whether the output is one file or a folder of shards."""
+"""Resuming: what an output of one file and a folder of shards have in common."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def open_locked(path: Path, output: Path) -> int:
     except OSError as error:
         raise type(error)(error.errno, f"cannot be written ({error.strerror})", str(output)) from error
     if lock(descriptor):
-        # Between our opening and our locking it, the run that held it may have renamed or removed it.
+        # Between opening and locking it, the run that held the lock may have renamed or removed the file.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
@@ -37,11 +37,10 @@ def open_locked(path: Path, output: Path) -> int:
 
 
 def check_same_run(output: Path, earlier: Mapping[str, Any], run: Mapping[str, Any], otherwise: str) -> None:
-    """Check that a run may continue the work of an earlier one: that both have the same `PredictOptions.identity`.
+    """Check that a run can continue an earlier one: that both have the same identity, see `PredictOptions.identity`.
 
     Raises:
-        InputError: If they differ. The message names the first difference, and how to start from the beginning
-            (`otherwise`).
+        InputError: If they differ. The message names the first difference, and the alternative `otherwise`.
     """
     for key, value in run.items():
         if earlier.get(key) != value:

@@ -11,10 +11,10 @@ from ..decoding.batches import Batch
 
 
 class ImageFolder:
-    """A folder of 28x28 PNGs, named by the row's number, from 0, and the input: `000000012_name.png`.
+    """A folder of 28x28 PNGs, named by the number of the row, from 0, and the input: `000000012_name.png`.
 
-    With `split`, each digit of a row of digits has its own: `000000012_name_0.png`, `000000012_name_1.png`, ... Inputs
-    with an error have none. A file appears when it is complete.
+    With `split`, each digit has a file of its own: `000000012_name_0.png`, `000000012_name_1.png`, ... Inputs with an
+    error have none. A file appears when it is complete.
     """
 
     def __init__(self, folder: str | Path, split: bool) -> None:
@@ -22,7 +22,7 @@ class ImageFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, first: int, batch: Batch) -> None:
-        """Write the images of a batch whose first row has the number `first`."""
+        """Write the images of a batch; `first` is the number of its first row."""
         temporary = self.folder / f".unfinished-{os.getpid()}.png"
         images = iter(batch.decoded.images)
         inputs = zip(batch.names, batch.decoded.counts, batch.decoded.errors, strict=True)

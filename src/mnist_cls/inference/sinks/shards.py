@@ -17,13 +17,13 @@ from .resume import announce_kept, check_same_run, open_locked
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Inputs of a shard: at most some seconds of work, so that little has to be repeated when a worker dies.
+# Number of inputs in a shard: some seconds of work at most, so that little has to be repeated when a worker dies.
 PART_SIZE = 8192
 
-# A shard ends, too, with this many bytes of encoded images: all of it is held in memory.
+# A shard also ends after this many bytes of encoded images, because all of it is held in memory.
 _SHARD_BYTES = 64_000_000
 
-# The file that says that all shards are there. Readers of Parquet folders skip names with an underscore.
+# This file appears when all shards are there. Readers of Parquet folders skip names that begin with an underscore.
 COMPLETE = "_SUCCESS"
 
 # The key of a shard's own metadata in its file: its number, the run that wrote it, and its counts.
@@ -44,7 +44,7 @@ class Shard(NamedTuple):
 
 
 def shards_of(source: Source, size: int) -> Iterator[Shard]:
-    """Cut a source into shards of `size` inputs, rounded up to whole batches; the same source always the same way."""
+    """Cut a source into shards of `size` inputs, rounded up to whole batches; the same source gives the same shards."""
     number, count, held = 0, 0, 0
     blocks: list[InputBlock] = []
     for block in cut(source.blocks(0), source.batch_size):
@@ -128,7 +128,7 @@ def check_complete(folder: Path, shards: dict[int, Progress]) -> None:
     missing = sorted(number for number in shards if shard_name(number) not in present)
     if missing:
         raise InputError(
-            f"{folder}: {len(missing)} parts were written but are not here, {shard_name(missing[0])} first;"
+            f"{folder}: {len(missing)} parts were written but are missing here, the first is {shard_name(missing[0])};"
             " expected a folder that all machines of the cluster share"
         )
 

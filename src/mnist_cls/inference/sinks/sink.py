@@ -13,7 +13,7 @@ from ..rows import COLUMNS, Rows
 from .formats import FORMATS, Format, kaggle_format
 from .partial_file import open_partial_file
 
-# Rows that are shown on a screen.
+# Maximum number of rows shown on the screen.
 SCREEN_ROWS = 50
 
 # Values that are shown in red.
@@ -25,15 +25,15 @@ class Sink(Protocol):
     """Takes rows, batch by batch."""
 
     def resume(self, run: dict[str, Any]) -> Progress:
-        """Return how far an interrupted run came that is to be resumed.
+        """Return the progress of the interrupted run that this one resumes; all zeros if there is none.
 
         Args:
-            run: what identifies this run, see `PredictOptions.identity`; that of the interrupted one must be equal.
+            run: identity of this run, see `PredictOptions.identity`; the interrupted run's must be equal.
         """
         return Progress()
 
     def write(self, rows: Rows, progress: Progress) -> None:
-        """Take the rows of the next inputs, and the progress with them."""
+        """Write the rows of the next inputs; `progress` includes them."""
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def open_sink(
     resume: bool = False,
     format: str | None = None,
 ) -> Iterator[Sink]:
-    """Open what rows are written to.
+    """Open the destination of rows.
 
     Args:
         output: a `.csv`, `.jsonl`, `.parquet` or `.npy` (probabilities only) file, which appears under its name when
@@ -51,7 +51,7 @@ def open_sink(
             screen.
         columns: names of the rows' columns, see `output_columns`.
         resume: continue what an interrupted run has written, see `PartialFile`.
-        format: "kaggle" writes a `.csv`, or standard output, in the form of `kaggle_format`; None follows the ending.
+        format: "kaggle" writes a `.csv` or standard output as `kaggle_format`; None follows the ending of `output`.
 
     Raises:
         InputError: If the file's ending is none of those, or not one of `format`, another run is writing the file, or
@@ -77,7 +77,7 @@ def open_sink(
         if sys.__stdout__ is None:  # `>&-`
             raise InputError(f"output={output}: standard output is closed")
         standard_output = _StandardOutput(written_as)
-        with contextlib.redirect_stdout(sys.stderr):  # whatever else is printed must not get between the rows
+        with contextlib.redirect_stdout(sys.stderr):  # other printed lines must not get between the rows
             yield standard_output
         return
     path = expand(name)
@@ -90,7 +90,7 @@ def open_sink(
 def check_format(output: str | Path | None, format: str) -> None:
     """Raise an InputError if there is no such `format`, or the output cannot have it."""
     if format != "kaggle":
-        raise InputError(f"format={format}: expected kaggle, or none: the ending of output says which")
+        raise InputError(f"format={format}: expected kaggle; the ending of output chooses among other formats")
     if str(output) != "-" and Path(str(output)).suffix.lower() != ".csv":
         raise InputError(f"output={output or 'null'}: format=kaggle needs a name that ends in .csv, or -")
 
@@ -128,7 +128,7 @@ class _Screen(Sink):
         cells = [[_cell(name, row[name]) for name in names] for row in self.rows]
         if sys.stdout.isatty():
             _show_in_colour(names, cells)
-        else:  # in whole lines, whatever the width, and without the time that rich takes to be imported
+        else:  # rich would wrap long lines, and takes time to import
             lines = [names, *([text for text, _ in row] for row in cells)]
             widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
             for line in lines:
@@ -145,7 +145,7 @@ def _show_in_colour(names: list[str], cells: list[list[tuple[str, str]]]) -> Non
     table = Table(*names, box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     for row in cells:
-        # As Text, so that square brackets in names are not taken for rich's markup.
+        # As Text, so that rich does not read square brackets in names as markup.
         table.add_row(*(Text(*cell) for cell in row))
     Console().print(table)
 
@@ -158,6 +158,6 @@ def _cell(name: str, value: Any) -> tuple[str, str]:
         return ("yes" if value else "no"), ("red" if value == _STRIKING[name] else "")
     if name == "confidence":
         return f"{value:.2%}", ""
-    # A name may hold what a terminal takes for commands.
+    # Names can contain control sequences for a terminal.
     text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(value))
     return text, _STYLES.get(name, "")

@@ -16,18 +16,18 @@ from .blocks import Content, Sample, Source, blocks_of, file_source
 from .dialect import looks_like_table
 from .reading import LARGEST_FILE, decompressed, printable, reader_errors, too_large
 
-# What zipfile raises on a broken member: RuntimeError also if it is encrypted, and as NotImplementedError for unknown
-# methods of compression.
+# What zipfile raises on a broken member. RuntimeError: it is encrypted, or (NotImplementedError) its compression method
+# is unknown.
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
 
 def zip_tables(path: Path) -> list[str]:
-    """Return the names of the tables in a zip archive that holds nothing else; else none."""
+    """Return the names of the tables in a zip archive; an empty list if it holds anything else."""
     with reader_errors(path, "zip"), zipfile.ZipFile(path) as archive:
         names = [member.filename for member in archive.infolist() if _wanted(member.filename, member.is_dir())]
         if names and all(name.lower().endswith((".csv", ".tsv")) for name in names):
             return names
-        if len(names) == 1:  # pandas gives it the name of the archive, without an ending
+        if len(names) == 1:  # pandas names it after the archive, without an ending
             with contextlib.suppress(*_BROKEN), archive.open(names[0]) as file:
                 return names if looks_like_table(file.read(512)) else []
     return []
@@ -63,16 +63,16 @@ def tar_source(path: Path) -> Source:
     """Return the files in a tar archive, plain or compressed, in its own order. Their number is unknown."""
 
     def samples() -> Iterator[Sample]:
-        # Not tarfile's own mode for streams: it reads headers of any size that they declare.
+        # Not tarfile's own mode for streams, which reads headers of whatever size they declare.
         with path.open("rb") as raw, decompressed(raw) as stream:
             file = _Bounded(stream)
             archive = tarfile.open(fileobj=cast(BinaryIO, file), mode="r:")  # noqa: SIM115 (the stream is closed)
             while (member := archive.next()) is not None:
                 if _wanted(member.name, member.isdir()):
                     yield Sample(printable(f"{path}/{member.name}"), partial(_read_tar, archive, member))
-                # tarfile keeps all members, for those who look them up by name.
+                # tarfile keeps all members for look-ups by name, so memory would grow with their number.
                 cast(Any, archive).members = []
-            # tarfile takes a broken header for the end, but there is a block of zeros at the end of every archive.
+            # tarfile takes a broken header for the end of the archive, but every archive ends with a block of zeros.
             if file.last != bytes(tarfile.BLOCKSIZE):
                 raise InputError(f"a broken header at byte {archive.offset:,}; copy the file again")
 
@@ -89,7 +89,7 @@ def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Content:
 
 
 class _Bounded:
-    """A file that refuses to read at once what no header and no image has, and keeps the last bytes that were read."""
+    """A file that refuses to read more at once than any header or image has, and keeps the bytes that it read last."""
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self.file, self.last = file, b""
@@ -108,6 +108,6 @@ class _Bounded:
 
 
 def _wanted(name: str, is_folder: bool) -> bool:
-    # What macOS adds to archives is hidden, too, except for one folder.
+    # Hidden files are not wanted. Those that macOS adds to archives are hidden, except for the folder __MACOSX.
     parts = PurePosixPath(name).parts
     return not is_folder and not any(part == "__MACOSX" or (part[0] == "." and part != "..") for part in parts)

@@ -19,13 +19,13 @@ from ...images import SIZE, as_stack
 from .blocks import ARRAY_BATCH, IMAGE_BATCH, InputBlock, Source, file_source, index_names, target_of
 from .reading import LARGEST_FILE, file_identity, open_regular, reader_errors
 
-# Bytes that are read at once of an array of large images.
+# Bytes that are read at once from an array of large images.
 _SLICE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
 class _StoredArray:
-    """An array in a file, with the position of its first value in bytes; `fortran`: the first axis varies fastest."""
+    """An array in a file, whose first value is at byte `offset`. With `fortran`, the first axis varies fastest."""
 
     open: Callable[[], AbstractContextManager[Any]]
     dtype: np.dtype
@@ -44,7 +44,7 @@ class _StoredArray:
             raise InputError(f"holds {found:,} bytes of values, its header {self.shape} declares {declared:,}")
 
     def slices(self, start: int, size: int) -> Iterator[np.ndarray]:
-        """Yield arrays of `size` rows, beginning with the row `start`; the last one has fewer.
+        """Yield arrays of `size` rows, beginning with the row `start`; the last one can have fewer.
 
         They are read, not mapped into memory: if another process truncates a mapped file, the kernel kills its readers
         (SIGBUS).
@@ -73,7 +73,7 @@ class _StoredArray:
 
 
 def npy_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
-    """Return the images in a `.npy`, with the labels in another one."""
+    """Return the images in a `.npy`, with their labels in another one if given."""
     return _from_files(
         "NumPy",
         lambda path: _stored_npy(partial(open_regular, path), path.stat().st_size),
@@ -84,7 +84,7 @@ def npy_source(path: Path, preprocess: str, labels: Path | None = None) -> Sourc
 
 
 def idx_source(path: Path, preprocess: str, labels: Path | None = None) -> Source:
-    """Return the images in an IDX file, plain or compressed by gzip, with the labels in another one."""
+    """Return the images in an IDX file, plain or compressed by gzip, with their labels in another one if given."""
     return _from_files("IDX", _stored_idx, path, preprocess, labels)
 
 
@@ -108,12 +108,12 @@ def npz_names(path: Path) -> list[str]:
 
 
 def npz_source(path: Path, preprocess: str, images: str | None = None) -> Source:
-    """Return the images in a `.npz`, with the labels that belong to them by their name, see `labels_of`.
+    """Return the images in a `.npz`, with the labels whose name matches theirs, see `labels_of`.
 
     Args:
         path: the file.
         preprocess: see `open_source`.
-        images: name of the array. None: "images", or the only array that is no label.
+        images: name of the array of images. None: "images", or the only array that does not hold labels.
     """
 
     @contextmanager
@@ -126,7 +126,7 @@ def npz_source(path: Path, preprocess: str, images: str | None = None) -> Source
             raise InputError(f"holds {found}, and no {name}")
         array = _stored_npy(partial(open_member, members[name]), members[name].file_size)
         if array.fortran:
-            raise InputError(f"the array {name} is in Fortran's order; save it with np.ascontiguousarray")
+            raise InputError(f"the array {name} is in Fortran order; save it with np.ascontiguousarray")
         return array
 
     with reader_errors(path, "NumPy"):
@@ -139,7 +139,7 @@ def npz_source(path: Path, preprocess: str, images: str | None = None) -> Source
 
 
 def _images_name(path: Path, names: Collection[str], found: str) -> str:
-    """Return the name of the array of images: "images", or the only one that is no label."""
+    """Return the name of the array of images: "images", or the only array that does not hold labels."""
     if "images" in names:
         return "images"
     labels = {labels_of(name, names) for name in names}
@@ -152,7 +152,7 @@ def _images_name(path: Path, names: Collection[str], found: str) -> str:
 
 
 def labels_of(images: str, names: Collection[str]) -> str | None:
-    """Return the name of the array with the labels of an array of images, such as y_test for x_test, if any."""
+    """Return the name of the labels that belong to an array of images, such as y_test for x_test; None if not found."""
     if images == "arr_0":  # np.savez(file, images, labels)
         return "arr_1" if "arr_1" in names else None
     same = [re.sub("(?<![a-zA-Z])[xX](?![a-zA-Z])", y, images) for y in "yY"]
@@ -192,7 +192,7 @@ def _stored_npy(open_file: Callable[[], AbstractContextManager[Any]], size: int)
         shape, fortran, dtype = readers[version](stream)
         array = _StoredArray(open_file, dtype, shape, stream.tell(), fortran and len(shape) > 1)
     if dtype.hasobject:
-        raise InputError("an array of Python objects, which would run code when read; expected numbers")
+        raise InputError("an array of Python objects, which can run code when it is loaded; expected numbers")
     array.check_size(size)
     return array
 
@@ -200,10 +200,10 @@ def _stored_npy(open_file: Callable[[], AbstractContextManager[Any]], size: int)
 def _source(path: Path, preprocess: str, images: _StoredArray, labels: _StoredArray | None = None) -> Source:
     if 0 in images.shape:
         raise InputError("an array of no images")
-    # An array that takes no memory, whatever the header declares.
+    # A broadcast array takes no memory, whatever shape the header declares.
     stack = as_stack(np.broadcast_to(np.zeros((), images.dtype), images.shape))
     if len(stack) != images.shape[0]:  # a single image
-        images = replace(images, shape=(1, *images.shape))  # in Fortran's order, too, the values keep their positions
+        images = replace(images, shape=(1, *images.shape))  # the values keep their positions, in Fortran order, too
     shape, digits = images.shape, stack.shape[1:] == (SIZE, SIZE)
     if preprocess == "none" and not digits:
         raise InputError(f"images of {stack.shape[2]} x {stack.shape[1]} pixels; preprocess=none expects 28 x 28")

@@ -1,4 +1,4 @@
-"""What sources yield: blocks of named inputs that are not decoded yet, always in the same order."""
+"""Sources, and what they yield: blocks of named inputs, not decoded yet, always in the same order."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from .reading import file_identity, reader_errors
 
 
 class PagePath(NamedTuple):
-    """The path of a file that holds several pages, and the number of one of them, from 0."""
+    """The path of a file with several pages, and the number of one of them, from 0."""
 
     path: str
     number: int
 
 
-# The bytes of an image file, its path or that of one of its pages, pixels, or the reason why there is none of these.
+# The bytes of an image file, its path, one of its pages, its pixels, or the reason why it cannot be read.
 Content = bytes | str | PagePath | np.ndarray | InputError
 
-# Inputs in a batch: of arrays, and of images that have to be decoded first.
+# Number of inputs in a batch: of arrays, and of images that have to be decoded first.
 ARRAY_BATCH, IMAGE_BATCH = 2048, 256
 
 # A block of samples ends after this many inputs or bytes: large enough to be worth a message to another process, small
@@ -44,7 +44,7 @@ class InputBlock:
 
     Attributes:
         names: printable names.
-        contents: an array of N images as `images_from_array` takes it, or N contents; None if they were not read.
+        contents: an array of N images, as `images_from_array` takes it, or N contents; None if they were skipped.
         targets: labels 0 to 9, None where unknown; empty if the source has no labels.
     """
 
@@ -78,7 +78,7 @@ class Source:
     Attributes:
         count: number of inputs; None if it is not known before the end.
         blocks: function that yields all inputs, in blocks of any size. Its argument is the number of inputs that an
-            earlier run has predicted; they need not be read.
+            earlier run has predicted; their contents need not be read.
         identity: what distinguishes this source from others when a run resumes.
         labelled: whether the inputs have labels.
         arrays: whether the contents are stacks of 28x28 images, most of which need no decoding.
@@ -92,7 +92,7 @@ class Source:
 
     @property
     def batch_size(self) -> int:
-        """Number of inputs that the network gets at once."""
+        """Number of inputs in a batch."""
         return ARRAY_BATCH if self.arrays else IMAGE_BATCH
 
 
@@ -119,9 +119,9 @@ def file_source(
     arrays: bool = False,
     member: str | None = None,
 ) -> Source:
-    """Return the inputs in a file of that kind, or in a member of an archive.
+    """Return the inputs in a file, or in a member of an archive.
 
-    Whatever reading it raises becomes an error that names the file.
+    Whatever reading them raises becomes an InputError that names the file and its kind.
     """
 
     def guarded(start: int) -> Iterator[InputBlock]:
@@ -144,12 +144,12 @@ def cut(blocks: Iterable[InputBlock], size: int) -> Iterator[InputBlock]:
 
 
 def index_names(first: int, count: int) -> list[str]:
-    """Return the names of inputs that only have an index."""
+    """Return the names of inputs that have none but their index."""
     return [str(index) for index in range(first, first + count)]
 
 
 def target_of(value: object) -> int | None:
-    """Return a label as a digit 0 to 9, or None if it is not one."""
+    """Return the digit 0 to 9 that a label says, as a number or as text, or None if it says something else."""
     text = str(value).strip()
     if len(text) == 1:
         return int(text) if text in "0123456789" else None

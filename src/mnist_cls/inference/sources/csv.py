@@ -1,4 +1,4 @@
-"""Images in text tables, such as CSV: in base64, by their paths, as lists, or as 784 numbers a row."""
+"""Images in text tables, such as CSV: in base64, by their paths, as lists, or as 784 numbers per row."""
 
 import base64
 import contextlib
@@ -27,18 +27,18 @@ from .tables import PIXELS, Columns, counts_up, find_columns, images_of, path_be
 # The longest line: an image of the largest size in base64, and some other cells.
 _LONGEST_LINE = LARGEST_FILE * 4 // 3 + 100_000
 
-# Rows that are looked at, at least, to find the labels in a table that does not name its columns.
+# Minimum number of rows in which the labels are looked for, in a table that does not name its columns.
 _LOOK_AT = 100
 
-# What to do about a column too many that numbers the rows.
-_NO_INDEX = "leave the index of pandas out: to_csv(..., index=False)"
+# Advice for an extra column that numbers the rows.
+_NO_INDEX = "save it without pandas' index: to_csv(..., index=False)"
 
 Lines = Callable[[], AbstractContextManager[Iterator[str]]]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of 784 columns of pixels, and others: the label, and one to skip that numbers the rows."""
+    """A text table: its lines, its dialect, and its columns with images and labels; other columns are ignored."""
 
     lines: Lines
     dialect: Dialect
@@ -52,14 +52,14 @@ class _Table:
 def csv_source(path: Path, member: str | None = None) -> Source:
     """Return the images in a text table, see `open_source` for its columns. Their number is unknown.
 
-    Cells are separated by commas, semicolons (with decimal commas), tabs or spaces. A table is read line by line, also
-    if it is compressed.
+    Cells are separated by commas, semicolons (with decimal commas), tabs or spaces. Compressed tables, too, are read
+    line by line.
 
     Args:
         path: the table, plain or compressed by gzip, bzip2 or xz; or a zip archive.
         member: the name of the table in the archive.
     """
-    # The csv module refuses longer cells than this, in the whole process.
+    # The csv module's limit for the length of cells holds for the whole process.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
     lines = partial(_open, path, member)
     name = path if member is None else path / member
@@ -75,7 +75,7 @@ def csv_source(path: Path, member: str | None = None) -> Source:
 
 @contextmanager
 def _open(path: Path, member: str | None) -> Iterator[Iterator[str]]:
-    """Open a table, and yield its lines."""
+    """Open a table, and yield an iterator over its lines."""
     with contextlib.ExitStack() as stack:
         binary: Any
         if member is None:
@@ -100,7 +100,8 @@ def _columns(dialect: Dialect, lines: Lines) -> Columns:
     """Find the images and labels of a table, by its header or else by its first rows."""
     names = dialect.header or []
     first = int(len(names) > PIXELS and names[0] in ("", "Unnamed: 0") and counts_up(names[1:]))  # pandas' index
-    if names and not (len(names) - first > PIXELS and counts_up(names[first:])):  # its numbers are no names
+    # A header of 785 numbers does not say which column has the labels.
+    if names and not (len(names) - first > PIXELS and counts_up(names[first:])):
         return find_columns(names)
     columns = list(range(first, dialect.width))
     if len(columns) == PIXELS:
@@ -116,16 +117,16 @@ def _columns(dialect: Dialect, lines: Lines) -> Columns:
 
 
 def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
-    """Find the column that is no pixel, of 785 without names: the first or the last, with labels; or pandas' index.
+    """Find the column without pixels among 785 columns without names: labels, first or last, or pandas' index, first.
 
     Returns:
         Its position, 0 or -1, and whether it has labels.
 
     Raises:
-        InputError: If both could be labels.
+        InputError: If it cannot be identified.
     """
     numbers = list[str]()
-    # Of the first column and the last: whether all its cells are 0 to 9, and whether one is not 0.
+    # For the first and the last column: whether all cells are 0 to 9, and whether one is not 0.
     digits, varied = {0: True, -1: True}, {0: False, -1: False}
     for row in rows:
         if len(row) != PIXELS + 1:
@@ -133,7 +134,7 @@ def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
         if len(numbers) < _LOOK_AT:
             numbers.append(row[0])
         for position in digits:
-            if is_number(row[position]):  # else it says nothing
+            if is_number(row[position]):  # a broken cell is ignored
                 target = target_of(row[position])
                 digits[position] &= target is not None
                 varied[position] |= target != 0
@@ -141,7 +142,7 @@ def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
             break
     if len(numbers) > len("0123456789") and counts_up(numbers):
         return 0, False
-    # A corner that is black in all images may be taken for a label that is 0 in all.
+    # A column of zeros is a corner that is black in all images, rather than a label that is always 0.
     likely = [position for position in digits if digits[position] and varied[position]]
     if len(likely) == 1:
         return likely[0], True
@@ -150,8 +151,7 @@ def _other_column(rows: Iterator[list[str]]) -> tuple[int, bool]:
     if not likely and 1 < len(numbers) == len({*numbers}) and all(number.strip().isdecimal() for number in numbers):
         raise InputError(f"has no header and 785 columns, and the first seems to number the rows; {_NO_INDEX}")
     raise InputError(
-        "has no header and 785 columns, and it cannot be told whether the first or the last has the labels, 0 to 9;"
-        " add a header"
+        "has no header and 785 columns, and neither the first nor the last is clearly the labels, 0 to 9; add a header"
     )
 
 
@@ -164,7 +164,7 @@ def _samples(table: _Table, path: Path) -> Iterator[Sample]:
     }
     read = readers[columns.kind]
     with table.lines() as lines:
-        # Cells may have line ends in them.
+        # csv.reader, because cells can contain line ends.
         rows = csv.reader(itertools.islice(lines, dialect.start, None), delimiter=dialect.separator or ",")
         filled = (dialect.trimmed(row) for row in rows if row)  # empty lines are not rows
         for index, row in enumerate(row for row in filled if [cell.strip() for cell in row] != dialect.header):
@@ -210,13 +210,13 @@ def _blocks(table: _Table, start: int) -> Iterator[InputBlock]:
 
 
 def _numbers(lines: list[str], dialect: Dialect) -> np.ndarray | None:
-    """Return lines of numbers as (N, width), or None if anything else is in them."""
+    """Return lines of numbers as int64 or float64 (N, width), or None if they hold anything else."""
     separator = dialect.separator
     if separator is not None:
         lines = [line.rstrip("\r\n").removesuffix(separator) for line in lines]
     if separator != ",":
         lines = [line.replace(",", ".") for line in lines]  # decimal commas
-    # NumPy reads them several times as fast as the csv module and int().
+    # NumPy is several times as fast as the csv module and int().
     for dtype in (np.int64, np.float64):
         with contextlib.suppress(ValueError, OverflowError, Warning), warnings.catch_warnings():
             warnings.simplefilter("error")

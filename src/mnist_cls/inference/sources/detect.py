@@ -21,10 +21,10 @@ from .reading import decompressed, open_regular
 # MNIST's test images, which the package carries: an input that exists right after the install.
 EXAMPLE = "mnist:test"
 
-# Bytes that are enough to recognize a file.
+# Number of bytes that suffice to recognize a file.
 _BEGINNING = 512
 
-# Endings of files that are not read, some because reading them may run code, and what to do.
+# Endings of files that are not read, some because reading them can run code, and what to do instead.
 _UNREADABLE = {
     (".pt", ".pth", ".pkl", ".pickle", ".mat", ".h5", ".hdf5", ".feather"): "save the images and labels in a .npz",
     (".xlsx", ".xls", ".ods", ".json"): "save the table as .csv",
@@ -43,18 +43,18 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
     Args:
         input: one of
             - an image;
-            - a folder: its files and those of the folders below it, without hidden ones, in the order of their names;
+            - a folder: all files in it and in the folders below it, except hidden ones, in the order of their names;
             - a pattern such as `scans/*.png`, `**` for folders at any depth;
-            - a `.txt` file with a path a line, or `-` for paths from standard input, a line each or separated by NUL as
-              `find -print0` writes them; relative to the working directory; UTF-8, or UTF-16 as PowerShell writes;
-            - a `.npy`, a `.npz` or an IDX file, plain or `.gz`: see `images_from_array`. Of a `.npz` the array "images"
-              or the only one, or the one that is named: `mnist.npz/x_test`; for its labels see `labels_of`;
+            - a `.txt` file with a path per line; or `-` for paths from standard input, one per line or separated by NUL
+              as `find -print0` writes them; relative to the working directory; UTF-8, or UTF-16 as PowerShell writes;
+            - a `.npy`, a `.npz`, or an IDX file, plain or `.gz`, see `images_from_array`. From a `.npz`, the array
+              "images", or the only one without labels, or a named one: `mnist.npz/x_test`; see `labels_of` for labels;
             - a `.zip`, or a `.tar`, plain or compressed by gzip, bzip2 or xz, of images;
-            - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV base64), `path` (relative to
-              the file's own folder) or `pixels` (lists), or with 784 columns of numbers, and perhaps a column `label`;
-              CSV also compressed, or in a zip archive: `digit-recognizer.zip/test.csv`. See docs/tables.md;
+            - a Parquet or CSV file with a column `image` (the bytes of image files, in CSV as base64), `path` (relative
+              to the file's own folder) or `pixels` (lists), or with 784 columns of numbers, and perhaps a column
+              `label`; CSV also compressed, or in a zip archive: `digit-recognizer.zip/test.csv`. See docs/tables.md;
             - "mnist:test": MNIST's test images, which the package carries.
-        preprocess: "none" for arrays that must be in MNIST's form.
+        preprocess: see `prepare`; with "none", an array must hold 28x28 images.
 
     Raises:
         InputError: If it does not exist, is empty, or holds no images.
@@ -98,7 +98,7 @@ def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
         return tar_source(path)
     if start.startswith(b"PAR1"):
         return parquet_source(path)
-    # Some pictures (TGA) begin with two zeros, too, but the type and the rank of an array do not follow.
+    # Some pictures (TGA) begin with two zeros, too, but no valid type and rank of an array follow.
     if start[:2] == b"\0\0" and start[2:3] in {bytes([code]) for code in DTYPES} and start[3:4] in b"\1\2\3\4":
         return idx_source(path, preprocess)
     if (name.endswith(_TABLES) and is_text(start)) or looks_like_table(start):
@@ -107,7 +107,7 @@ def _by_contents(path: Path, start: bytes, preprocess: str) -> Source:
         return list_source(path)
     for suffix, kind in {".npy": "NumPy", ".npz": "NumPy", ".zip": "zip", ".parquet": "Parquet"}.items():
         if name.endswith(suffix):
-            raise InputError(f"input={path}: not a whole {kind} file: it begins with {start[:8]!r}; copy it again")
+            raise InputError(f"input={path}: damaged, or not a {kind} file: begins with {start[:8]!r}; copy it again")
     return image_source(path)
 
 
@@ -128,7 +128,7 @@ def _zip_source(path: Path, preprocess: str, member: str | None = None) -> Sourc
 
 
 def _archive_above(path: Path) -> Path | None:
-    """Return the zip archive that a path leads into, if it does."""
+    """Return the zip archive that a path leads into, or None if it leads into none."""
     above = next((parent for parent in path.parents if parent.exists()), path)
     return above if above.is_file() and zipfile.is_zipfile(above) else None
 

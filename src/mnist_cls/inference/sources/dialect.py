@@ -1,4 +1,4 @@
-"""How a text file writes a table: its encoding, its separator, its header, and which lines are rows."""
+"""The dialect of a text table: its encoding, its separator, its header, and which lines are rows."""
 
 import codecs
 import csv
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?\s*|\s*[+-]?(n
 # Pictures that are text.
 _PNM = re.compile(rb"P[1-7]\s")
 
-# With fewer cells a line is no image, and words between spaces are no cells.
+# A line with fewer cells is not an image, and its words between spaces are not cells.
 _MANY = 8
 
 
@@ -25,11 +25,11 @@ class Dialect:
     """How a table is written.
 
     Attributes:
-        separator: of cells; None is any white space.
-        header: names of the columns, None if the first line is a row.
+        separator: the character between cells; None: any white space.
+        header: names of the columns; None if the first line is a row.
         width: number of columns.
         start: number of lines before the first row.
-        header_line: the line of the header, which may be repeated; "" without one.
+        header_line: the line of the header, which can occur again between rows; "" without one.
     """
 
     separator: str | None
@@ -39,11 +39,11 @@ class Dialect:
     header_line: str = ""
 
     def cells(self, line: str) -> list[str]:
-        """Return the cells of a line, without an empty one behind a last separator."""
+        """Return the cells of a line, without an empty one after a trailing separator."""
         return self.trimmed(_split(line, self.separator))
 
     def trimmed(self, cells: list[str]) -> list[str]:
-        """Return the cells of a row without an empty one behind a last separator."""
+        """Return the cells of a row without an empty one after a trailing separator."""
         return cells[:-1] if len(cells) == self.width + 1 and not cells[-1].strip() else cells
 
     def rows(self, lines: Iterator[str]) -> Iterator[str]:
@@ -57,7 +57,7 @@ class Dialect:
 
 
 def encoding_of(start: bytes) -> str:
-    """Return the encoding of a text by its byte order mark: Windows writes UTF-16."""
+    """Return the encoding of a text by its byte order mark: UTF-16, as Windows writes it, or UTF-8."""
     return "utf-16" if start[:2] in _UTF16 else "utf-8-sig"
 
 
@@ -67,14 +67,14 @@ def decoded(start: bytes) -> str:
 
 
 def is_text(start: bytes) -> bool:
-    """Return whether these may be the first bytes of a text."""
-    # Names on Linux are any bytes, so text need not be UTF-8; but every picture has other control characters.
+    """Return whether these can be the first bytes of a text."""
+    # File names on Linux are any bytes, so a list of them need not be UTF-8. Pictures contain control characters.
     content = decoded(start).encode("utf-8", "replace") if start[:2] in _UTF16 else start
     return not any(byte < 32 and byte not in b"\0\t\r\n" for byte in content)
 
 
 def looks_like_table(start: bytes) -> bool:
-    """Return whether these are the first bytes of a text whose first line is a row of numbers, or a header for it."""
+    """Return whether these are the first bytes of a text whose first line is a row of pixels, or a header of such."""
     if (b"\0" in start and start[:2] not in _UTF16) or _PNM.match(start) or not is_text(start):
         return False
     lines = [line for line in decoded(start).splitlines() if line.strip()]
@@ -87,7 +87,7 @@ def looks_like_table(start: bytes) -> bool:
 
 
 def read_dialect(lines: Iterable[str]) -> Dialect:
-    """Recognize how a table is written, by its first lines.
+    """Recognize the dialect of a table by its first lines.
 
     Raises:
         InputError: If it has no lines.
@@ -150,10 +150,10 @@ def _split(line: str, separator: str | None) -> list[str]:
 
 
 def _without_last(cells: list[str]) -> list[str]:
-    """Return cells without an empty one behind a last separator."""
+    """Return cells without an empty one after a trailing separator."""
     return cells[:-1] if len(cells) > 1 and not cells[-1].strip() else cells
 
 
 def _is_comment(line: str) -> bool:
-    # As np.savetxt writes them. Excel's errors, such as #N/A, are cells.
+    # As np.savetxt writes comments. Excel's errors, such as #N/A, are cells.
     return line.startswith("# ")

@@ -28,10 +28,10 @@ def image_source(path: Path) -> Source:
 
 
 def folder_source(folder: Path) -> Source:
-    """Return all files below a folder, without hidden ones.
+    """Return all files below a folder, except hidden ones.
 
-    Links to folders are followed, unless they lead to a folder that they lie in. If all folders in it are called 0 to
-    9, these are the labels.
+    Links to folders are followed, except those to a folder that contains them. If all folders in `folder` are named 0
+    to 9, their names are the labels.
     """
     labelled, top = has_label_folders(folder), str(folder)
 
@@ -45,19 +45,19 @@ def folder_source(folder: Path) -> Source:
 
 
 def has_label_folders(folder: Path) -> bool:
-    """Return whether there are folders in a folder, and all are called 0 to 9."""
+    """Return whether there are folders in a folder, and all are named 0 to 9."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name[0] not in "._" and _leads_to_folder(entry)]
     return bool(names) and all(re.fullmatch("[0-9]", name) for name in names)
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether a text has one of the characters that stand for others in a pattern."""
+    """Return whether a text contains a wildcard."""
     return any(character in text for character in "*?[")
 
 
 def pattern_source(pattern: str) -> Source:
-    """Return all files that a pattern such as `scans/*.png` matches, and those in the folders that it matches."""
+    """Return all files that a pattern such as `scans/*.png` matches, and all files below folders that it matches."""
     text = os.path.expanduser(pattern)  # noqa: PTH111 (a pattern is not a path)
     root, parts = ("/", text.split("/")[1:]) if text.startswith("/") else ("", text.split("/"))
     parts = [part for index, part in enumerate(parts) if part and parts[index - 1 : index + 1] != ["**", "**"]]
@@ -73,7 +73,7 @@ def pattern_source(pattern: str) -> Source:
 
 
 def list_source(path: Path | None) -> Source:
-    """Return the files in a list, one path a line, or separated by NUL; of standard input if `path` is None."""
+    """Return the files in a list of paths, one per line or separated by NUL; from standard input if `path` is None."""
     if path is None:
         return Source(None, blocks_of(lambda: _of_list(sys.stdin.buffer)), "standard input")
 
@@ -81,7 +81,7 @@ def list_source(path: Path | None) -> Source:
         with open_regular(path) as file:
             yield from _of_list(file)
 
-    count = _count(samples, f"input={path}: the list is empty; expected a path a line")
+    count = _count(samples, f"input={path}: the list is empty; expected a path per line")
     return Source(count, blocks_of(samples), f"{path}")
 
 
@@ -108,8 +108,8 @@ def _samples(path: str) -> Iterator[Sample]:
 def _walk(top: str) -> Iterator[tuple[str, Sample]]:
     """Yield the files below a folder in the order of their names, each with its path.
 
-    In memory are the names in one folder and in those above it. Not recursive, because folders may be nested deeper
-    than Python's stack.
+    Only the names in one folder and in those above it are in memory. Not recursive, because folders can be nested more
+    deeply than Python's stack allows.
     """
     levels, above = [iter([(top, True)])], list[tuple[int, int]]()
     while levels:
@@ -135,7 +135,7 @@ def _enter(folder: str, above: list[tuple[int, int]]) -> tuple[tuple[int, int], 
         status = os.stat(folder)  # noqa: PTH116
         identity = status.st_dev, status.st_ino
         if identity in above:
-            raise InputError("a link to a folder that it lies in; not followed")
+            raise InputError("a link to a folder that contains it; not followed")
         with os.scandir(folder) as entries:
             return identity, sorted((entry.path, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
     except OSError as error:
@@ -150,7 +150,7 @@ def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _matches(folder: str, parts: list[str]) -> Iterator[str]:
-    """Yield what matches a pattern below a folder, in order; `glob` is recursive and yields it unsorted."""
+    """Yield what matches a pattern below a folder, in order. Not `glob`, which is recursive and does not sort."""
     if not parts:
         yield folder
         return
@@ -168,7 +168,7 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
 
 
 def _folders(top: str) -> Iterator[str]:
-    """Yield a folder and those below it, without hidden ones and links."""
+    """Yield a folder and those below it, except hidden ones and links."""
     pending = [top]
     while pending:
         folder = pending.pop()
@@ -178,7 +178,7 @@ def _folders(top: str) -> Iterator[str]:
 
 
 def _names(folder: str) -> list[str]:
-    """Return the names in a folder; none if it is not one, or cannot be read."""
+    """Return the names in a folder, sorted; an empty list if it is not a folder, or cannot be read."""
     try:
         return sorted(os.listdir(folder or "."))  # noqa: PTH208
     except OSError:
@@ -186,22 +186,22 @@ def _names(folder: str) -> list[str]:
 
 
 def _paths(file: BinaryIO) -> Iterator[str]:
-    """Yield the paths in a list; NUL separates them if it occurs where the first one must have ended."""
+    """Yield the paths in a list. NUL separates them if there is one within the longest possible first path."""
     rest, separator = b"", b""
     for chunk in _chunks(cast(io.BufferedReader, file)):
         rest += chunk
         if not separator and b"\0" not in rest and len(rest) <= _LONGEST_PATH:
-            continue  # names may contain line ends
+            continue  # a line end is not enough to decide: names can contain one
         separator = separator or (b"\0" if b"\0" in rest else b"\n")
         *lines, rest = rest.split(separator)
         if len(rest) > _CHUNK:
-            raise InputError(f"a list with a line of more than {_CHUNK:,} bytes; expected a path a line")
+            raise InputError(f"a list with a line of more than {_CHUNK:,} bytes; expected a path per line")
         yield from _decoded(lines)
     yield from _decoded(rest.split(separator or b"\n"))
 
 
 def _chunks(file: io.BufferedReader) -> Iterator[bytes]:
-    """Yield what is in a list, chunk by chunk, in UTF-8 and without a byte order mark."""
+    """Yield the content of a list, chunk by chunk, in UTF-8 and without a byte order mark."""
     start = b""
     while len(start) < len(codecs.BOM_UTF8) and (more := file.read1(_CHUNK)):
         start += more

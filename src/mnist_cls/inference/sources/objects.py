@@ -1,4 +1,4 @@
-"""What Python holds of images: arrays, tensors, Pillow images, the bytes of files, paths, and lists of these."""
+"""Images as Python objects: arrays, tensors, Pillow images, the bytes of files, paths, and lists of these."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def object_source(inputs: Any, preprocess: str) -> Source:
     """Return the images in a Python object, see `Predictor.__call__`.
 
     Raises:
-        InputError: If it is no image and holds none, or not one image of an array has values that can be read.
+        InputError: If it is no image and holds none, or none of an array's first images has values that can be read.
     """
     if isinstance(inputs, (str, os.PathLike)):
         return _path_source(os.fsdecode(inputs), preprocess)
@@ -59,7 +59,7 @@ def object_source(inputs: Any, preprocess: str) -> Source:
 
 def _refuse_batches(inputs: object) -> None:
     """Raise an `InputError` for what PyTorch trains on: batches, or images with labels."""
-    torch_data: Any = sys.modules.get("torch.utils.data")  # whoever has such an object has imported it
+    torch_data: Any = sys.modules.get("torch.utils.data")  # imported, if there is such an object
     if torch_data is None:
         return
     kind = type(inputs).__name__
@@ -86,21 +86,21 @@ def _path_source(path: str, preprocess: str) -> Source:
 
 
 def _holds_numbers(inputs: object) -> bool:
-    """Return whether this is a number, or a list of numbers, or of lists of them."""
+    """Return whether this is a number, or a list of numbers, nested or not, by its first element."""
     while isinstance(inputs, (list, tuple)) and inputs:
         inputs = inputs[0]
     return isinstance(inputs, (int, float, np.number, np.bool_))
 
 
 def _is_many(inputs: Any, shape: tuple[int, ...]) -> bool | None:
-    """Return whether the first axis counts images, as far as it can be known from the type; see `as_stack`."""
+    """Return whether the first axis counts images, or None if the type does not say; see `as_stack`."""
     if hasattr(inputs, "detach") and len(shape) == 3 and shape[0] == 3 and shape[1:] != (SIZE, SIZE):
-        return False  # colours come first in PyTorch
+        return False  # in PyTorch, the first axis of an image is its channels
     return None
 
 
 def _pixel_columns(table: Any) -> Any:
-    """Return the columns of pixels of a DataFrame, in the order and by the names as in a file, see `find_columns`."""
+    """Return the columns of pixels of a DataFrame, found by their names as those of a file, see `find_columns`."""
     names = list(table.columns)
     try:
         found = find_columns([str(name) for name in names])
@@ -117,9 +117,9 @@ def _array(inputs: object) -> np.ndarray:
         raise InputError("a masked array; fill it first: array.filled(0)")
     try:
         array = as_array(inputs)
-        # Tables with types of pandas' own, and images of one shape that were put into an array of objects.
+        # DataFrames with pandas' own types, and images of one shape, become arrays of objects.
         return array.astype(float) if array.dtype.kind == "O" and array.ndim > 1 else array
-    except Exception as error:  # other libraries raise anything, as for an array on their own device
+    except Exception as error:  # other libraries raise anything, such as for an array on their own device
         reason = shortened(first_line(error))
         raise InputError(f"{type(inputs).__name__} is no array of numbers ({reason}); {_EXPECTED}") from error
 
@@ -165,7 +165,7 @@ def _listed(items: Iterable[Any]) -> Source:
 
 
 def _content(item: Any, index: int) -> Content:
-    """Return what is decoded of one image; raise an InputError if it is none."""
+    """Return the content of an item that is one image; raise an InputError if it is not."""
     if isinstance(item, (str, os.PathLike)):
         return str(expand(os.fsdecode(item)))
     if hasattr(item, "read"):
@@ -189,12 +189,12 @@ def _content(item: Any, index: int) -> Content:
 def _file_content(file: Any, index: int) -> Content:
     """Read an open file from its beginning, as Pillow does; raise an InputError if that is not possible."""
     if isinstance(file, io.TextIOBase):
-        raise InputError(f"item {index} is a file of text; open image files with mode 'rb'")
+        raise InputError(f"item {index} is a file opened as text; open image files with mode 'rb'")
     try:
         if file.seekable():
             file.seek(0)
         content = file.read(LARGEST_FILE + 1)
-    except Exception as error:  # it is closed, open for writing, a connection that broke, ...
+    except Exception as error:  # a closed file, one open for writing, a broken connection, ...
         raise InputError(f"item {index} cannot be read: {first_line(error)}") from error
     if not isinstance(content, bytes):
         raise InputError(f"item {index}: reading it gives {type(content).__name__}, expected bytes")

@@ -8,16 +8,16 @@ from typing import BinaryIO
 from ...errors import InputError
 from .reading import open_regular
 
-# More pages are no scan, but made up.
+# No scan has more pages. A forged file can declare any number.
 MOST_PAGES = 10_000
 
 
 def count_pages(path: str) -> int:
-    """Return the number of pages of a file, 1 if its name does not end as that of a format that may hold several.
+    """Return the number of pages of a file; 1 unless its extension is that of a format with several pages.
 
     Files that cannot be read, or are broken, count as one page, and fail when they are decoded.
     """
-    count = _COUNTERS.get(os.path.splitext(path)[1].lower())  # noqa: PTH122 (a folder may hold a million names)
+    count = _COUNTERS.get(os.path.splitext(path)[1].lower())  # noqa: PTH122 (faster: a folder can hold a million names)
     if count is None:
         return 1
     try:
@@ -51,7 +51,7 @@ def _tiff_pages(file: BinaryIO) -> int:
 
 
 def _gif_pictures(file: BinaryIO) -> int:
-    """Go from block to block, and count those of pictures."""
+    """Go from block to block, and count the pictures."""
 
     def skip_palette(flags: int) -> None:
         if flags & 0x80:
@@ -70,7 +70,7 @@ def _gif_pictures(file: BinaryIO) -> int:
 
 
 def _webp_pictures(file: BinaryIO) -> int:
-    """Count the chunks of pictures."""
+    """Count the chunks that hold a picture."""
     file.seek(12)
     count = 0
     while len(header := file.read(8)) == 8 and count < MOST_PAGES:

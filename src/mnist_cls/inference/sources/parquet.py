@@ -21,7 +21,7 @@ _IMAGE_ROWS = 16
 
 def parquet_source(path: Path) -> Source:
     """Return the images in a Parquet file, see `open_source` for its columns."""
-    import pyarrow.parquet as pq  # takes longer than everything else here
+    import pyarrow.parquet as pq  # here, because importing it takes longer than everything else
 
     with reader_errors(path, "Parquet"):
         with pq.ParquetFile(path) as file:
@@ -59,7 +59,7 @@ def parquet_source(path: Path) -> Source:
 
 
 def _find_columns(schema: "pa.Schema") -> tuple[list[str], Columns]:
-    """Return the names of the columns that are looked at, and which of them are what.
+    """Return the names of the columns that are considered, and the positions of images and labels among them.
 
     Raises:
         InputError: If there are no images.
@@ -78,7 +78,7 @@ def _find_columns(schema: "pa.Schema") -> tuple[list[str], Columns]:
 
 
 def _candidates(schema: "pa.Schema") -> list[str]:
-    """Return the names of all columns, or of those with numbers if the others cannot be pixels."""
+    """Return the names of all columns, or only of labels and numbers if there are enough of these for the pixels."""
     names = list(schema.names)
     if {name.strip().lower() for name in names} & {"image", "pixels", "path"}:
         return names
@@ -101,7 +101,7 @@ def _content(cell: "pa.Scalar[Any]", table: Path) -> Content:
 
 
 def _pixels(columns: "Sequence[pa.Array[Any]]") -> np.ndarray | list[Content]:
-    """Return rows of 784 numbers, from columns of numbers or one column of lists, as one array if they are complete."""
+    """Return images from 784 columns of numbers or one column of lists: as one array if all rows are complete."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

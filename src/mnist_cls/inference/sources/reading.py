@@ -1,4 +1,4 @@
-"""Files of strangers: opened with care, read whole, their errors turned into one line."""
+"""Untrusted files: opened with care, read at once, their errors turned into one line."""
 
 import bz2
 import contextlib
@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from ...errors import InputError, first_line
 
-# Larger files are refused unread: no scan of a digit has as many bytes, and each is held in memory.
+# Larger files are refused unread: no scan of a digit is as large, and each file is held in memory.
 LARGEST_FILE = 100_000_000
 
 
@@ -25,7 +25,7 @@ def printable(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def open_regular(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for reading; raise an InputError, without touching it, if it is a folder, a pipe or a device."""
+    """Open a file for reading; raise an InputError, without opening it, if it is a folder, a pipe or a device."""
     try:
         # Opening a device may have effects, and opening a pipe may wait forever for a writer.
         _require_regular(os.stat(path))  # noqa: PTH116
@@ -47,7 +47,7 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 def decompressed(file: BinaryIO) -> io.BufferedIOBase:
-    """Return a stream of what a file holds: packed by gzip, bzip2 or xz, or as it is."""
+    """Return a stream of a file's content, decompressed if it is gzip, bzip2 or xz."""
     start = file.read(6)
     file.seek(0)
     if start.startswith(b"\x1f\x8b"):
@@ -67,12 +67,12 @@ def read_file(path: str) -> bytes:
 
 
 def too_large(size: int) -> InputError:
-    """Return the error of a file of that many bytes."""
-    return InputError(f"{size:,} bytes, more than the {LARGEST_FILE:,} that are read of one image")
+    """Return the error for an image file of that many bytes."""
+    return InputError(f"{size:,} bytes; expected at most {LARGEST_FILE:,} for one image")
 
 
 def file_identity(path: Path) -> str:
-    """Return what distinguishes the contents of a file from others, without reading them."""
+    """Return a text that changes when the file does, without reading the file."""
     status = path.stat()
     return f"{path} of {status.st_size} bytes, changed at {status.st_mtime_ns}"
 
@@ -87,10 +87,10 @@ def reader_errors(path: Path, kind: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"input={path}: {error}") from error
-    # On made-up headers readers raise nearly anything, including OSError without a number, or because they seek to a
-    # position that no file has.
+    # On forged headers, readers raise nearly anything, including an OSError without errno, or with EINVAL because they
+    # seek to an impossible position.
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = first_line(error)[:200]
-        raise InputError(f"input={path}: not a whole {kind} file ({reason}); copy it again") from error
+        raise InputError(f"input={path}: damaged, or not a {kind} file ({reason}); copy it again") from error

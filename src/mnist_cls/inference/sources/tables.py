@@ -1,4 +1,4 @@
-"""What Parquet, CSV and other tables have in common: their columns, and the values of their cells."""
+"""What Parquet files, text tables and DataFrames have in common: their columns, and the values of their cells."""
 
 import math
 import os
@@ -19,8 +19,8 @@ PIXELS = SIZE * SIZE
 
 EXPECTED = "expected a column image, path or pixels, or 784 columns of pixels and perhaps one called label"
 
-# Names of the column of labels, and of a column that only numbers the rows, in any case. pandas writes its index under
-# no name, or under one of those with underscores; Kaggle's tables have an id.
+# Names, in upper or lower case, of the column of labels and of a column that only numbers the rows. pandas writes its
+# index under no name or as __index_level_0__; Kaggle's tables have an id.
 LABELS = ("label", "labels", "target", "class", "digit", "y")
 INDEX = ("", "unnamed: 0", "__index_level_0__", "index", "id", "imageid")
 
@@ -33,10 +33,10 @@ class Columns:
     """Positions of a table's columns.
 
     Attributes:
-        kind: what the images are: "image" (encoded), "path", "pixels" (one column of lists), or "" for 784 columns.
+        kind: how images are stored: "image" (encoded), "path", "pixels" (one column of lists), or "" for 784 columns.
         images: positions of the columns with the images.
-        label: position of the labels, None if there are none.
-        path: position of the column path, None if there is none.
+        label: position of the column of labels; None if there is none.
+        path: position of the column `path`; None if there is none.
     """
 
     kind: str
@@ -49,7 +49,7 @@ def find_columns(names: Sequence[str]) -> Columns:
     """Find images and labels by the names of a table's columns.
 
     Raises:
-        InputError: If there are no images, or columns beside them that are no pixels.
+        InputError: If there are no images, or columns among the pixels that are none, or names that occur twice.
     """
     plain = [name.strip().lower() for name in names]
     if twice := [name for name, times in Counter(plain).items() if times > 1]:
@@ -68,7 +68,7 @@ def find_columns(names: Sequence[str]) -> Columns:
 
 
 def _in_order(pixels: list[int], names: Sequence[str]) -> list[int]:
-    """Return columns called pixel0 to pixel783, or pixel1 to pixel784, by their number: some writers sort by name."""
+    """Sort columns named pixel0 to pixel783, or pixel1 to pixel784, by their number: some writers sort by name."""
     numbers = [re.sub(r"\D", "", names[position]) for position in pixels]
     if counts_up(sorted(numbers, key=lambda number: (len(number), number))):
         return [position for _, position in sorted(zip(map(int, numbers), pixels, strict=True))]
@@ -76,7 +76,7 @@ def _in_order(pixels: list[int], names: Sequence[str]) -> list[int]:
 
 
 def counts_up(cells: Sequence[str]) -> bool:
-    """Return whether cells are 0, 1, 2, ... or 1, 2, 3, ...: as pandas names columns, and numbers rows."""
+    """Return whether cells are 0, 1, 2, ... or 1, 2, 3, ..., as pandas names columns and numbers rows."""
     return all(cell.strip().isdecimal() and len(cell) < 9 for cell in cells) and (
         [int(cell) for cell in cells] in (list(range(len(cells))), list(range(1, len(cells) + 1)))
     )
@@ -103,7 +103,7 @@ def wrong_number(count: int) -> str:
 
 
 def _side(count: int) -> int:
-    """Return the side of square images in that many columns, one of which may have labels; 0 if they are not square."""
+    """Return the side of square images in that many columns, one of which can be labels; 0 if they are not square."""
     side = math.isqrt(count)
     return side if count - side * side in (0, 1) and side > 3 else 0
 
@@ -111,7 +111,7 @@ def _side(count: int) -> int:
 def images_of(numbers: np.ndarray) -> np.ndarray:
     """Return N rows of 784 numbers, (N, 784), as integers if they are all whole, so that errors say 0 to 255.
 
-    `images_from_array` reads each row by itself: 0 to 255, or 0 to 1, whatever the rows beside it are.
+    `images_from_array` infers the range of each row by itself, 0 to 255 or 0 to 1, whatever the other rows are.
     """
     if not np.issubdtype(numbers.dtype, np.floating):
         return numbers
@@ -126,16 +126,16 @@ def pixels_of(values: object) -> Content:
         array = np.asarray(values)
         array = array.astype(float) if array.dtype.kind in "US" else array
     except ValueError:
-        return InputError("no image: a pixel is no number, or its rows are of different lengths")
+        return InputError("no image: a pixel is not a number, or its rows are of different lengths")
     if array.dtype.kind not in "buif":
-        return InputError("no image: there are pixels missing")
+        return InputError("no image: pixels are missing")
     if array.size != PIXELS:
         return InputError(f"{array.size} pixels; expected {PIXELS}")
     return images_of(array).reshape(SIZE, SIZE)
 
 
 def path_beside(table: Path, name: object) -> Content:
-    """Return the path in a cell, which is relative to the folder of the table."""
+    """Return the path of an image file whose name, in a cell, is relative to the folder of the table."""
     if not name or not isinstance(name, str):
         return InputError("no image: the cell is empty" if not name else f"no path: {type(name).__name__}")
     return os.path.join(table.parent, name)  # noqa: PTH118 (an absolute name stays as it is)
@@ -149,6 +149,6 @@ def row_name(path: object, index: int) -> str:
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Return the first of many names of columns, for a message."""
+    """Return the names of columns, or the first of them if there are many, for a message."""
     more = f", ... ({len(columns)} in all)" if len(columns) > 6 else ""
     return ", ".join(map(repr, columns[:6]))[:200] + more
