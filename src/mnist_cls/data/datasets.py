@@ -28,20 +28,32 @@ _IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
-# The class of each dataset in torchvision, and the name of the folder that its files are downloaded to.
-_TORCHVISION = {
-    "fashion_mnist": "FashionMNIST",
-    "kmnist": "KMNIST",
-    "qmnist": "QMNIST",
-    "emnist_digits": "EMNIST",
-}
 
-# The files that torchvision expects there, for the message when the download fails.
-_FILES = {
-    "fashion_mnist": "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz",
-    "kmnist": "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz",
-    "qmnist": "qmnist-{train,test}-images-idx3-ubyte.gz and qmnist-{train,test}-labels-idx2-int.gz",
-    "emnist_digits": "emnist-digits-{train,test}-images-idx3-ubyte and emnist-digits-{train,test}-labels-idx1-ubyte",
+class _Download(NamedTuple):
+    """A dataset of torchvision.
+
+    Attributes:
+        folder: name of the class in torchvision, and of the folder that the files are downloaded to.
+        files: the files that torchvision expects there, for the message when the download fails.
+        digits: whether the images show digits.
+    """
+
+    folder: str
+    files: str
+    digits: bool = True
+
+
+_LIKE_MNIST = "{train,t10k}-images-idx3-ubyte.gz and {train,t10k}-labels-idx1-ubyte.gz"
+_DOWNLOADS = {
+    "fashion_mnist": _Download("FashionMNIST", _LIKE_MNIST, digits=False),
+    "kmnist": _Download("KMNIST", _LIKE_MNIST, digits=False),
+    "qmnist": _Download(
+        "QMNIST", "qmnist-{train,test}-images-idx3-ubyte.gz and qmnist-{train,test}-labels-idx2-int.gz"
+    ),
+    "emnist_digits": _Download(
+        "EMNIST",
+        "emnist-digits-{train,test}-images-idx3-ubyte and emnist-digits-{train,test}-labels-idx1-ubyte",
+    ),
 }
 
 
@@ -58,7 +70,12 @@ class LabelledImages(NamedTuple):
 
 def list_datasets() -> list[str]:
     """Return the names that `load_dataset` accepts, sorted."""
-    return sorted(["mnist", *_TORCHVISION])
+    return sorted(["mnist", *_DOWNLOADS])
+
+
+def shows_digits(name: str) -> bool:
+    """Return whether the images of a dataset show digits, and not clothes or other characters."""
+    return name not in _DOWNLOADS or _DOWNLOADS[name].digits
 
 
 def load_dataset(name: str = "mnist", split: Split = "train", directory: str | Path | None = None) -> LabelledImages:
@@ -98,7 +115,8 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
 
 def find_idx(name: str, split: Split, folder: Path) -> tuple[Path, Path] | None:
     """Return a dataset's IDX files with images and labels in a folder, see `load_dataset`; None without them."""
-    for parent in (folder, folder / _TORCHVISION.get(name, "MNIST") / "raw"):
+    torchvisions = _DOWNLOADS[name].folder if name in _DOWNLOADS else "MNIST"
+    for parent in (folder, folder / torchvisions / "raw"):
         for suffix in ("", ".gz"):
             images, labels = (parent / f"{file}{suffix}" for file in _IDX_FILES[split])
             if images.is_file() and labels.is_file():
@@ -108,7 +126,7 @@ def find_idx(name: str, split: Split, folder: Path) -> tuple[Path, Path] | None:
 
 def is_downloaded(name: str, folder: Path) -> bool:
     """Return whether torchvision has downloaded a dataset to a folder."""
-    return name in _TORCHVISION and (folder / _TORCHVISION[name] / "raw").is_dir()
+    return name in _DOWNLOADS and (folder / _DOWNLOADS[name].folder / "raw").is_dir()
 
 
 def _read_pair(images_file: Path, labels_file: Path) -> LabelledImages:
@@ -137,12 +155,12 @@ def _from_torchvision(name: str, split: Split, root: Path) -> LabelledImages:
     try:
         # torchvision prints a line for each mirror that it tries; the exception also says what went wrong.
         with contextlib.redirect_stdout(io.StringIO()):
-            data = getattr(datasets, _TORCHVISION[name])(root, download=True, **options)
+            data = getattr(datasets, _DOWNLOADS[name].folder)(root, download=True, **options)
     except (URLError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{name} is not in {root} and could not be downloaded ({reason}); put {_FILES[name]}"
-            f" into {root / _TORCHVISION[name] / 'raw'} and run again"
+            f"{name} is not in {root} and could not be downloaded ({reason}); put {_DOWNLOADS[name].files}"
+            f" into {root / _DOWNLOADS[name].folder / 'raw'} and run again"
         ) from error
     # EMNIST's images are transposed; QMNIST's labels have eight columns, of which the first is the class.
     images = data.data.transpose(1, 2) if name == "emnist_digits" else data.data

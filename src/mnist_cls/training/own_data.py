@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..data.datasets import LabelledImages, Split, find_idx, is_downloaded, load_dataset
+from ..data.datasets import LabelledImages, Split, find_idx, is_downloaded, load_dataset, shows_digits
 from ..errors import InputError
 from ..files import expand
 from ..inference.sources.archives import zip_tables
@@ -49,7 +49,7 @@ def find_parts(path: str | Path, name: str = "mnist", key: str = "data.dir") -> 
         InputError: If there are no labelled images.
     """
     place = expand(path)
-    preprocess = "none" if name in ("fashion_mnist", "kmnist") else "auto"
+    preprocess = "auto" if shows_digits(name) else "none"
     splits: tuple[Split, ...] = ("train", "test")
     official: Parts = {split: partial(load_dataset, name, split, place) for split in splits}
     if is_downloaded(name, place):
