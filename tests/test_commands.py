@@ -86,8 +86,8 @@ def test_lists_and_mappings_of_the_command_line_stay_lists_and_mappings() -> Non
     [
         ("predict seven.png", "cannot read 'seven.png': expected KEY=VALUE, such as input=seven.png"),
         ("train callbacks.early_stopping.monitor=val_loss", "callbacks=early_stopping adds it"),
-        ("train +callbacks=early_stopping", "leave out the +, callbacks=early_stopping"),
-        ("train logger=false", "logger=none, for example, instead of logger="),
+        ("train +callbacks=early_stopping", "omit the +: callbacks=early_stopping"),
+        ("train logger=false", "logger=none instead of logger=false"),
         ("train +trainer.foo=3", "no key 'trainer.foo' in the config; --help"),
         ("train trainer.max_epoch=3", "did you mean 'trainer.max_epochs'"),
         ("train trainer.min_epochs=5 trainer.max_epochs=2", "expected at most trainer.max_epochs, 2"),
@@ -153,7 +153,7 @@ def test_help_explains_each_value(command: str, run: Run) -> None:
 def test_help_shows_what_the_command_line_sets(run: Run) -> None:
     shown = run("train", "model=mlp", "data.batch_size=7", "logger=[csv,tensorboard]", "--help").stdout
     assert "model.widths=[784,128,10]         Sizes of the layers" in shown
-    assert "data.batch_size=7                 Batch size" in shown
+    assert "data.batch_size=7                 Images per batch" in shown
     assert "logger=[csv,tensorboard]\n" in shown
     assert "hyperparameters in csv/hparams.yaml" in shown
 

@@ -143,7 +143,7 @@ def test_other_errors_are_not_about_memory() -> None:
         (["data.effective_batch_size=100"], "data.effective_batch_size=100: expected a multiple of data.batch_size"),
         (
             ["data.effective_batch_size=256", "trainer.accumulate_grad_batches=2"],
-            "trainer.accumulate_grad_batches=2: expected 1 beside .* data.effective_batch_size",
+            "trainer.accumulate_grad_batches=2: expected 1 with .* data.effective_batch_size",
         ),
         (["data.batch_size=auto", "trainer.accumulate_grad_batches=2"], "expected 1 with data.batch_size=auto"),
         (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val=-1.0: expected more than 0"),
