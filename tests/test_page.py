@@ -239,6 +239,17 @@ def test_the_forward_pass_on_the_page_is_the_traced_one(page: Page) -> None:
     assert (values < -0.05).any()
 
 
+def test_all_of_the_forward_pass_is_printed(page: Page) -> None:
+    page.set_viewport_size({"width": 1200, "height": 500})
+    draw(page, "4")
+    expect_answer(page, "4")
+    assert page.pdf(print_background=True).startswith(b"%PDF")
+    pictures = page.locator(".operation .sheet canvas:first-child").all()
+    assert len(pictures) == 17
+    for picture in pictures:
+        assert max(picture.evaluate(PIXELS)["data"][3::4]) == 255  # nothing is transparent that has been painted
+
+
 PIXELS = """canvas => {
     const {width, height} = canvas;
     return {width, height, data: [...canvas.getContext('2d').getImageData(0, 0, width, height).data]};

@@ -72,12 +72,19 @@ def run(options: PredictOptions, host: str, port: int, hosts: Sequence[str] = ()
         serve = partial(run_workers, workers, build, config)
     else:
         serve = partial(run_server, config(build()))
-    address = f"http://{host}:{listening.getsockname()[1]}"
+    address = f"http://{_name(host, hosts)}:{listening.getsockname()[1]}"
     print(f"{name}: open {address}/ in a browser, or send images to {address}/predict; Ctrl-C ends it", flush=True)
     ended_by = serve([listening])
     # Reached only if the raised signal is ignored, as SIGINT is in the background, and any in a container's first
     # process.
     sys.exit(128 + ended_by)
+
+
+def _name(host: str, hosts: Sequence[str]) -> str:
+    """Return a name under which a browser finds the server."""
+    if host in ("", "0.0.0.0", "::"):  # noqa: S104 (all addresses of this machine: none to type)
+        return hosts[0] if hosts else "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _application(options: PredictOptions, name: str, hosts: frozenset[str], decoders: int | None = None) -> "Starlette":

@@ -18,6 +18,9 @@ export class Pass {
     this.image = new Picture("what the network saw, 28 × 28", "What the network saw", grey);
     this.saliency = new Picture("saliency: which pixels matter", "Saliency: how much the answer depends on each pixel");
     new ResizeObserver(() => this.repaint()).observe(this.element);
+    addEventListener("beforeprint", () => {
+      for (const { sheet } of this.operations) sheet.fill(); // also those out of sight
+    });
   }
 
   /** Show the server's answer. */
