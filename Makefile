@@ -28,11 +28,11 @@ lint: $(READY)  ## check style, types and import layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-docs: $(READY)  ## build the documentation into site/; a broken link or a missing docstring fails it
+docs: $(READY)  ## build the documentation into site/; fails on a broken link or a missing docstring
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 	@echo 'site/index.html; with the search: $(BIN)/python -m http.server --directory site'
 
-onnx: $(READY)  ## make the ONNX files of the packaged weights anew
+onnx: $(READY)  ## export the packaged weights to ONNX again
 	@for name in accurate autoencoder conditional image_classifier; do $(BIN)/python -m mnist_cls.export \
 	  checkpoint=$$name output=src/mnist_cls/checkpoints/packaged/$$name.onnx | grep checked || exit; done
 

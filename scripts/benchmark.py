@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the figures in README.md and docs/: print a table, and with --json FILE write the figures.
+"""Measure the figures in README.md and docs/, and print them as a table; --json FILE also writes them to a file.
 
     python scripts/benchmark.py engines --rounds 5
 
@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--plot",
         metavar="FILE.png",
-        help="growth: draw the figures into this file; digits: the wrong images; page: the page",
+        help="picture to write; growth: a plot of the figures, digits: the misread images, page: a screenshot",
     )
     arguments = parser.parse_args()
     if arguments.rounds < 1:

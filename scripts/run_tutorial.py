@@ -17,8 +17,8 @@ FOLDER = Path(__file__).parents[1] / "docs" / "tutorial"
 def main() -> int:
     """Execute each notebook in its own folder; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", type=Path, help="by default all of docs/tutorial")
-    os.environ["OMP_NUM_THREADS"] = "1"  # sums in another order would train another network
+    parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", type=Path, help="default: all of docs/tutorial")
+    os.environ["OMP_NUM_THREADS"] = "1"  # several threads add up numbers in another order, which changes the results
     for path in parser.parse_args().notebooks or sorted(FOLDER.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         try:
@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Run all cells, and keep only what changes when an output does: no times, no version, each picture once."""
+    """Run all cells. Drop times, Python's version and duplicate pictures: a file changes only when an output does."""
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, record_timing=False, coalesce_streams=True, resources=resources).execute()
     notebook.metadata["language_info"] = {"name": "python"}

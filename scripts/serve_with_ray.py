@@ -26,7 +26,7 @@ from mnist_cls.inference.predictor import load_predictor
 
 
 class Digits:
-    """A network, and a process that decodes: an image that kills it does not take others along."""
+    """A network and a decoding process, so that an image that crashes the decoder does not end the replica."""
 
     def __init__(self, options: PredictOptions) -> None:
         self.options, self.predictor = options, load_predictor(options)
@@ -51,16 +51,16 @@ class Digits:
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicas", type=int, default=1, help="number of networks, each with a CPU (%(default)s)")
+    parser.add_argument("--replicas", type=int, default=1, help="number of replicas, each with one CPU (%(default)s)")
     parser.add_argument("--checkpoint", help="weights to use instead of the packaged ones")
-    parser.add_argument("--address", help="of a running cluster (auto: this machine's); default: one for this run")
+    parser.add_argument("--address", help="of a running cluster (auto: on this machine); default: start one")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="the port, on every machine (%(default)s)")
     arguments = parser.parse_args()
     options = PredictOptions(checkpoint=arguments.checkpoint, device="cpu")
     digits = serve.deployment(
         num_replicas=arguments.replicas,
-        # Without gRPC's own handling of forks, which sometimes kills the processes that decode.
+        # Switches off gRPC's handling of forks, which sometimes kills the decoding processes.
         ray_actor_options={"num_cpus": 1, "runtime_env": {"env_vars": {"GRPC_ENABLE_FORK_SUPPORT": "0"}}},
         max_ongoing_requests=128,
         max_queued_requests=1024,  # with more, Ray Serve answers 503
@@ -74,7 +74,7 @@ def main() -> None:
             print(f"serving on http://{arguments.host}:{arguments.port}/predict; Ctrl-C ends it", flush=True)
             signal.pause()
         finally:
-            if arguments.address is not None:  # the cluster goes on without it
+            if arguments.address is not None:  # the cluster keeps running
                 serve.delete("digits")
             ray.shutdown()
 

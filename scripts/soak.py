@@ -2,8 +2,8 @@
 
     python scripts/soak.py --minutes 60 --log soak.jsonl
 
-Each round runs a small training or a prediction in a separate process, interrupts it a few times at random moments by
-SIGKILL, SIGTERM or Ctrl-C, and starts it again until it finishes. Its result must be that of an undisturbed run: the
+Each round runs a small training or a prediction in a separate process, interrupts it a few times at random moments with
+SIGKILL, SIGTERM or Ctrl-C, and starts it again until it finishes. Its result must equal that of an undisturbed run: the
 same weights and metrics, or the same bytes. Prints a summary. The exit status is 1 if anything was lost, or if memory,
 open files or the run folder have grown.
 """
@@ -63,7 +63,7 @@ def run(folder: Path, command: Sequence[str], after: float | None = None, number
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of a training's weights and metrics, without the times."""
+    """Digest of a training run's weights and metrics, without the times."""
     digest = hashlib.sha256()
     for name, values in sorted(load_file(folder / "run" / "model.safetensors").items()):
         digest.update(name.encode() + values.tobytes())
@@ -81,7 +81,7 @@ KINDS = {"train": (TRAIN, weights_digest), "predict": (PREDICT, rows_digest)}
 
 
 def new_folder(root: Path) -> Path:
-    """Make an empty folder with the input of a round."""
+    """Make a new folder with the input of a round."""
     folder = root / "round"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
@@ -134,7 +134,7 @@ def disturbed(root: Path, kind: str, seconds: float, expected: str, chance: rand
 
 
 def soak(root: Path, minutes: float, seed: int, log: Path) -> list[dict[str, Any]]:
-    """Run rounds until the time is over, and write a line for each into the log."""
+    """Run rounds until the time is up, and write a line for each to the log."""
     digits = load_dataset("mnist", "test").images.numpy()
     np.save(root / "images.npy", np.tile(digits, (10, 1, 1)))
     np.save(root / "few.npy", digits)
@@ -191,7 +191,7 @@ def main() -> int:
     """Soak, print the summary; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="duration; at least one round is run")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments and the signals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kinds of rounds, signals and their times")
     parser.add_argument("--log", type=Path, default=Path("soak.jsonl"), help="file for a line of JSON per round")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compare training runs: `python scripts/summarize.py outputs/train/* [--json FILE]`
 
-Runs that differ only in their seed share a row: number of parameters, FLOPs per image, training time, and the mean,
-least and greatest test accuracy.
+Each row combines runs that differ only in their seed: number of parameters, FLOPs per image, median training time, and
+mean, least and greatest test accuracy.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Train the perceptron that tells whole digits from pieces and pairs: `mnist_cls.preprocessing.pieces`.
+"""Train the perceptron that tells whole digits from pieces and pairs, for `mnist_cls.preprocessing.pieces`.
 
 python scripts/train_pieces.py [--rows 25000] [--output FILE]
 """
@@ -25,15 +25,16 @@ from mnist_cls.preprocessing.pieces import VIEW, WEIGHTS, views
 from mnist_cls.preprocessing.row import find_groups
 from mnist_cls.preprocessing.touching import candidates
 
-# A piece is a whole digit if it shares this fraction of the ink of both; it is none below the other.
+# A piece is a whole digit if its intersection over union with a digit is above `WHOLE`, and is not one below `PIECE`.
+# Pieces between the two are left out.
 WHOLE, PIECE = 0.75, 0.6
 
-# Drawn digits in a row, as a fraction.
+# Fraction of drawn digits in the rows; the others are MNIST's.
 DRAWN = 0.3
 
 
 def examples(images: np.ndarray, drawn: np.ndarray, random: np.random.Generator) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield all pieces of a random row: what is seen of each, see `views`, and its overlap with a digit, 0 to 1."""
+    """Yield each piece of a random row: its view, see `views`, and its best intersection over union with a digit."""
     count = int(random.integers(2, 6))
     chosen = images[random.integers(0, len(images), count)]
     is_drawn = random.random(count) < DRAWN
@@ -72,7 +73,7 @@ def collect(images: np.ndarray, rows: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def train(views: Tensor, whole: Tensor, epochs: int) -> nn.Sequential:
-    """Train by the cross-entropy, AdamW and one cycle of the learning rate."""
+    """Train with cross-entropy, AdamW and a one-cycle learning rate schedule."""
     network = nn.Sequential(
         nn.Linear(2 * VIEW[0] * VIEW[1], 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1)
     )
@@ -94,9 +95,9 @@ def train(views: Tensor, whole: Tensor, epochs: int) -> nn.Sequential:
 def main() -> None:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=25_000, help="rows to train on")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over their pieces")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers")
+    parser.add_argument("--rows", type=int, default=25_000, help="number of rows to train on (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, help="number of passes over their pieces (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)

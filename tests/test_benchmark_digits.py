@@ -51,7 +51,7 @@ def test_the_images_of_a_folder(tmp_path: Path, digits: np.ndarray, labels: list
         (folder / "labels.csv").write_text("\n".join(table))
     done = benchmark(folder, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert ("labels are from names, as " in done.stdout) == (named != "by a table")
+    assert ("labels are from names, such as " in done.stdout) == (named != "by a table")
     for weights in ("image_classifier", "accurate"):
         assert figures(done.stdout, "single digits", weights) == [14, round(11 / 14, 4), 1, 2]
         assert f"single digits, {weights}: 1 refused: no digit found" in done.stdout

@@ -184,7 +184,7 @@ def test_uses_trained_weights_if_it_has_any(tmp_path: Path, capsys: pytest.Captu
     for dropout, same in (("0.0", True), ("0.9", False)):  # the options of the config, not of the file
         text = printed(tmp_path, capsys, *options, f"model.dropout={dropout}", "pictures=false")
         assert ("this network is the same in evaluation and training" in text) == same
-    with pytest.raises(InputError, match=r"model=mlp, but .*mine.safetensors is of image_classifier"):
+    with pytest.raises(InputError, match=r"model=mlp, but .*mine.safetensors has weights of image_classifier"):
         show_forward(compose("forward", ["model=mlp", f"checkpoint={tmp_path / 'mine.safetensors'}"]), tmp_path)
 
 

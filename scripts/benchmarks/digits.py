@@ -1,4 +1,4 @@
-"""Accuracy on a folder of one's own: photos, scans and drawings of digits, beside what people would take instead."""
+"""Accuracy on a folder of labelled photos, scans and drawings of digits, compared with alternatives."""
 
 import argparse
 import csv
@@ -27,7 +27,7 @@ from mnist_cls.preprocessing.prepare import prepare_all
 
 
 class Reading(NamedTuple):
-    """What was read from an image: text, empty if it was refused; why; and what the network saw, (K, 28, 28)."""
+    """The result for an image: the text, empty if it was refused; the reason; the network's input, (K, 28, 28)."""
 
     text: str
     reason: str = ""
@@ -79,7 +79,7 @@ def find_labels(folder: Path) -> dict[Path, str]:
     """Return the images in a folder with their labels, one digit or several.
 
     Raises:
-        InputError: If there are none, or a label is no number.
+        InputError: If there are none, or a label is not a number.
     """
     table = folder / "labels.csv"
     if table.is_file():
@@ -92,7 +92,8 @@ def find_labels(folder: Path) -> dict[Path, str]:
         raise InputError(f"{folder}: no labelled images; expected labels.csv (path,label), or names such as a_7.png")
     if not table.is_file():
         path, label = next(iter(labels.items()))
-        print(f"labels are from names, as {label} from {path.relative_to(folder)}; labels.csv (path,label) goes before")
+        named = path.relative_to(folder)
+        print(f"labels are from names, such as {label} from {named}; a labels.csv (path,label) would take precedence")
     for path, label in labels.items():
         if not re.fullmatch("[0-9]+", label):
             raise InputError(f"{path}: label {label!r}; expected digits")
@@ -130,7 +131,7 @@ def _readers(checkpoint: str | None, split: bool) -> dict[str, Callable[[Images]
     if shutil.which("tesseract"):
         readers["Tesseract"] = lambda images: _by_tesseract(images, split)
     else:
-        print("Tesseract is not installed (Debian: tesseract-ocr), and left out")
+        print("Tesseract is skipped, because it is not installed (Debian: apt-get install tesseract-ocr)")
     return readers
 
 
@@ -148,7 +149,7 @@ def _read_resized(predict: Predictor, content: bytes) -> Reading:
 
 
 def _resized(content: bytes) -> np.ndarray:
-    """Convert an image as tutorials do: grey, resized to 28x28, inverted if its border is light."""
+    """Convert an image as tutorials do: to grey, resized to 28x28, inverted if its border is light; uint8 (28, 28)."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB").convert("L").resize((28, 28)))
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -156,7 +157,7 @@ def _resized(content: bytes) -> np.ndarray:
 
 
 def _no_digits(images: Images) -> int:
-    """Return how many of the images that can be read the packaged autoencoder takes for no digit."""
+    """Return how many of the readable images the packaged autoencoder takes for something other than a digit."""
     found = [one.images for one in prepare_all(list(images.values())) if not isinstance(one, InputError)]
     return int((~EagerDetector(DETECTOR, "cpu")(np.concatenate(found))).sum()) if found else 0
 
@@ -187,7 +188,7 @@ def _draw_sheet(wrong: list[tuple[Path, str, Reading]], file: Path) -> None:
             page.thumbnail((width // 2, side))
             sheet.paste(page, (left, top))
         except InputError:
-            pass  # the reason stands below
+            pass  # the reason is drawn below
         if reading.seen is not None:
             seen = Image.fromarray(np.concatenate(list(reading.seen), 1))
             seen.thumbnail((width // 2 - 8, side))

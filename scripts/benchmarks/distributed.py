@@ -21,10 +21,10 @@ from mnist_cls.inference.sinks.shards import PART_SIZE, shards_of
 from mnist_cls.inference.sources.detect import open_source
 from mnist_cls.inference.summary import Summary
 
-# Images of the array.
+# Number of images in the array.
 ARRAY = 40_000
 INPUTS = [("array.npy", "eager"), ("array.npy", "int8"), ("small", "eager"), ("table.parquet", "eager")]
-# Inputs per shard: few, so that two workers get several shards each, as they would of a large input on a cluster.
+# Inputs per shard: few, so that two workers get several shards each, as with a large input on a cluster.
 SHARD_SIZES = {"array.npy": 2048, "small": 1024, "table.parquet": 1024}
 
 

@@ -1,4 +1,4 @@
-"""Scaling with data and threads, peak memory, and the fraction of the hardware's rates that is reached."""
+"""Scaling with data and threads, peak memory, and the fraction of the hardware's peak rates that is reached."""
 
 import argparse
 import subprocess
@@ -95,7 +95,7 @@ def images_file(folder: Path, count: int) -> Path:
 
 
 def idx_folder(folder: Path, count: int) -> Path:
-    """Write a folder of IDX files with `count` training images, and one in twelve more for validation."""
+    """Write a folder of IDX files with `count` training images, and an eleventh as many for validation."""
     training, test = load_dataset("mnist", "train"), load_dataset("mnist", "test")
     repeated = training.subset(torch.arange(count * 12 // 11) % len(training.labels))
     data = folder / str(count)

@@ -26,8 +26,8 @@ def fresh(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def _without_imports_in_the_way(function: Callable[..., Result], *arguments: Any) -> Result:
-    # The garbage collector would look through all that this process has imported, more for some variants than others:
-    # a plain loop over a DataLoader takes a third longer beside Lightning.
+    # The garbage collector would traverse everything that this process has imported, which differs between variants: a
+    # plain loop over a DataLoader takes a third longer with Lightning imported.
     gc.freeze()
     return function(*arguments)
 

@@ -1,4 +1,4 @@
-"""The page in a browser: how long a frame takes, from a stroke's point to the painted forward pass."""
+"""The page in a browser: the time of a frame, from a point of a stroke to the painted forward pass."""
 
 import argparse
 import itertools
@@ -33,7 +33,7 @@ OBSERVE = """() => {
 
 
 def page(arguments: argparse.Namespace) -> list[Row]:
-    """Milliseconds of a frame of the page while somebody draws, in Chromium; --plot FILE.png is a picture of it."""
+    """Milliseconds of a frame of the page while somebody draws, in Chromium; --plot FILE.png saves a screenshot."""
     rows: list[Row] = []
     with _page() as opened:
         for name in NETWORKS:
@@ -90,7 +90,7 @@ def _page() -> Iterator[Any]:
 
 
 def _draw(opened: Any) -> None:
-    """Draw by the mouse, with a point every 16 ms, as a screen of 60 Hz gives them."""
+    """Draw with the mouse, with a point every 16 ms, as on a screen of 60 Hz."""
     opened.click("#clear")
     box = opened.locator("#drawing").bounding_box()
     for stroke in STROKES:

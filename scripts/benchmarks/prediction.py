@@ -21,7 +21,7 @@ from mnist_cls.inference.options import PredictOptions
 from mnist_cls.inference.pipeline import predict_files
 from mnist_cls.inference.sources.detect import open_source
 
-# Numbers of images, large enough that the start costs little.
+# Numbers of images, large enough that starting up takes a small fraction of the time.
 ARRAY, SMALL, PHOTOS = 100_000, 10_000, 200
 KINDS = ("csv", "jsonl", "parquet", "npy")
 

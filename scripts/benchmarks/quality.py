@@ -120,7 +120,7 @@ def is_digit(arguments: argparse.Namespace) -> list[Row]:
 def letters() -> torch.Tensor:
     """A to Z and a to z in each of `FONTS`, in MNIST form: uint8 (N, 28, 28). Some look like digits: O, l, S.
 
-    Without those that preprocessing refuses, such as some i and j for their points.
+    Letters that preprocessing refuses are left out, such as some i and j because of their dots.
     """
     import matplotlib
 

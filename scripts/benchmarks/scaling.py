@@ -20,14 +20,14 @@ from benchmarks.measure import Row, in_turns, median, median_seconds
 
 BATCH, STEPS = 128, 60
 PARAMETERS = 421_642
-# The network assumed for the estimate: 10 Gbit/s Ethernet in bytes/s, and seconds of a message between processes.
+# Assumed network for the estimate: 10 Gbit/s Ethernet, in bytes/s, and the latency of a message in seconds.
 BANDWIDTH, LATENCY = 1.25e9, 50e-6
-# Median seconds of a "step", and with several processes of an all-reduce of the "gradients" and of two "numbers".
+# Median seconds of a "step"; with several processes also of an all-reduce of the "gradients" and of two "numbers".
 Times = dict[str, float]
 
 
 class Stopwatch(pl.Callback):
-    """Write the `Times` of a training into the file $STOPWATCH."""
+    """Write the `Times` of a training run to the file $STOPWATCH."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -90,14 +90,14 @@ def estimate(whole: float, constant: float, machines: int) -> Row:
 
     Args:
         whole: Seconds of a step of one process.
-        constant: The part of them that does not depend on the batch.
+        constant: Part of these seconds that does not depend on the batch size.
         machines: Number of machines.
 
     Returns:
-        The figures for one batch shared by all machines ("ms a step", "images/s", "efficiency"), and for a batch of
-        that size on each machine ("efficiency, a whole batch each").
+        The figures for one batch divided among all machines ("ms a step", "images/s", "efficiency"), and for a batch
+        of that size on each machine ("efficiency, a whole batch each").
     """
-    # Ring all-reduce: each machine sends an N-th of the gradients to its neighbour 2 (N - 1) times; the numbers alike.
+    # Ring all-reduce: each machine sends 1/N of the gradients to its neighbour 2 (N - 1) times; likewise the numbers.
     messages = 2 * (machines - 1) * (4 * PARAMETERS / machines / BANDWIDTH + 2 * LATENCY)
     step = constant + (whole - constant) / machines + messages
     return {

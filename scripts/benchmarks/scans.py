@@ -18,7 +18,7 @@ WEIGHTS = ["image_classifier", "accurate"]
 # Fonts that look like handwriting, from Debian's packages fonts-breip, fonts-comic-neue, fonts-dkg-handwriting,
 # fonts-ecolier-court, fonts-humor-sans and fonts-sjfonts.
 HANDS = ["Breip", "Comic Neue", "Delphine", "DkgHandwriting", "Ecolier_court", "Humor Sans", "Steve"]
-# Spaces between the digits of a row, in pixels; digits are 20 pixels high.
+# Gaps between the digits of a row, in pixels; negative gaps overlap. Digits are 20 pixels high.
 GAPS = (6, 4, 2, 0, -1, -2)
 
 
@@ -54,7 +54,7 @@ def _prepared(pages: list[bytes] | list[np.ndarray]) -> list[np.ndarray | None]:
 
 
 def rows(arguments: argparse.Namespace) -> list[Row]:
-    """Fraction of rows of five test digits that are read correctly, by the space between the digits."""
+    """Fraction of rows of five test digits that are read correctly, by the gap between the digits."""
     data = load_dataset("mnist", "test")
     count = min(arguments.images, 10_000) // 5
     images, labels = data.images.numpy().reshape(-1, 5, 28, 28), data.labels.numpy().reshape(-1, 5)
@@ -77,7 +77,7 @@ def rows(arguments: argparse.Namespace) -> list[Row]:
 
 
 def read_row(predict: Predictor, row: Digits) -> tuple[str, np.ndarray]:
-    """Return what is read from a row of digits, and the images of its digits, uint8 (K, 28, 28)."""
+    """Return the digits read from a row as text, and the images of these digits, uint8 (K, 28, 28)."""
     predictions = predict(row.images)
     chosen = best_way(row.spans, row.priors + np.log(predictions.confidences))
     return "".join(map(str, predictions.labels[chosen])), row.images[chosen]
@@ -116,7 +116,7 @@ _STROKES: dict[int, list[list[tuple[float, float]]]] = {
 
 
 def strokes(count: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Draw each digit `count` times, with a random size, slant, hand and pen, and return the pages and labels."""
+    """Draw each digit `count` times, with a random size, slant, jitter and pen; return the pages and the labels."""
     random = np.random.default_rng(0)
     labels = list(range(10)) * count
     pages = []

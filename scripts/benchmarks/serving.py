@@ -25,10 +25,10 @@ from mnist_cls.data.datasets import load_dataset
 CLIENTS = (1, 16, 64, 256)
 SECONDS = 4.0
 
-# A client that is refused asks again after this many seconds, whatever Retry-After says.
+# A refused client asks again after this many seconds, whatever Retry-After says.
 RETRY_SECONDS = 0.05
 
-# What people would write, with the decoding and the network of `mnist_cls.serve`.
+# Servers as people would write them, with the decoding and the network of `mnist_cls.serve`.
 FASTAPI = """
 import sys, uvicorn
 from fastapi import Body, FastAPI
@@ -80,7 +80,7 @@ if __name__ == "__main__":
 
 
 class Load(NamedTuple):
-    """Predictions per second, the seconds of each with all its attempts, and how many attempts were refused."""
+    """Predictions per second, the seconds of each including refused attempts, and the number of refused attempts."""
 
     rate: float
     latencies: list[float]
@@ -116,7 +116,7 @@ def serve(arguments: argparse.Namespace) -> list[Row]:
 
 
 def measure(source: str | None) -> dict[int, Load]:
-    """Start a server, `mnist_cls.serve` or a program, and let each number of clients ask it for `SECONDS`."""
+    """Start `mnist_cls.serve` or the program in `source`, and load it with each number of clients for `SECONDS`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def measure(source: str | None) -> dict[int, Load]:
             server.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(30)
-            with contextlib.suppress(ProcessLookupError):  # what is left of it
+            with contextlib.suppress(ProcessLookupError):  # no process of it is left
                 os.killpg(server.pid, signal.SIGKILL)
 
 

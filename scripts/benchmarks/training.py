@@ -29,7 +29,7 @@ from mnist_cls.data.loader import BatchLoader
 from mnist_cls.data.normalization import normalize
 from mnist_cls.training.fit import train
 
-# From the published recipe to `experiment=fast`: each adds one idea.
+# From the published recipe to `experiment=fast`; each line adds one idea.
 IDEAS = {
     "the published recipe": Recipe(),
     "channels_last": Recipe(channels_last=True),

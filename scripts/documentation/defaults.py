@@ -1,4 +1,4 @@
-"""Default values in the signatures of the Python API, where the code names where they are stated.
+"""Show a default such as `PredictOptions.shifts` as its value, in the signatures of the Python API.
 
 An extension of griffe, with which mkdocstrings reads the code.
 """
@@ -16,7 +16,7 @@ HOMES = {"BATCH_SIZE": settings, "DataSettings": settings, "DEFAULT_WEIGHTS": fi
 
 
 class Defaults(griffe.Extension):
-    """Replaces `PredictOptions.shifts` by 0, and its like."""
+    """Replaces defaults that name a constant or a field in `HOMES` with its value."""
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
         """Replace the defaults of a function's parameters."""

@@ -1,7 +1,7 @@
 """README.md and CHANGELOG.md as pages, and links that work on the site.
 
-A hook of MkDocs, as are its neighbours. Links in the repository name files; this turns them into links between pages. A
-link to a file that is no page, such as LICENSE, becomes plain text.
+A hook of MkDocs. Links in the repository name files; this turns them into links between pages. A link to a file that is
+not a page, such as LICENSE, becomes plain text.
 """
 
 import posixpath
@@ -12,15 +12,15 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-# Files outside of docs/ that are pages of the site.
+# Files outside docs/ that are pages of the site.
 PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changelog.md"}
 
-# The end of a link, as its text may be a picture; its text, where that is plain.
+# A link with plain text, or only the end of one whose text is a picture.
 _LINK = re.compile(r"(?:\[([^\[\]]*))?\]\((?!\w+:)([^()\s#]+)(#[^()\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages whose files lie outside of docs/."""
+    """Add the pages whose files are outside docs/."""
     for name, page in PAGES.items():
         text = (Path(config.docs_dir).parent / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
@@ -28,12 +28,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let the links of a page lead to pages."""
+    """Rewrite the links of a page, see `linked`."""
     return linked(markdown, page.file.src_uri)
 
 
 def linked(markdown: str, page: str) -> str:
-    """Return a page's text with the links that it needs on the site.
+    """Return a page's text with links between the pages of the site.
 
     Args:
         markdown: text with links between the files of the repository.

@@ -1,6 +1,6 @@
 """Pages of the tutorial's notebooks, with the outputs that are stored in them. Nothing is executed.
 
-A hook of MkDocs, as are its neighbours.
+A hook of MkDocs.
 """
 
 import json
@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a page for each notebook; the notebook itself stays there to be downloaded."""
+    """Add a page for each notebook; the notebook itself remains on the site, for downloading."""
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         text = Path(str(file.abs_src_path)).read_text(encoding="utf-8")
         page = f"{file.src_uri.removesuffix('.ipynb')}.md"
@@ -25,8 +25,8 @@ def to_markdown(notebook: dict[str, Any], name: str) -> str:
     """Return a notebook as Markdown.
 
     Args:
-        notebook: of nbformat 4.
-        name: of its file, without the extension.
+        notebook: a notebook in nbformat 4.
+        name: name of its file, without the extension.
     """
     title, *cells = notebook["cells"]
     download = f'This page is a notebook: <a href="{name}.ipynb" download>download it</a> to run it.'
@@ -42,7 +42,7 @@ def to_markdown(notebook: dict[str, Any], name: str) -> str:
 
 
 def _shown(output: dict[str, Any]) -> Iterator[str]:
-    """Yield an output in the richest form in which it is stored."""
+    """Yield an output in its richest stored format."""
     if output["output_type"] == "stream":
         yield _fence("".join(output["text"]), "text")
         return

@@ -1,6 +1,6 @@
-"""Pages of the reference, made of what the code says: commands, config values, the Python API, and the HTTP routes.
+"""Pages of the reference, generated from the code: commands, config values, the Python API, and the HTTP routes.
 
-A hook of MkDocs, as are its neighbours.
+A hook of MkDocs.
 """
 
 import os
@@ -24,7 +24,7 @@ from mnist_cls.serving.openapi import openapi
 
 SOURCE = Path(__file__).parents[2] / "src"
 
-# Classes that are not imported by name, but come back from those that are.
+# Classes that are not exported, but returned by functions that are.
 RETURNED = ["inference.predictions.Prediction", "tracing.records.Trace", "tracing.records.Record"]
 
 
@@ -37,14 +37,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Write what a docstring has as `Example::` in plain English."""
+    """Replace reStructuredText's `Example::` with `Example:`."""
     return html.replace("<p>Example::</p>", "<p>Example:</p>")
 
 
 def commands() -> Iterator[str]:
     """Yield the lines of the page of the commands."""
     yield "# Commands\n"
-    yield "`KEY=VALUE` sets a value. Every command explains its own with `--help`, from the same comments as this page."
+    yield "`KEY=VALUE` sets a value. `--help` explains the values of a command, from the same comments as this page."
     for command, summary in COMMANDS.items():
         yield f"\n## {command}\n\n{summary}.\n"
         file = config_folder() / f"{command}.yaml"
@@ -73,7 +73,7 @@ def configuration() -> Iterator[str]:
     chosen = _choices(_read(folder / "train.yaml"))
     yield "# Configuration\n"
     yield "`GROUP=CHOICE` selects a choice, `GROUP.KEY=VALUE` changes one of its values. A choice that starts from"
-    yield "another has that one's values, too. Values of the commands themselves: [Commands](commands.md)."
+    yield "another one also has its values. The values of the commands themselves are under [Commands](commands.md)."
     for group in sorted({file.parent.name for file in folder.glob("*/*.yaml")} - {"hydra"}):
         yield f"\n## {group}"
         for file in sorted((folder / group).glob("*.yaml"), key=lambda file: (file.stem != chosen[group], file.stem)):
@@ -89,7 +89,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _choices(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the groups in the defaults of a config, and what is chosen of each."""
+    """Return the groups in the defaults of a config, and the choice of each."""
     choices = {}
     for entry in config.get("defaults", []):
         if not isinstance(entry, str):
@@ -98,10 +98,10 @@ def _choices(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(file: Path, group: str = "") -> Iterator[str]:
-    """Yield what a config says of itself, and a table of its values."""
+    """Yield a config's description, and a table of its values."""
     text = file.read_text(encoding="utf-8")
     config = _read(file)
-    comments = _comments_in(text) or _comments_in(f"{text}defaults:")  # of a file with no keys
+    comments = _comments_in(text) or _comments_in(f"{text}defaults:")  # for a file without keys
     if group and "defaults" in comments:
         yield f"{_escaped(comments['defaults'])}\n"
     rows: list[tuple[str, str | None, str]] = []
@@ -145,7 +145,7 @@ def api() -> Iterator[str]:
         raise PluginError(f"without a docstring: {', '.join(missing)}")
     yield "# Python\n"
     yield "`from mnist_cls import Predictor`, and likewise for each name without a module before it. A name is loaded"
-    yield "when it is first used, so that what needs no PyTorch does not wait for it."
+    yield "when it is first used, so that code without PyTorch does not wait for its import."
     for name in names:
         yield f"\n::: mnist_cls.{name}"
 
@@ -166,7 +166,7 @@ def http() -> Iterator[str]:
     yield "# HTTP\n"
     yield "The routes of `python -m mnist_cls.serve`, as `/openapi.json` describes them. How to use them, limits and"
     yield "safety: [Serving](../serving.md). `{name}` is the name of the network.\n"
-    yield "An answer with another status than 200 is an [Error](#error) in JSON. Any route may answer with these:\n"
+    yield "An answer with a status other than 200 is an [Error](#error) in JSON. Any route can answer with these:\n"
     routes = [route["responses"] for methods in description["paths"].values() for route in methods.values()]
     everywhere = {status for status in routes[0] if all(route.get(status) == routes[0][status] for route in routes)}
     yield from _table("status", "reason")
@@ -185,7 +185,7 @@ def http() -> Iterator[str]:
 
 
 def _route(route: dict[str, Any], everywhere: set[str]) -> Iterator[str]:
-    """Yield what a route does, takes and answers, but for the statuses that may come from everywhere."""
+    """Yield a route's summary, parameters, body and answers, without the statuses that every route can have."""
     yield f"{route['summary']}.\n"
     if parameters := route["parameters"]:
         yield from _table("parameter", "in", "type", "")
@@ -203,7 +203,7 @@ def _route(route: dict[str, Any], everywhere: set[str]) -> Iterator[str]:
 
 
 def _content(content: dict[str, Any]) -> str:
-    """Return the media types of a body, and the objects that are in them."""
+    """Return the media types of a body, and the objects in them."""
     return " or ".join(
         f"`{media}`" + (f" of {_kind(body['schema'])}" if "application/json" in media and "schema" in body else "")
         for media, body in content.items()
