@@ -192,6 +192,23 @@ def test_the_status_names_the_signal_even_where_it_is_ignored(workers: int, numb
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    ("options", "address"),
+    [
+        (["host=0.0.0.0"], "http://localhost:"),
+        (["host=0.0.0.0", "hosts=[digits.example.org]"], "http://digits.example.org:"),
+        (["host='::1'"], "http://[::1]:"),
+    ],
+)
+def test_the_address_that_it_prints_can_be_opened(options: list[str], address: str) -> None:
+    command = [sys.executable, "-m", "mnist_cls.serve", "port=0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.terminate()
+    assert f": open {address}" in line
+
+
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     with Server("workers=2") as server:
         two_workers(server)
