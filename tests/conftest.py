@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 Completed = subprocess.CompletedProcess[str]
 Run = Callable[..., Completed]
 
-# A training of a few seconds on real MNIST.
+# Overrides for a training run of a few seconds on real MNIST.
 SMALL = [
     "data.train_size=1280",
     "trainer.max_epochs=2",
@@ -36,7 +36,7 @@ SMALL = [
 
 @pytest.fixture(autouse=True)
 def _registry() -> Iterator[None]:
-    """Forget the networks that a test registers."""
+    """Unregister the networks that a test registers."""
     before = dict(_MODELS)
     yield
     _MODELS.clear()
@@ -66,7 +66,7 @@ FORKING = multiprocessing.get_context("forkserver")
 
 @pytest.fixture(scope="session", autouse=True)
 def _forkserver() -> None:
-    """Start a process that has imported what commands import; forking theirs from it saves seconds each."""
+    """Start a process that imports what commands import. Forking it for each command saves seconds."""
     FORKING.set_forkserver_preload(["tests.preloaded"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -93,10 +93,10 @@ def run_module(
 
     Args:
         module: name of the command.
-        arguments: of its command line.
+        arguments: its command line.
         cwd: the folder to run in.
         besides: variables to add to the environment.
-        kwargs: of `subprocess.run`, such as `env` or `input`; with any of them a new Python starts, as for a user.
+        kwargs: arguments of `subprocess.run`, such as `env` or `input`. With any of them, a new Python is started.
     """
     module, words = f"mnist_cls.{module}", [*map(str, arguments)]
     if kwargs:
@@ -138,7 +138,7 @@ def png(tmp_path: Path, digits: np.ndarray) -> Path:
 
 
 def refused_training(folder: Path, *overrides: str) -> str:
-    """Check that a training is refused in one line, before it begins; return the line."""
+    """Check that training is refused with one line before it begins; return that line."""
     from mnist_cls.training.fit import train  # imports Lightning
 
     with pytest.raises(InputError) as caught:
@@ -149,7 +149,7 @@ def refused_training(folder: Path, *overrides: str) -> str:
 
 
 def one_line(done: Completed, *words: str) -> str:
-    """Check that a command printed one line of error and exited with status 2; return the line."""
+    """Check that a command printed a one-line error and exited with status 2; return that line."""
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr

@@ -19,9 +19,9 @@ from .conftest import Run
 
 GROUPS = sorted(
     {f"{path.parent.name}={path.stem}" for path in config_folder().glob("*/*.yaml") if path.parent.name != "hydra"}
-    - {"logger=mlflow", "logger=wandb"}  # which are in test_loggers.py
+    - {"logger=mlflow", "logger=wandb"}  # test_loggers.py runs these
 )
-# A run as short as possible; a choice comes after these and overrides them.
+# Overrides for a run as short as possible. The choice to test comes after these, and takes precedence.
 STEP = [
     "model=mlp",
     "trainer.accelerator=cpu",
@@ -52,7 +52,7 @@ def test_entry_configs_compose(entry: str) -> None:
 def test_every_choice_runs_a_step(choice: str, tmp_path: Path, run: Run) -> None:
     group, name = choice.split("=")
     extra = ["trainer.max_epochs=1"]
-    if choice == "trainer=ddp":  # which starts processes of its own
+    if choice == "trainer=ddp":  # starts other processes
         done = run("train", "mode=fast_dev", "model=mlp", choice, "trainer.accelerator=cpu", "trainer.devices=2")
         assert done.returncode == 0, done.stderr
         return

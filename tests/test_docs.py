@@ -1,4 +1,4 @@
-"""The documentation's site: complete, true to the code, and asking no other host for anything."""
+"""The documentation's site is complete, agrees with the code, and loads nothing from other hosts."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Addresses(HTMLParser):
-    """The addresses that a browser asks when it shows a page."""
+    """The addresses that a browser requests when it shows a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ def test_broken_link_fails_the_build(text: str, reason: str, tmp_path: Path) -> 
 
 
 def commands_in(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command in the blocks of shell, up to a pipe or a redirection."""
+    """Yield the words of each command in the shell blocks, up to a pipe or a redirection."""
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

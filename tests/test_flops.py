@@ -1,4 +1,4 @@
-"""FLOPs are those counted by hand, by PyTorch's FlopCounterMode and by torchinfo, where these count."""
+"""FLOPs equal those counted by hand, and those of PyTorch's FlopCounterMode and torchinfo where these count them."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ from mnist_cls import create_model, list_models, trace_forward
 from mnist_cls.tracing.flops import FlopCount
 from mnist_cls.tracing.records import Trace
 
-# 2 x 8 maps of 6 x 6, 2 sequences of 5 vectors of 8, and 2 x 4 heads of them.
+# 2 x 8 maps of 6 x 6; 2 sequences of 5 vectors of 8 numbers; 2 x 4 heads of 10 vectors of 16 numbers.
 MAPS, SEQUENCES, HEADS = torch.randn(2, 8, 6, 6), torch.randn(2, 5, 8), torch.randn(2, 4, 10, 16)
 # Convolutions and matrix products, which FlopCounterMode counts.
 PRODUCTS = {"conv1d", "conv2d", "conv_transpose2d", "linear", "matmul", "bmm", "einsum"}
 
-# Operations by hand, for the number of values of the output or, where it says so, of the input.
+# Operations counted by hand: per value of the output or, where a comment says so, of the input.
 COUNTS: dict[str, tuple[Callable[[], Tensor], int]] = {
     # Activations: one per value.
     "relu": (lambda: F.relu(MAPS), 576),
@@ -39,7 +39,7 @@ COUNTS: dict[str, tuple[Callable[[], Tensor], int]] = {
     "glu": (lambda: F.glu(MAPS, 1), 2 * 288),  # a sigmoid and a product
     "softmax": (lambda: F.softmax(MAPS, 1), 3 * 576),  # exp, sum, division
     "log_softmax": (lambda: F.log_softmax(MAPS, 1), 3 * 576),
-    # Norms: a scale and a shift, after mean and variance if those are computed.
+    # Norms: a scale and a shift; before these the mean and the variance, if they are computed.
     "batch_norm": (lambda: F.batch_norm(MAPS, torch.zeros(8), torch.ones(8)), 2 * 576),
     "batch_norm in training": (lambda: F.batch_norm(MAPS, torch.zeros(8), torch.ones(8), training=True), 5 * 576),
     "instance_norm": (lambda: F.instance_norm(MAPS), 5 * 576),
@@ -55,12 +55,12 @@ COUNTS: dict[str, tuple[Callable[[], Tensor], int]] = {
     "adaptive_max_pool2d": (lambda: F.adaptive_max_pool2d(MAPS, 3), 576),
     "mean": (lambda: MAPS.mean(1), 576),
     "cumsum": (lambda: MAPS.cumsum(1), 576),
-    # Interpolation: a product and a sum for each value it is between; the nearest is copied.
+    # Interpolation: a product and a sum for each neighbouring value; the nearest one is copied.
     "bilinear": (lambda: F.interpolate(MAPS, scale_factor=2, mode="bilinear"), 4 * 2 * 2304),
     "bicubic": (lambda: F.interpolate(MAPS, scale_factor=2, mode="bicubic"), 16 * 2 * 2304),
     "linear interpolation": (lambda: F.interpolate(SEQUENCES, scale_factor=2, mode="linear"), 2 * 2 * 160),
     "trilinear": (lambda: F.interpolate(MAPS[None], scale_factor=2, mode="trilinear"), 8 * 2 * 4608),
-    "nearest": (lambda: F.interpolate(MAPS, scale_factor=2), 2 * 2 * 12),  # its index
+    "nearest": (lambda: F.interpolate(MAPS, scale_factor=2), 2 * 2 * 12),  # the index
     "area": (lambda: F.interpolate(MAPS, size=3, mode="area"), 576),
     "grid_sample": (lambda: F.grid_sample(MAPS, torch.zeros(2, 4, 4, 2), align_corners=False), 4 * 2 * 256),
     # Moving values costs nothing.
@@ -138,7 +138,7 @@ def test_expensive_kernels_without_a_formula_are_unknown_not_free(run: Callable[
 
 
 def reference(model: nn.Module, x: Tensor) -> int:
-    """FLOPs by PyTorch's counter; it counts attention only if it is computed step by step, as with gradients."""
+    """FLOPs counted by PyTorch, which counts attention only if it is computed step by step, as with gradients."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x)
     return int(counter.get_total_flops())
@@ -149,15 +149,15 @@ def flops_of(trace: Trace, operations: set[str]) -> int:
 
 
 def torchinfo_mult_adds(trace: Trace) -> int:
-    """Compute what torchinfo does: it takes parameters for products, at each place of a convolution, else once.
+    """Count as torchinfo does: one operation per parameter, for a convolution at each position of its output.
 
-    So it counts biases, norms as if they had a single place, and no products without parameters.
+    So biases are counted, norms only once per image, and products without parameters not at all.
     """
-    places = [
+    positions = [
         record.output_shape[0] * (record.value[0, 0].numel() if record.operation in PRODUCTS - {"linear"} else 1)
         for record in trace
     ]
-    return sum(record.parameters * count for record, count in zip(trace, places, strict=True))
+    return sum(record.parameters * count for record, count in zip(trace, positions, strict=True))
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -44,7 +44,7 @@ def test_the_shapes_of_the_docstring_are_in_the_table(run: Run, tmp_path: Path) 
     lines = done.stdout.splitlines()
     documented = re.findall(r"\(B, [\d, ]+\)", str(ImageClassifier.__doc__))
     assert len(documented) == 9
-    remaining = iter(lines)  # each shape below the one before
+    remaining = iter(lines)  # each shape is below the previous one
     for shape in documented:
         text = re.sub(" +", " ", shape.replace("B", "1"))
         assert any(text in re.sub(" +", " ", line) for line in remaining), shape
@@ -189,7 +189,7 @@ def test_uses_trained_weights_if_it_has_any(tmp_path: Path, capsys: pytest.Captu
 
 
 def network_file(body: str, init: str = "pass") -> str:
-    """A user's file that registers a network with this `forward`."""
+    """The text of a user's file that registers a network with this `forward`."""
     return f"""
 import torch
 from torch import nn
@@ -304,7 +304,7 @@ def test_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_draws_no_operation_whose_first_row_may_be_another_image(tmp_path: Path) -> None:
-    """After an early exit the first row may belong to any image."""
+    """After an early exit, the first row can belong to any image."""
     torch.manual_seed(0)
     model = create_model("conditional").eval()
     images = torch.randint(0, 256, (6, 28, 28), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The page reads what is drawn on it, shows what the network computed, and can be used by everybody."""
+"""The page reads what is drawn on it, shows what the network computed, and is accessible."""
 
 import io
 import itertools
@@ -55,7 +55,7 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
 
 
 def opened(browser: Browser, server: Server, **options: Any) -> Iterator[Page]:
-    """Yield the page, and check at the end that nothing failed in it and that it asked no other host."""
+    """Yield the page; at the end check that it had no errors and contacted no other host."""
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
     page = context.new_page()
     page.set_default_timeout(20_000)
@@ -72,7 +72,7 @@ def opened(browser: Browser, server: Server, **options: Any) -> Iterator[Page]:
 
 
 def draw(page: Page, digit: str, scale: float = 1.0, left: float = 0.0, top: float = 0.0) -> None:
-    """Draw a digit by the mouse; `scale`, `left` and `top` as fractions of the paper's height."""
+    """Draw a digit with the mouse; `scale`, `left` and `top` are fractions of the paper's height."""
     box = page.locator("#drawing").bounding_box()
     assert box
     for stroke in STROKES[digit]:
@@ -92,7 +92,7 @@ def expect_answer(page: Page, answer: str) -> None:
 
 
 def operation(page: Page, name: str) -> Any:
-    """The picture of an operation, by the start of its label."""
+    """The picture of the operation whose label starts with `name`."""
     return page.locator(f'.pass >> nth=0 >> canvas[aria-label^="{name}"]')
 
 
@@ -193,7 +193,7 @@ def test_photos_are_read_as_predict_reads_them(page: Page, mnist_test: Any, tmp_
     page.wait_for_function("() => document.getElementById('detail').textContent.startsWith('not an image')")
 
 
-# The browser's protocol tells no bodies of requests that are files.
+# Keeps the last body in `window.sent`, because the browser's protocol does not return bodies that are files.
 KEEP = """() => {
     const fetch = window.fetch;
     window.fetch = (path, options) => {
@@ -204,9 +204,9 @@ KEEP = """() => {
 
 
 def traced(page: Page) -> tuple[Any, Any]:
-    """The forward pass in Python of what the page sent last, and the image that the network saw."""
+    """The forward pass of what the page sends, traced in Python, and the image that the network saw."""
     page.evaluate(KEEP)
-    page.locator("#other").dispatch_event("change")  # asks again
+    page.locator("#other").dispatch_event("change")  # sends it again
     page.wait_for_function("() => window.sent")
     content = bytes(page.evaluate("async () => [...new Uint8Array(await window.sent.arrayBuffer())]"))
     images = Predictor(device="cpu")([content]).images
@@ -225,7 +225,7 @@ def test_the_forward_pass_on_the_page_is_the_traced_one(page: Page) -> None:
     lines = page.locator(".pass .operation p").all_inner_texts()
     for record, line in zip(trace, lines, strict=True):
         assert " \N{MULTIPLICATION SIGN} ".join(map(str, record.output_shape)) in line
-    # What the network saw, white on black, a pixel each.
+    # What the network saw: white on black, one pixel per value.
     seen = page.locator('canvas[aria-label="What the network saw"]').evaluate(PIXELS)
     np.testing.assert_allclose(np.reshape(seen["data"], (28, 28, 4))[..., 0], image / image.max() * 255, atol=1)
     # A feature map: red is positive, blue negative.
@@ -276,7 +276,7 @@ def test_a_value_is_explained_by_what_it_was_computed_from(page: Page, name: str
     operation(page, name).evaluate("canvas => canvas.scrollIntoView({block: 'center'})")
     operation(page, name).hover(position={"x": 35, "y": 5})
     page.wait_for_selector("#unit:not([hidden])")
-    for _ in range(2):  # by the mouse, and then by the keyboard
+    for _ in range(2):  # with the mouse, and then with the keyboard
         title = page.inner_text("#unit-title")
         index = tuple(json.loads(title[title.index("[") : title.index("]") + 1]))
         shown = float(title.split(" = ")[1].replace("\N{MINUS SIGN}", "-"))

@@ -1,4 +1,4 @@
-"""What the project's own files say of each other is true."""
+"""The project's files agree with each other."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The server answers as `predict` does, whatever else is asked of it, and loses no request that it has accepted."""
+"""The server answers as `predict` does, whatever other requests it has, and loses no request that it has accepted."""
 
 import contextlib
 import http.client
@@ -29,12 +29,12 @@ from .conftest import Run, one_line
 
 
 class Server:
-    """`python -m mnist_cls.serve` as a process of its own, on a free port; a context manager."""
+    """`python -m mnist_cls.serve` in its own process, on a free port; a context manager."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "mnist_cls.serve", "port=0", *options]
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would be full one day
-        # In a session of its own, so that nothing of it is left when a test has failed.
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would fill up
+        # In its own session, so that no process of it is left after a failed test.
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True
         )
@@ -55,7 +55,7 @@ class Server:
     def ask(
         self, method: str, path: str, body: bytes | str = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Return the status and the answer, of JSON its value."""
+        """Return the status and the answer, parsed if it is JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
@@ -67,19 +67,19 @@ class Server:
             connection.close()
 
     def predict(self, *files: bytes, query: str = "") -> tuple[int, Any]:
-        """Ask for predictions of image files, of several as multipart/form-data."""
+        """Request predictions of image files; several are sent as multipart/form-data."""
         if len(files) == 1:
             return self.ask("POST", f"/predict{query}", files[0], {"Content-Type": "image/png"})
         body, kind = multipart(files)
         return self.ask("POST", f"/predict{query}", body, {"Content-Type": kind})
 
     def stop(self) -> tuple[int, str]:
-        """End it by SIGTERM; see `wait`."""
+        """End it with SIGTERM; see `wait`."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> tuple[int, str]:
-        """Wait for its end; return its status as a shell has it, and its standard error."""
+        """Wait for its end; return its exit status as in a shell, and its standard error."""
         self.process.communicate(timeout=60)
         self.log.seek(0)
         status = self.process.returncode
@@ -112,7 +112,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def rows_of(files: list[bytes], **options: Any) -> list[dict[str, Any]]:
-    """The rows that `Predictor` gives, as far as the server has the same columns."""
+    """The rows of `Predictor`, with the server's columns."""
     predictions = Predictor(device="cpu", **options)(files)
     probabilities = predictions.probabilities.astype(float)
     return [

@@ -1,4 +1,4 @@
-"""`POST /forward` answers with every value of a pass, and explains each by what it was computed from."""
+"""`POST /forward` answers with every value of a pass, and explains what each was computed from."""
 
 import base64
 import http.client
@@ -167,7 +167,7 @@ def test_values_that_are_not_finite_are_shown(tmp_path: Any, scan: bytes) -> Non
 
 
 def explained(model: nn.Module, images: torch.Tensor, count: int = 6) -> Iterator[tuple[Any, tuple[int, ...], Any]]:
-    """Yield records, positions drawn at random, and what is said of the value there."""
+    """Yield records, random indices, and the explanations of the values there."""
     trace, error = trace_from_pixels(model.eval(), images)
     assert error is None
     generator = torch.Generator().manual_seed(0)
@@ -232,8 +232,8 @@ def test_layers_of_every_kind_are_explained_rightly_or_not_at_all(mnist_test: An
     assert kinds["grouped"] == kinds["dilated"] == kinds["fc"] == {"sum of products"}
     assert kinds["mean"] == kinds["global_mean"] == {"mean"}
     assert kinds["gelu"] == {"values"}
-    assert kinds["linear"] == {"unknown"}  # with weights that are no layer's
-    # Reflection pads before the convolution, which the explanation of a convolution does not know.
+    assert kinds["linear"] == {"unknown"}  # its weights belong to no layer
+    # Reflection padding is not supported by the explanation of a convolution.
     assert kinds["reflected"] == {"unknown"}
 
 

@@ -1,4 +1,4 @@
-"""The server stands whatever is sent to it."""
+"""The server survives whatever is sent to it."""
 
 import json
 import random
@@ -19,7 +19,7 @@ from .test_serve import Server, children, multipart, png
 
 INFER = "/v2/models/image_classifier/infer"
 
-# Fewer clients than forward passes may wait, so that none is refused because too much is asked at once.
+# Fewer clients than the forward passes that can wait, so that none is refused for overload.
 CLIENTS = 24
 
 # What a mutation puts into a request, besides random bytes.
@@ -89,7 +89,7 @@ def raw(server: Server, path: str, kind: str, body: bytes, *headers: str) -> tup
 
 
 def mutated(head: bytes, body: bytes, chance: random.Random) -> bytes:
-    """A request with a few changes, in the head or in the body; in the body mostly with the length that it then has."""
+    """A request with a few changes in its head or its body; a changed body mostly has the correct length."""
     is_head = chance.random() < 0.4
     content = bytearray(head if is_head else body)
     for _ in range(chance.randint(1, 4)):
@@ -105,7 +105,7 @@ def mutated(head: bytes, body: bytes, chance: random.Random) -> bytes:
 
 
 def answer_to(port: int, request: bytes, seconds: float = 0.5) -> str:
-    """The status that a request gets, or why it gets none; mostly the server waits for the rest of it, for 30 s."""
+    """The status of the answer, or why there is none: mostly, the server waits up to 30 s for the rest of a request."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.sendall(request)
@@ -142,7 +142,7 @@ def test_ten_thousand_mutated_requests_cost_the_server_nothing(server: Server, d
             f"Inference-Header-Content-Length: {len(described)}",
         ),
     ]
-    for head, body in seeds:  # PyTorch among others is loaded with the first request that needs it
+    for head, body in seeds:  # PyTorch and others are loaded by the first request that needs them
         assert answer_to(server.port, head + body, seconds=60) == "200"
     chance = random.Random(0)
     requests = [mutated(*chance.choice(seeds), chance) for _ in range(10_000)]

@@ -1,4 +1,4 @@
-"""How a server lives and ends: with several workers, with clients that are slow, and while it ends."""
+"""A server with several workers and with slow clients, and its shutdown."""
 
 import contextlib
 import http.client
@@ -29,7 +29,7 @@ def content(digits: np.ndarray) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let servers put what is temporary into the test's folder."""
+    """Let servers use the test's folder for temporary files."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
@@ -51,11 +51,11 @@ def left_over(pids: list[int]) -> list[int]:
 
 
 def two_workers(server: Server, *gone: int) -> list[int]:
-    """Wait for two workers that answer, because they have decoders, and are not those that must have gone."""
+    """Wait for two workers other than those in `gone` that have decoders, and so can answer; return them."""
     found: list[int] = []
 
     def complete() -> bool:
-        with contextlib.suppress(FileNotFoundError):  # one has just died
+        with contextlib.suppress(FileNotFoundError):  # a process has just died
             found[:] = [child for child in children(server.process.pid) if children(child)]
         return len(found) == 2 and not {*found} & {*gone}
 
@@ -65,7 +65,7 @@ def two_workers(server: Server, *gone: int) -> list[int]:
 
 @contextlib.contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Keep processes from running."""
+    """Suspend processes in the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -86,7 +86,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def get(server: Server, client: socket.socket, path: str, *headers: str) -> int:
-    """Ask on an open connection; return the status of the answer."""
+    """Send a GET request on an open connection; return the status of the answer."""
     client.sendall("\r\n".join([f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *headers, "", ""]).encode())
     return status_of(client)
 
@@ -113,7 +113,7 @@ def test_the_metrics_of_any_worker_are_those_of_all(content: bytes) -> None:
 def test_a_killed_worker_is_replaced_and_the_other_one_answers(content: bytes) -> None:
     with Server("workers=2") as server, ThreadPoolExecutor(8) as clients:
         killed, other = two_workers(server)
-        with stopped(other, *children(killed)):  # so that images wait in the one that is killed
+        with stopped(other, *children(killed)):  # so that images are waiting in the worker that is killed
             body, kind = multipart((content,) * 200)
             asked = [clients.submit(server.ask, "POST", "/predict", body, {"Content-Type": kind}) for _ in range(3)]
             assert until(lambda: count(server, "mnist_cls_waiting_images") > 0)
@@ -124,7 +124,7 @@ def test_a_killed_worker_is_replaced_and_the_other_one_answers(content: bytes) -
         assert [server.predict(content)[0] for _ in range(10)] == [200] * 10
         assert other in two_workers(server, killed)
         assert count(server, "mnist_cls_waiting_images") == 0
-        with stopped(other):  # so that it dies while it is asked whether it still reacts
+        with stopped(other):  # so that it dies during a health check
             time.sleep(1.5)
             os.kill(other, signal.SIGKILL)
         two_workers(server, killed, other)
@@ -159,7 +159,7 @@ def test_workers_answer_what_they_have_accepted_and_leave_nothing(
             asked = [clients.submit(server.predict, content) for _ in range(8)]
             time.sleep(0.5)  # so that all are accepted
             if number == signal.SIGINT:
-                os.killpg(server.process.pid, number)  # as a terminal does
+                os.killpg(server.process.pid, number)  # to all processes, as from a terminal
             else:
                 server.process.send_signal(number)
             time.sleep(1)
@@ -174,7 +174,7 @@ def test_workers_answer_what_they_have_accepted_and_leave_nothing(
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_status_names_the_signal_even_where_it_is_ignored(workers: int, number: signal.Signals) -> None:
-    # As a shell starts what runs in the background; a container's first process is in the same situation.
+    # A shell starts background jobs with the signal ignored. A container's first process ignores it, too.
     command = f"trap '' INT TERM; exec {sys.executable} -m mnist_cls.serve port=0 workers={workers}"
     process = subprocess.Popen(
         ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -245,7 +245,7 @@ def test_clients_with_slow_headers_are_cut_off_and_others_are_not() -> None:
 
 
 def seconds_until_cut_off(client: socket.socket, drip: bytes) -> float:
-    """Send a drip each half second until the server closes the connection, 15 s at most."""
+    """Send a few bytes every half second until the server closes the connection, for at most 15 s."""
     start = time.monotonic()
     client.settimeout(0.5)
     with contextlib.suppress(ConnectionError):

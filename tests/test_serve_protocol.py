@@ -30,7 +30,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 MODEL = "image_classifier"
 INFER = f"/v2/models/{MODEL}/infer"
 
-# Numbers with which an answer would show that it repeats what it was sent.
+# Unusual numbers: an answer that contains them quotes the request.
 SECRET = 314159265
 
 
@@ -47,13 +47,13 @@ def client(server: Server) -> Iterator[InferenceServerClient]:
 
 
 def tensor(images: np.ndarray, binary: bool = True) -> InferInput:
-    """The input of uint8 or float32 images."""
+    """The input tensor for uint8 or float32 images."""
     datatype = "UINT8" if images.dtype == np.uint8 else "FP32"
     return InferInput("images", [*images.shape], datatype).set_data_from_numpy(images, binary_data=binary)
 
 
 def request(images: np.ndarray, **changes: Any) -> dict[str, Any]:
-    """An inference request as JSON has it, with changes of its input."""
+    """An inference request as a JSON object, with changes to its input."""
     data = {"name": "images", "datatype": "UINT8", "shape": [*images.shape], "data": images.ravel().tolist()}
     return {"inputs": [{**data, **changes}]}
 
@@ -269,7 +269,7 @@ def test_the_description_is_valid_and_names_every_route(server: Server) -> None:
 def test_answers_are_as_described(server: Server, digits: np.ndarray, path: str, schema: str) -> None:
     described = server.ask("GET", "/openapi.json")[1]
     strict = {"$ref": f"#/components/schemas/{schema}", "components": described["components"]}
-    for one in strict["components"]["schemas"].values():  # so that nothing in an answer lacks a description
+    for one in strict["components"]["schemas"].values():  # every property of an answer must be described
         one["additionalProperties"] = False
     status, answer = server.ask("POST", path, png(digits[0]), {"Content-Type": "image/png"})
     assert status == 200
@@ -297,7 +297,7 @@ def test_the_page_of_the_description_shows_every_route(server: Server) -> None:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{server.port}/api#schema-InferRequest")
         page.wait_for_selector("#schema-InferRequest")
-        assert page.evaluate("scrollY") > 0  # where the address points
+        assert page.evaluate("scrollY") > 0  # at the section in the address
         text = page.inner_text("main")
         browser.close()
     for path, methods in server.ask("GET", "/openapi.json")[1]["paths"].items():

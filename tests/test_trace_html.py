@@ -1,4 +1,4 @@
-"""In a notebook a trace shows itself: a plain table with pictures, small, without scripts, for any network."""
+"""In a notebook, a trace of any network is a small table with pictures, without scripts."""
 
 import base64
 import io

@@ -105,7 +105,7 @@ def test_statistics_describe_the_values() -> None:
 
 
 class Broken(nn.Module):
-    """Produces two infinite values, then two NaNs."""
+    """Computes two infinite values, then two NaNs."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.clone()
@@ -235,7 +235,7 @@ class Counter(nn.Module):
 
 
 class Shared(nn.Module):
-    """Two modules that share one buffer, which a pass changes."""
+    """Two modules with a common buffer, which a pass changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,7 +350,7 @@ def test_a_record_is_found_by_position_name_and_layer() -> None:
     assert trace["conv1"] is trace[0]
     assert trace["conv1"].value.shape == (3, 32, 28, 28)
     assert trace[trace[4].name] is trace[4]
-    assert trace["pool"] is trace[5]  # the last time that it ran
+    assert trace["pool"] is trace[5]  # its last run
     assert [record.step for record in trace.layer("pool")] == [3, 6]
     assert [record.step for record in trace[2:6:3].layer("pool")] == [3, 6]
     assert torch.equal(trace[-1:].output, trace.output)
@@ -442,10 +442,10 @@ def test_an_input_that_is_no_normalized_tensor_is_refused_in_a_line() -> None:
             words = rf"the input is {str(dtype).removeprefix('torch.')}; expected float32, such as .*normalize"
             with pytest.raises(InputError, match=words):
                 trace_forward(create_model(name), torch.zeros(1, 1, 28, 28, dtype=dtype))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as other:  # a mistake of another kind
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as other:  # not about the input's type
         trace_forward(nn.Linear(3, 2), torch.zeros(1, 4))
     assert not isinstance(other.value, InputError)
-    # What a network does with its input is its own business.
+    # Networks that accept other inputs can be traced with them.
     assert trace_forward(nn.Identity(), torch.zeros(3, dtype=torch.uint8)).output.dtype == torch.uint8
 
 
