@@ -437,7 +437,7 @@ def test_a_default_folder_that_exists_is_left_alone(run: Run, tmp_path: Path) ->
     (tmp_path / "mine" / "own").mkdir(parents=True)
     (tmp_path / "mine" / "own" / "fixed.yaml").write_text("# @package _global_\noutput_dir: runs/now\n")
     for _ in range(3):
-        done = run("forward", "--config-dir=mine", "+own=fixed", "pictures=false")
+        done = run("forward", "--config-dir=mine", "+own=fixed", "model=mlp")
         assert done.returncode == 0, done.stderr
     folders = {folder.name: folder for folder in (tmp_path / "runs").iterdir()}
     assert set(folders) == {"now", "now_2", "now_3"}
