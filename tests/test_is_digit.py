@@ -108,7 +108,7 @@ def test_an_autoencoder_of_ones_own(tmp_path: Path, digits: np.ndarray) -> None:
 
 def test_other_networks_are_refused(run: Run, png: Path) -> None:
     one_line(run("predict", f"input={png}", "is_digit=image_classifier"), "not an autoencoder", "model=autoencoder")
-    with pytest.raises(InputError, match="use it as is_digit="):
+    with pytest.raises(InputError, match="pass it as is_digit="):
         Predictor("autoencoder", device="cpu")
 
 

@@ -350,4 +350,4 @@ def test_a_wrong_command_is_one_line(run: Run, server: Server) -> None:
     one_line(run("serve", f"port={server.port}"), f"port={server.port}: Address already in use; choose another port")
     one_line(run("serve", "port=99999"), "port=99999: expected 0 to 65535")
     one_line(run("serve", "checkpoint=nowhere"), "checkpoint=nowhere: no such file")
-    one_line(run("serve", "checkpoint=autoencoder"), "use it as is_digit=")
+    one_line(run("serve", "checkpoint=autoencoder"), "pass it as is_digit=")

@@ -219,7 +219,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
 
 
 def test_workers_that_cannot_start_are_one_line(run: Run) -> None:
-    one_line(run("serve", "workers=2", "port=0", "checkpoint=autoencoder"), "use it as is_digit=")
+    one_line(run("serve", "workers=2", "port=0", "checkpoint=autoencoder"), "pass it as is_digit=")
     one_line(run("serve", "workers=0"), "workers=0: expected 1 to 64")
     one_line(run("serve", "workers=65"), "workers=65: expected 1 to 64")
 
