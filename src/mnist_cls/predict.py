@@ -18,7 +18,7 @@ def predict(settings: PredictSettings, folder: Path | None) -> None:
     """Predict everything in `settings.input`; exit with status 1 if some of it could not be read."""
     if not settings.input:
         raise InputError(
-            "no input: name an image, a folder, an array or an archive with input=PATH;"
+            "no input: input=PATH names an image, a folder, an archive, an array or a table;"
             f" to see it work with MNIST's own test images: {program('mnist_cls.predict')} input=mnist:test"
         )
     # Imported here, because --help must not wait for it.

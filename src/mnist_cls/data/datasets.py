@@ -115,8 +115,8 @@ def load_dataset(name: str = "mnist", split: Split = "train", directory: str | P
 
 def find_idx(name: str, split: Split, folder: Path) -> tuple[Path, Path] | None:
     """Return a dataset's IDX files with images and labels in a folder, see `load_dataset`; None without them."""
-    torchvisions = _DOWNLOADS[name].folder if name in _DOWNLOADS else "MNIST"
-    for parent in (folder, folder / torchvisions / "raw"):
+    downloaded = _DOWNLOADS[name].folder if name in _DOWNLOADS else "MNIST"
+    for parent in (folder, folder / downloaded / "raw"):
         for suffix in ("", ".gz"):
             images, labels = (parent / f"{file}{suffix}" for file in _IDX_FILES[split])
             if images.is_file() and labels.is_file():
