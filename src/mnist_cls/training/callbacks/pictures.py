@@ -46,7 +46,7 @@ class TensorBoardPictures(Callback):
         except OSError:
             raise
         except Exception as error:  # torch.jit cannot trace every network
-            print(f"no graph of this network in TensorBoard: {first_line(error)}", file=sys.stderr)
+            print(f"TensorBoard shows no graph of this network: {first_line(error)}", file=sys.stderr)
         network.train()
 
     def on_train_batch_start(
