@@ -162,6 +162,13 @@ def test_the_projector_shows_fc1_with_its_images(trained: Path) -> None:
     assert "fc1" in (trained / "tensorboard" / "projector_config.pbtxt").read_text()
 
 
+def test_the_projector_of_a_network_without_fc1_says_what_it_shows(tmp_path: Path) -> None:
+    train(compose("train", ["mode=fast_dev", "model=fast", "trainer=cpu"]), tmp_path)
+    assert "input of head" in (tmp_path / "tensorboard" / "projector_config.pbtxt").read_text()
+    [vectors] = (tmp_path / "tensorboard").rglob("tensors.tsv")
+    assert np.loadtxt(vectors).shape[1] == 256
+
+
 def test_one_switch_leaves_the_inspection_out(run: Run, tmp_path: Path) -> None:
     done = run("train", "mode=fast_dev", "model=mlp", "output_dir=run", "~callbacks.inspection")
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +84,8 @@ def labelled_images(
 
 def _prepare(source: Source, preprocess: str) -> Prepared:
     images, labels = [np.zeros((0, SIZE, SIZE), np.uint8)], list[int]()
-    reasons: dict[str, list[str]] = collections.defaultdict(list)  # each with the names of its inputs
+    reasons = collections.Counter[str]()
+    first: dict[str, str] = {}  # for each reason the name of an input
     with Decoders(preprocess, split=False) as decoders, progress_bar(source.count, 0) as advance:
         if not source.arrays:
             decoders.start(source.count)
@@ -95,27 +96,25 @@ def _prepare(source: Source, preprocess: str) -> Prepared:
                     labels.append(target)
                     continue
                 usable[index] = False
-                reasons[error or "its label is not a digit 0 to 9"].append(batch.names[index])
+                reason = error or "its label is not a digit 0 to 9"
+                reasons[reason] += 1
+                first.setdefault(reason, batch.names[index])
             images.append(batch.decoded.images[usable])
             advance(len(batch.names))
-    left_out = sum(map(len, reasons.values()))
-    return Prepared(np.concatenate(images), np.array(labels, np.uint8), left_out, _reasons(reasons))
+    return Prepared(np.concatenate(images), np.array(labels, np.uint8), reasons.total(), _reasons(reasons, first))
 
 
-def _reasons(inputs: Mapping[str, Sequence[str]]) -> str:
-    """Return the most frequent reasons why inputs were left out, each with its first input and the number of others.
-
-    Args:
-        inputs: the names of the inputs left out, by the reason.
-    """
-    if not inputs:
+def _reasons(counts: "collections.Counter[str]", first: Mapping[str, str]) -> str:
+    """Return the most frequent reasons why inputs were left out, each with its first input and the number of others."""
+    if not counts:
         return "it has no rows"
     texts = []
-    for reason, names in sorted(inputs.items(), key=lambda item: -len(item[1]))[:_REASONS]:
-        first = f"image {names[0]}" if names[0].isdecimal() else names[0]  # of arrays and tables the name is an index
-        others = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        texts.append(shortened(f"{first}{others}: {reason}", 300))
-    more = len(inputs) - len(texts)
+    for reason, count in counts.most_common(_REASONS):
+        name = first[reason]
+        named = f"image {name}" if name.isdecimal() else name  # of arrays and tables the name is an index
+        others = f" and {count - 1:,} more" if count > 1 else ""
+        texts.append(shortened(f"{named}{others}: {reason}", 300))
+    more = len(counts) - len(texts)
     return "; ".join(texts) + (f"; and {more} other reason{'s' * (more != 1)}" if more else "")
 
 

@@ -92,11 +92,11 @@ class TensorBoardInspection(Callback):
         if writer is None or self.last is None:
             return
         images, labels = self.last
-        features = _features(_network(pl_module).eval(), images)
+        tag, features = _features(_network(pl_module).eval(), images)
         _network(pl_module).train()
         if features is not None and len(features) == len(images):
             sprites = 1 - images.unsqueeze(1).cpu() / 255
-            writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag="fc1")
+            writer.add_embedding(features, labels.tolist(), sprites, trainer.global_step, tag=tag)
 
     def _write_classes(self, writer: Any, labels: Tensor, logits: Tensor, step: int) -> None:
         probabilities = logits.softmax(1)
@@ -113,22 +113,25 @@ def _network(pl_module: pl.LightningModule) -> nn.Module:
 
 
 @torch.no_grad()
-def _features(network: nn.Module, images: Tensor) -> Tensor | None:
-    """Return fc1's output, or the input of the last linear layer, (N, features); None without a linear layer."""
+def _features(network: nn.Module, images: Tensor) -> tuple[str, Tensor | None]:
+    """Return fc1's output, or the input of the last linear layer, (N, features), and its name.
+
+    There is None without a linear layer.
+    """
     layers = dict(network.named_modules())
-    linear = [layer for layer in layers.values() if isinstance(layer, nn.Linear)]
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
     if not linear:
-        return None
+        return "", None
     found: list[Tensor] = []
-    fc1 = layers.get("fc1")
+    has_fc1 = "fc1" in layers
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append((inputs[0] if fc1 is None else output).flatten(1))
+        found.append((output if has_fc1 else inputs[0]).flatten(1))
 
-    handle = (fc1 or linear[-1]).register_forward_hook(keep)
+    handle = layers["fc1" if has_fc1 else linear[-1]].register_forward_hook(keep)
     try:
         for batch in torch.split(images, 100):
             network(normalize(batch))
     finally:
         handle.remove()
-    return torch.cat(found) if found else None
+    return "fc1" if has_fc1 else f"input of {linear[-1]}", torch.cat(found) if found else None
