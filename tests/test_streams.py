@@ -145,7 +145,7 @@ def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_written(tm
     done = start(tmp_path, "train", *FAST, b"output_dir=run\xff")
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: output_dir=")
-    assert b"not in UTF-8" in done.stderr
+    assert b"is not UTF-8" in done.stderr
     assert done.stderr.count(b"\n") == 1
     assert list(tmp_path.iterdir()) == []
 
