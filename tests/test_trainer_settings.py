@@ -192,6 +192,10 @@ STOPPING = ["+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
             ["+callbacks.mine._target_=tests.test_trainer_settings.Fails"],
             ["callbacks.mine: RuntimeError: no such device"],
         ),
+        (
+            [*STOPPING, "+callbacks.stop.monitor._target_=tests.test_trainer_settings.Fails"],
+            ["callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping: no such device"],
+        ),
         (["trainer.overfit_batches=2"], ["4 steps", "scheduler=constant"]),
         (["+callbacks.mine.patience=3"], ["callbacks.mine", "_target_"]),
     ],

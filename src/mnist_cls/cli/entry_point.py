@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError
+from . import hydra_versions
 from .help import config_folder, register_resolvers
 from .messages import explain, explained, nearest_leaf, override, quoted, setting_types
 from .run_folder import (
@@ -84,7 +85,7 @@ def compose(entry: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         InputError: If a key is unknown, or a value is missing, of the wrong type or out of range.
     """
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(config_folder()), **hydra_versions.INITIALIZE):
         try:
             config = hydra.compose(entry, _readable(entry, overrides))
         # Hydra raises one of the last three for a choice that is neither a name nor a list of names.
@@ -151,7 +152,7 @@ def _run_under_hydra(entry: str, task: Task, choose_folder: ChooseFolder, traceb
             os.environ["HYDRA_FULL_ERROR"] = "1"  # for the errors of a sweeper
 
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=entry)(job)()
+        hydra.main(config_path=str(config_folder()), config_name=entry, **hydra_versions.MAIN)(job)()
     except Exception as error:
         if sweep.all_failed():  # the sweeper's own error is only that a result is missing
             sweep.finish()

@@ -11,6 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from .hydra_versions import register_resolver
+
 _KEY = re.compile(r"( *)([\w.-]+):(.*)")
 _TRAILING_COMMENT = re.compile(r"\s#\s+(.*)")
 
@@ -27,8 +29,8 @@ def config_folder() -> Path:
 
 def register_resolvers() -> None:
     """Register `${choices:GROUP,...}` and `${values:}`, which the help in the configs uses."""
-    OmegaConf.register_new_resolver("choices", choices, replace=True)
-    OmegaConf.register_new_resolver("values", values, replace=True)
+    register_resolver("choices", choices, replace=True)
+    register_resolver("values", values, replace=True)
 
 
 def choices(*groups: str, _root_: DictConfig) -> str:

@@ -6,6 +6,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 
 from ..errors import InputError
+from . import hydra_versions
 
 
 def instantiate(key: str, config: Any) -> Any:
@@ -19,7 +20,8 @@ def instantiate(key: str, config: Any) -> Any:
         InputError: If there is no such class, or one of its arguments cannot be created.
     """
     try:
-        return hydra.utils.instantiate(config, _partial_=True, _convert_="all")
-    except InstantiationException as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        return hydra.utils.instantiate(config, _partial_=True, _convert_="all", **hydra_versions.INSTANTIATE)
+    except Exception as error:  # Hydra 1.4 does not wrap what the class of an argument raises
+        cause = error.__cause__ if isinstance(error, InstantiationException) else None
+        reason = " ".join(str(cause or error).split())
         raise InputError(f"{key}._target_={config['_target_']}: {reason}") from error

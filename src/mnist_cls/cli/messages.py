@@ -83,11 +83,12 @@ def explain(error: BaseException, entry: str) -> str:
             f"found a value of type {wrong[1]} for a group; expected the name of a choice or a list of names, "
             "such as logger=none instead of logger=false; --help shows the choices"
         )
-    if type(error) in (AssertionError, TypeError):
-        reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
-        return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
     cause = error.__cause__
     full_key = getattr(error, "full_key", None) or getattr(cause, "full_key", None) or ""
+    # Hydra 1.4 reads a choice from a config that it names "value".
+    if type(error) in (AssertionError, TypeError) or full_key.startswith("value["):
+        reason = f"perhaps a choice is neither a name nor a list of names ({first_line(error)})"
+        return f"Hydra cannot read the settings: {reason}; --help shows the choices, HYDRA_FULL_ERROR=1 the traceback"
     if isinstance(error, HydraException):
         # Only the message has the whole key; the one in OmegaConf's exception can stop at the first unknown part.
         if unknown := re.match("Could not override '([^']+)'", str(error)):
