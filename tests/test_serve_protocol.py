@@ -276,6 +276,13 @@ def test_answers_are_as_described(server: Server, digits: np.ndarray, path: str,
     Draft202012Validator(strict).validate(answer)
 
 
+def test_a_server_that_is_not_ready_says_so_in_the_described_form(server: Server) -> None:
+    paths = server.ask("GET", "/openapi.json")[1]["paths"]
+    for path in ("/readyz", "/v2/health/ready", "/v2/models/{name}/ready"):
+        answers = paths[path]["get"]["responses"]
+        assert answers["503"]["content"] == answers["200"]["content"]
+
+
 def test_the_page_of_the_description_needs_no_other_website(server: Server) -> None:
     status, page = server.ask("GET", "/api")
     assert status == 200

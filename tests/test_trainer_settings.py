@@ -208,7 +208,7 @@ def test_wrong_settings_are_reported_in_one_line(tmp_path: Path, overrides: list
 
 def test_metrics_that_the_message_names_can_be_monitored(tmp_path: Path) -> None:
     message = refused(tmp_path, *STOPPING, "+callbacks.stop.monitor=accuracy")
-    names = message.partition("; one of ")[2].split(", ")
+    names = message.partition("; expected one of ")[2].split(", ")
     assert len(names) == 4
     for number, name in enumerate(names):
         trained_with(tmp_path / str(number), *STOPPING, f"+callbacks.stop.monitor={name}", "trainer.max_epochs=1")

@@ -180,7 +180,7 @@ def augmentation(arguments: argparse.Namespace) -> list[Row]:
         _, _, step = measure_pass(settings.model["name"], batch, True, with_precision(settings.trainer).precision)
         seconds = median_seconds(partial(distort, images), 60)
         fraction = round(seconds / (step + seconds), 3)
-        rows.append({"recipe": recipe, "distortions, ms": round(1e3 * seconds, 2), "share of the step": fraction})
+        rows.append({"recipe": recipe, "distortions, ms": round(1e3 * seconds, 2), "fraction of the step": fraction})
     return rows
 
 

@@ -63,12 +63,20 @@ def training(arguments: argparse.Namespace) -> list[Row]:
     if not gpu:
         examples = 3000
         epoch = 60_000 / fresh(standard_example, examples)
-        rows.append({"way": f"standard example ({examples:,} images)", "seconds": round(epoch, 1), "share": "an epoch"})
+        rows.append(
+            {"way": f"standard example ({examples:,} images)", "seconds": round(epoch, 1), "relative time": "an epoch"}
+        )
     base = median([run.seconds for run in results["published recipe"]])
     for name, runs in results.items():
         seconds, accuracies = median([run.seconds for run in runs]), [run.accuracy for run in runs]
         mean, worst = round(statistics.mean(accuracies), 5), round(min(accuracies), 4)
-        row = {"way": name, "seconds": seconds, "share": round(seconds / base, 3), "accuracy": mean, "worst": worst}
+        row = {
+            "way": name,
+            "seconds": seconds,
+            "relative time": round(seconds / base, 3),
+            "accuracy": mean,
+            "worst": worst,
+        }
         rows.append({**row, "runs": len(runs)})
     return rows
 

@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 from omegaconf import OmegaConf
 
 from mnist_cls.__main__ import COMMANDS
-from mnist_cls.cli.help import _comments_in, _flat, config_folder
+from mnist_cls.cli.help import comments_in, config_folder, settings_in
 from mnist_cls.serving.openapi import openapi
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -101,7 +101,7 @@ def _values(file: Path, group: str = "") -> Iterator[str]:
     """Yield a config's description, and a table of its values."""
     text = file.read_text(encoding="utf-8")
     config = _read(file)
-    comments = _comments_in(text) or _comments_in(f"{text}defaults:")  # for a file without keys
+    comments = comments_in(text) or comments_in(f"{text}defaults:")  # for a file without keys
     if group and "defaults" in comments:
         yield f"{_escaped(comments['defaults'])}\n"
     rows: list[tuple[str, str | None, str]] = []
@@ -113,7 +113,7 @@ def _values(file: Path, group: str = "") -> Iterator[str]:
     prefix = f"{group}." if group and "@package _global_" not in text else ""
     for key, value in config.items():
         if group or key != "hydra":
-            rows += [(f"{prefix}{name}", typed, comments.get(name, "")) for name, typed in _flat(key, value)]
+            rows += [(f"{prefix}{name}", typed, comments.get(name, "")) for name, typed in settings_in(key, value)]
     if rows := [row for row in rows if row[1] is not None or row[2]]:
         yield from _table("value", "default", "")
     for key, typed, comment in rows:
@@ -166,7 +166,8 @@ def http() -> Iterator[str]:
     yield "# HTTP\n"
     yield "The routes of `python -m mnist_cls.serve`, as `/openapi.json` describes them. How to use them, limits and"
     yield "safety: [Serving](../serving.md). `{name}` is the name of the network.\n"
-    yield "An answer with a status other than 200 is an [Error](#error) in JSON. Any route can answer with these:\n"
+    yield "A status of 400 or more comes with an [Error](#error) in JSON. Only a route that says whether the server"
+    yield "is ready answers 503 in the form of its 200. Any route can answer with these:\n"
     routes = [route["responses"] for methods in description["paths"].values() for route in methods.values()]
     everywhere = {status for status in routes[0] if all(route.get(status) == routes[0][status] for route in routes)}
     yield from _table("status", "reason")

@@ -57,7 +57,7 @@ def values(*, _root_: DictConfig) -> str:
         if group and (names := chosen.get(key)):
             choice = _typed(names if len(names) > 1 else names[0])
             lines += _entry(f"{key}={choice}", comments.get(f"{key}.defaults", ""), indent="")
-        for full_key, text in _flat(key, value):
+        for full_key, text in settings_in(key, value):
             comment = comments.get(full_key, "")
             if text is not None or comment:
                 lines += _entry(f"{full_key}={text}" if text is not None else full_key, comment)
@@ -65,12 +65,12 @@ def values(*, _root_: DictConfig) -> str:
     return "\n".join(lines).strip("\n").replace("$", "$$")
 
 
-def _flat(key: str, value: Any) -> Iterator[tuple[str, str | None]]:
+def settings_in(key: str, value: Any) -> Iterator[tuple[str, str | None]]:
     """Yield each full key in a value, and its value as one would type it; None for the key of a mapping."""
     if isinstance(value, dict) and value:
         yield key, None
         for name, nested in value.items():
-            yield from _flat(f"{key}.{name}", nested)
+            yield from settings_in(f"{key}.{name}", nested)
     else:
         yield key, _typed(value)
 
@@ -112,7 +112,7 @@ def _chosen_and_comments(root: DictConfig) -> tuple[dict[str, list[str]], dict[s
         if file.parent == entry:
             chosen.setdefault(group, []).append(name)
         paths = [path for folder in _folders(root) if (path := folder / f"{file.config_path}.yaml").is_file()]
-        for key, comment in _comments_in(paths[0].read_text(encoding="utf-8") if paths else "").items():
+        for key, comment in comments_in(paths[0].read_text(encoding="utf-8") if paths else "").items():
             full_key = f"{file.package}.{key}" if file.package else key
             # A comment in an experiment or a mode explains its own value; the one in the value's group, the setting.
             if full_key not in comments or group in root:
@@ -125,7 +125,7 @@ def _folders(root: DictConfig) -> list[Path]:
     return [Path(source.path) for source in root.hydra.runtime.config_sources if source.schema == "file"]
 
 
-def _comments_in(text: str) -> dict[str, str]:
+def comments_in(text: str) -> dict[str, str]:
     """Return the comments above keys or after their values, by full key within the file."""
     found: dict[str, str] = {}
     parents: list[tuple[int, str]] = []

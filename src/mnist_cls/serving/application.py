@@ -24,9 +24,7 @@ from .guard import Guard, json_error
 from .inference_protocol import InferenceProtocol
 from .metrics import Metrics
 from .openapi import described
-
-# Maximum number of images in a request.
-MOST_FILES = 256
+from .schemas import MOST_FILES
 
 # Seconds after which a client may ask an overloaded server again.
 _RETRY_AFTER = "1"

@@ -22,7 +22,6 @@ _BODY_REFUSED = {
     "415": "The body has an unsupported type or encoding",
     "503": "Too many requests are waiting; Retry-After says when to try again",
 }
-_NOT_READY = {"503": "Not yet, or no longer"}
 _NO_MODEL = {"404": "There is no such model"}
 
 _BINARY = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
@@ -118,10 +117,10 @@ def _protocol(model: str) -> Part:
     return {
         "/v2": _get(tag, "Describe the server", "ServerMetadata"),
         "/v2/health/live": _get(tag, "Whether the server runs", "Live"),
-        "/v2/health/ready": _get(tag, "Whether the server accepts requests", "Ready", others=_NOT_READY),
+        "/v2/health/ready": _get(tag, "Whether the server accepts requests", "Ready", or_503=True),
         "/v2/models/{name}": _get(tag, "Describe the network's tensors", "ModelMetadata", [name], _NO_MODEL),
         "/v2/models/{name}/ready": _get(
-            tag, "Whether the network accepts requests", "ModelReady", [name], _NO_MODEL | _NOT_READY
+            tag, "Whether the network accepts requests", "ModelReady", [name], _NO_MODEL, or_503=True
         ),
         "/v2/models/{name}/infer": _post(
             tag,
@@ -137,7 +136,7 @@ def _protocol(model: str) -> Part:
 def _server() -> Part:
     return {
         "/livez": _get("Server", "Whether the server runs", "Live"),
-        "/readyz": _get("Server", "Whether the server accepts requests", "Ready", others=_NOT_READY),
+        "/readyz": _get("Server", "Whether the server accepts requests", "Ready", or_503=True),
         "/metrics": _get("Server", "Counters, for Prometheus", content={"text/plain": {"schema": {"type": "string"}}}),
         "/openapi.json": _get("Server", "This description", content={"application/json": {}}),
     }
@@ -158,9 +157,13 @@ def _get(
     parameters: Sequence[Part] = (),
     others: Part | None = None,
     content: Part | None = None,
+    or_503: bool = False,
 ) -> Part:
-    """Describe a route that answers to GET with JSON of a schema, or with other content."""
-    answers = {"200": _answer(content or {"application/json": _schema(schema)}), **_refusals(others or {})}
+    """Describe a route that answers to GET with JSON of a schema, or with other content; `or_503` is its no."""
+    content = content or {"application/json": _schema(schema)}
+    answers = {"200": _answer(content), **_refusals(others or {})}
+    if or_503:
+        answers["503"] = _answer(content, "Not yet, or no longer")
     return {"get": {"tags": [tag], "summary": summary, "parameters": [*parameters], "responses": answers}}
 
 

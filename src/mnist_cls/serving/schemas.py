@@ -7,6 +7,9 @@ from .tensors import INPUT, MOST_IMAGES, OUTPUTS
 
 Schema = dict[str, Any]
 
+# Maximum number of images in a request.
+MOST_FILES = 256
+
 
 def _object(required: list[str], **properties: Schema) -> Schema:
     return {"type": "object", "required": required, "properties": properties}
@@ -149,7 +152,7 @@ SCHEMAS: dict[str, Schema] = {
     "Predictions": _object(["predictions"], predictions=_array(_named("Row"))),
     "Row": {**_ROW, "description": "As `mnist_cls.predict` writes it"},
     "Files": {
-        **_object(["files"], files=_array({**_STRING, "format": "binary"}, minItems=1, maxItems=256)),
+        **_object(["files"], files=_array({**_STRING, "format": "binary"}, minItems=1, maxItems=MOST_FILES)),
         "additionalProperties": False,
     },
     "Networks": _object(["networks"], networks=_array(_STRING, description="Names, the default one first")),

@@ -79,7 +79,7 @@ def check_monitors(callbacks: Mapping[str, Callback], classifies: bool, no_valid
         else:
             near = difflib.get_close_matches(monitor, metrics, n=1)
             reason = "no such metric" + (f", did you mean {near[0]!r}?" if near else "")
-        raise InputError(f"{setting}: {reason}; one of {', '.join(metrics)}")
+        raise InputError(f"{setting}: {reason}; expected one of {', '.join(metrics)}")
 
 
 def not_installed(key: str, error: ModuleNotFoundError) -> InputError:
