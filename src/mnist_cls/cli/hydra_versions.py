@@ -19,7 +19,7 @@ if hydra.__version__.startswith("1.3."):
     register_resolver = OmegaConf.register_new_resolver
 else:
     utils: Any = hydra.utils
-    # A `_target_` may name any class, as with Hydra 1.3: configs and overrides are the user's own code.
+    # A `_target_` may name any class, because configs and overrides are the user's own code.
     MAIN = {"execution_whitelist": utils.UNSAFE_DISABLE_EXECUTION_CHECKS}
     INITIALIZE = {}
     INSTANTIATE = {"_execution_whitelist_": utils.UNSAFE_DISABLE_EXECUTION_CHECKS}
