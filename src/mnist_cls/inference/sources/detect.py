@@ -73,8 +73,10 @@ def open_source(input: str | Path, preprocess: str = "auto") -> Source:
         return _zip_source(archive, preprocess, path.relative_to(archive).as_posix())
     if not path.exists() and is_pattern(text):
         return pattern_source(text)
-    if not path.exists() and not path.is_symlink():
-        raise InputError(f"input={path}: no such file or folder")
+    try:
+        path.lstat()  # `exists` hides other reasons, such as a name that is too long, from Python 3.14 on
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InputError(f"input={path}: no such file or folder") from error
     try:
         with open_regular(path) as file:
             start = file.read(_BEGINNING)
