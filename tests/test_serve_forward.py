@@ -193,11 +193,19 @@ def test_the_terms_give_the_value(network: str, mnist_test: Any) -> None:
             assert unit.inputs.softmax(0)[index[-1]].item() == pytest.approx(value, abs=1e-6)
         elif unit.kind == "argmax":
             assert unit.inputs.argmax().item() == value
+        elif unit.kind == "scalar":
+            assert unit.constants in (
+                {"factor": pytest.approx(1 / 255 / 0.3081)},
+                {"addend": pytest.approx(-0.4242, 1e-3)},
+            )
+            c = unit.constants
+            result = unit.inputs.item() * c.get("factor", 1) + c.get("addend", 0)
+            assert result == pytest.approx(value, abs=1e-4)
         elif unit.kind == "batch norm":
             c = unit.constants
             scaled = (unit.inputs.item() - c["mean"]) / (c["variance"] + c["eps"]) ** 0.5
             assert scaled * c["weight"] + c["bias"] == pytest.approx(value, abs=1e-4)
-    assert {"sum of products", "max", "softmax", "argmax", "values"} <= kinds
+    assert {"sum of products", "max", "softmax", "argmax", "values", "scalar"} <= kinds
 
 
 class Odd(nn.Module):

@@ -17,7 +17,7 @@ COMMANDS = {
     "predict_batch": "The same for pipelines, with plain arguments",
     "forward": "Show what happens inside a forward pass",
     "export": "Export a network as ONNX, .pt2 or .safetensors",
-    "serve": "Read digits over HTTP",
+    "serve": "Show the forward pass of what you draw in a browser; read digits over HTTP",
 }
 
 

@@ -1,4 +1,4 @@
-"""Read digits over HTTP: `python -m mnist_cls.serve [port=8000] [checkpoint=RUN]`
+"""Serve the page for drawing, and predictions over HTTP: `python -m mnist_cls.serve [port=8000] [checkpoint=RUN]`
 
 `POST /predict` takes an image, or several as multipart/form-data, and answers with a JSON row for each. After Ctrl-C or
 SIGTERM, the server answers the requests that it has accepted, and ends.

@@ -23,15 +23,16 @@ class Unit:
     """One value of a forward pass, and what it was computed from.
 
     Attributes:
-        kind: "sum of products", "max", "mean", "batch norm", "softmax", "argmax", "unknown", or "values" for an
-            operation on one value of each input.
+        kind: "sum of products", "max", "mean", "batch norm", "softmax", "argmax", "unknown", "scalar" for an operation
+            on one value and a number that is the same for all values, or "values" for one on one value of each input.
         value: the traced value.
         inputs: values that it was computed from: (C, H, W) for a convolution, (H, W) for pooling, otherwise (N,).
         weights: factors of the inputs, in the same shape; empty unless `kind` is "sum of products".
         bias: number added to the sum of products.
         origin: row and column of the first of `inputs` in the operation's input, negative in the padding; empty except
             for convolution and pooling.
-        constants: "mean", "variance", "weight", "bias" and "eps" of batch norm; None for other kinds.
+        constants: "mean", "variance", "weight", "bias" and "eps" of batch norm; "factor" or "addend" of a scalar; None
+            for other kinds.
     """
 
     kind: str
@@ -73,7 +74,9 @@ def explain_unit(model: nn.Module, images: Tensor, trace: Trace, step: int, inde
         unit = _explain(model, record, inputs[0], index, value)
     if unit is None and inputs:
         found = [x[index] for x in inputs if x is not None and x.shape == shape]
-        if len(found) == len(inputs):
+        if len(found) == len(inputs) == 1 and inputs[0] is not None:
+            unit = _scalar(record, inputs[0], index, value)
+        if unit is None and len(found) == len(inputs):
             unit = Unit("values", value, torch.stack([x.float() for x in found]), _NONE)
     return unit or Unit("unknown", value, _NONE, _NONE)
 
@@ -196,6 +199,28 @@ def _batch_norm(layer: nn.BatchNorm2d | nn.BatchNorm1d, x: Tensor, index: tuple[
         _NONE,
         constants={**constants, "weight": weight, "bias": bias, "eps": layer.eps},
     )
+
+
+def _scalar(record: Record, x: Tensor, index: tuple[int, ...], value: float) -> Unit | None:
+    """Explain a value that was multiplied by a number, or to which one was added.
+
+    The number is an argument of the operation, which is not recorded; it follows from the input and the output.
+    """
+    y = dense(record.value).double()
+    x = x.double()
+    operation = record.operation.rstrip("_")
+    largest = int(x.abs().argmax())
+    if operation in ("mul", "div") and x.reshape(-1)[largest] != 0:
+        name, number = "factor", float(y.reshape(-1)[largest] / x.reshape(-1)[largest])
+        expected = x * number
+    elif operation in ("add", "sub"):
+        name, number = "addend", float(y.reshape(-1)[largest] - x.reshape(-1)[largest])
+        expected = x + number
+    else:
+        return None
+    if not torch.allclose(y, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+        return None
+    return Unit("scalar", value, x[index].reshape(1).float(), _NONE, constants={name: number})
 
 
 def _checked(unit: Unit | None) -> Unit | None:

@@ -5,6 +5,7 @@ import { Drawing } from "./drawing.js";
 import { Pass } from "./pass.js";
 import { ask, latest, networks } from "./server.js";
 import { hideUnit, showUnit } from "./unit.js";
+import { percent } from "./values.js";
 
 // The drawing of the Example button, as returned by `toText`.
 const EXAMPLE = "TlCCPrI83UTZZK1_foB-gLiE5ZflwMjkjud16P8";
@@ -25,7 +26,7 @@ const drawing = new Drawing(find("drawing"), (isFinished) => {
 let isWarm = false; // whether the server has answered before
 let chosenDigit = 0; // position of the digit in a row
 let image = null; // from which the forward pass on the screen was computed
-let unit = null; // the value that is explained: {pass, operation, index}
+let unit = null; // the value that is explained: {pass, operation, index, isKept}
 
 const refresh = latest(async () => {
   const start = performance.now();
@@ -34,10 +35,10 @@ const refresh = latest(async () => {
   try {
     await frame();
     isWarm = true;
-    find("time").textContent = `${Math.round(performance.now() - start)} ms`;
+    find("time").textContent = `computed in ${Math.round(performance.now() - start)} ms`;
     find("time").dataset.ms = performance.now() - start;
   } catch (error) {
-    say(drawing.isEmpty ? "no digit" : "–", drawing.isEmpty ? "" : error.message);
+    say(drawing.isEmpty ? "no digit" : "–", drawing.isEmpty ? "" : onPage(error.message));
     clearPasses();
   } finally {
     clearTimeout(slow);
@@ -79,7 +80,8 @@ function sayAnswer({ heads, network }) {
   say(String(probabilities.indexOf(confidence)), `confidence ${percent(confidence)}`);
 }
 
-const percent = (fraction) => `${(100 * fraction).toFixed(2)} %`;
+/** A reason of the server's, with the page's checkbox instead of the setting of the command line. */
+const onPage = (reason) => reason.replace(/split=true of predict reads (rows|it)/, "tick “several digits”");
 
 let speaking = 0;
 function say(answer, detail) {
@@ -125,16 +127,24 @@ function arrange(count) {
 }
 
 function clearPasses() {
-  find("empty").hidden = false;
+  find("empty").hidden = !drawing.isEmpty;
   image = null;
-  unit = null;
+  if (!unit?.isKept) unit = null;
   hideUnit();
   for (const pass of passes) pass.clear();
 }
 
-function choose(pass, operation, index) {
-  unit = { pass, operation, index };
+/** Explain a value. One that was clicked, or reached with the keyboard, is kept until another one is, or Escape. */
+function choose(pass, operation, index, isKept) {
+  if (unit?.isKept && !isKept) return;
+  unit = { pass, operation, index, isKept };
   explain(unit);
+}
+
+function release() {
+  unit = null;
+  for (const pass of passes) pass.unmark();
+  hideUnit();
 }
 
 const explain = latest(async ({ pass, operation, index }) => {
@@ -151,6 +161,7 @@ const explain = latest(async ({ pass, operation, index }) => {
     const [height, width] = answer.inputs.shape.slice(-2);
     if (answer.origin.length && sources[0]) pass.operations[sources[0] - 1].sheet.markPart(...answer.origin, height, width);
     showUnit(operation, index, answer, pass.network);
+    find("unit-kept").hidden = !unit.isKept;
   } catch {
     hideUnit(); // the picture has changed, and the new pass has no such value
   }
@@ -186,11 +197,8 @@ function widen() {
 find("undo").addEventListener("click", () => drawing.undo());
 find("clear").addEventListener("click", () => drawing.clear());
 find("example").addEventListener("click", () => drawing.fromText(EXAMPLE));
-find("unit-close").addEventListener("click", () => {
-  unit = null;
-  for (const pass of passes) pass.unmark();
-  hideUnit();
-});
+find("unit-close").addEventListener("click", release);
+addEventListener("keydown", ({ key }) => key === "Escape" && release());
 find("photo").addEventListener("change", (event) => {
   if (event.target.files.length) drawing.take(event.target.files[0]);
   event.target.value = "";

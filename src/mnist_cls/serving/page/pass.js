@@ -3,10 +3,10 @@
 import { make } from "./dom.js";
 import { meaning } from "./operations.js";
 import { Sheet } from "./sheet.js";
-import { colour, grey, number } from "./values.js";
+import { colour, grey, number, percent } from "./values.js";
 
 export class Pass {
-  /** `onUnit(pass, operation, index, byKeyboard)` is called when a value is selected. */
+  /** `onUnit(pass, operation, index, isKept)` is called when a value is selected. */
   constructor(onUnit) {
     this.onUnit = onUnit;
     this.title = make("h3");
@@ -56,8 +56,8 @@ export class Pass {
     this.operations = operations.map((operation) => {
       const { step, layer, values, inputs } = operation;
       const name = `${step}. ${operation.operation}${layer ? ` ${layer}` : ""}`;
-      const sheet = new Sheet(`${name}: values of shape ${values.shape.join(" x ")}`, (index, byKeyboard) =>
-        this.onUnit(this, operation, index, byKeyboard),
+      const sheet = new Sheet(`${name}: values of shape ${values.shape.join(" x ")}`, (index, isKept) =>
+        this.onUnit(this, operation, index, isKept),
       );
       const from = inputs.map((input) => (input === 0 ? "the image" : input === null ? "a constant" : `step ${input}`));
       const facts = [
@@ -148,7 +148,7 @@ class Probabilities {
     this.rows.forEach(({ digit, bar, number: cell }, place) => {
       for (const element of [digit, cell]) element.classList.toggle("best", fractions[place] === largest);
       bar.style.width = `${(100 * fractions[place]) / largest}%`;
-      cell.textContent = `${(100 * fractions[place]).toFixed(2)} %`;
+      cell.textContent = percent(fractions[place]);
       cell.title = `logit ${number(values[place])}`;
     });
   }

@@ -28,7 +28,8 @@ const sight = new IntersectionObserver(
 /**
  * A canvas whose values can be selected with the pointer or the arrow keys.
  *
- * `onUnit(index, byKeyboard)` is called with the index of the selected value in the tensor.
+ * `onUnit(index, isKept)` is called with the index of the selected value in the tensor: `isKept` unless the pointer
+ * only moved over it.
  */
 export class Sheet {
   constructor(label, onUnit) {
@@ -116,7 +117,8 @@ export class Sheet {
     const [left, top] = this.corner(map);
     const flat = map * width * height + (y - top) * width + (x - left);
     if (x - left < width && y - top < height && column < this.columns && flat < this.tensor.data.length) {
-      if (event.type === "pointerdown" || flat !== this.flat || !this.isMarked) this.choose(flat, false);
+      const isClick = event.type === "pointerdown";
+      if (isClick || flat !== this.flat || !this.isMarked) this.choose(flat, isClick);
     }
   }
 
@@ -139,9 +141,9 @@ export class Sheet {
     if (flat >= 0 && flat < this.tensor.data.length) this.choose(flat, true);
   }
 
-  choose(flat, byKeyboard) {
+  choose(flat, isKept) {
     this.flat = flat;
-    this.onUnit(unravel(flat, this.tensor.shape), byKeyboard);
+    this.onUnit(unravel(flat, this.tensor.shape), isKept);
   }
 
   /** Outline one value, given by its flat index. */

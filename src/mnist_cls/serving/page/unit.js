@@ -19,6 +19,7 @@ export function showUnit(operation, index, unit, network) {
     "batch norm": () => batchNorm(unit, inputs),
     softmax: () => softmax(unit, inputs, index.at(-1)),
     argmax: () => [line(`the position of the largest of ${[...inputs.data].map(number).join(", ")}`)],
+    scalar: () => [line(scalar(unit, inputs.data[0]))],
     values: () => [line(`${operation.operation}(${[...inputs.data].map(number).join(", ")}) = ${number(unit.value)}`)],
     unknown: () => [line("This page cannot explain the values of this operation.")],
   }[unit.kind]();
@@ -92,7 +93,7 @@ function convolution(unit, inputs) {
     ),
   );
   const rest = order.slice(CHANNELS).reduce((total, channel) => total + sums[channel], 0);
-  const others = channels > CHANNELS ? [[rest, `${channels - CHANNELS} weaker channels`]] : [];
+  const others = channels > CHANNELS ? [[rest, `${channels - CHANNELS} other channels together`]] : [];
   return [total(unit, [...shown.map((channel) => [sums[channel], `channel ${channel}`]), ...others]), ...blocks];
 }
 
@@ -120,7 +121,7 @@ function linear(unit, inputs) {
     make("tbody", {}, ...rows),
   );
   const sum = shown.reduce((all, place) => all + products[place], 0);
-  const others = order.length > TERMS ? [[rest, `${(order.length - TERMS).toLocaleString("en")} smaller terms`]] : [];
+  const others = order.length > TERMS ? [[rest, `${(order.length - TERMS).toLocaleString("en")} other terms together`]] : [];
   return [total(unit, [[sum, `${shown.length} largest terms`], ...others]), largestTerms];
 }
 
@@ -128,6 +129,13 @@ function linear(unit, inputs) {
 function total(unit, parts) {
   const sum = parts.reduce((all, [value]) => all + value, unit.bias);
   return make("p", { class: "sum", "data-sum": sum, "data-value": unit.value, text: `${sumOf([...parts, [unit.bias, "bias"]])} = ${number(sum)}` });
+}
+
+/** A value and a number that is the same for all values. */
+function scalar({ constants, value }, input) {
+  const { factor, addend } = constants;
+  const term = addend < 0 ? `− ${number(-addend)}` : `+ ${number(addend)}`;
+  return `${number(input)} ${factor === undefined ? term : `× ${number(factor)}`} = ${number(value)}`;
 }
 
 function batchNorm(unit, inputs) {

@@ -16,6 +16,9 @@ export function number(value) {
   return value === 0 ? "0" : text.replace("-", "−");
 }
 
+/** A probability. No network is certain, so rounding never makes it 100 %. */
+export const percent = (fraction) => (fraction > 0.9999 ? "> 99.99 %" : `${(100 * fraction).toFixed(2)} %`);
+
 /** The largest magnitude of the finite values; 1 if all are zero. */
 export function magnitude(data) {
   let largest = 0;
