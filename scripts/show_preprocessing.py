@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Draw the steps of preprocessing for images of one digit.
 
-    python scripts/show_preprocessing.py scan.jpg another.png steps.png
+    python scripts/show_preprocessing.py scan.jpg another.png --output steps.png
 
-The last name is the picture to write. For an image that is rejected, it has the steps before the rejection, and why.
+For an image that is rejected, the picture has the steps before the rejection, and the reason.
 Exit status: 0, or 2 if a file is not an image.
 """
 
@@ -56,8 +56,12 @@ def main() -> int:
     """Draw the images named on the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="+", type=Path)
-    parser.add_argument("output", type=Path, metavar="OUTPUT.png")
+    parser.add_argument(
+        "--output", type=Path, default=Path("steps.png"), help="the picture to write (default: steps.png)"
+    )
     arguments = parser.parse_args()
+    if any(path.resolve() == arguments.output.resolve() for path in arguments.image):
+        parser.error(f"--output {arguments.output}: is one of the images, and would be replaced")
     rows: list[tuple[list[np.ndarray], str | None]] = []
     try:
         for path in arguments.image:
@@ -82,6 +86,7 @@ def main() -> int:
             line[len(pictures)].text(0, 0.5, text, va="center", fontsize=8, color="firebrick")
     with whole_file(arguments.output) as temporary:
         figure.savefig(temporary, dpi=90, format="png")
+    print(arguments.output)
     return 0
 
 

@@ -58,7 +58,7 @@ def test_the_images_of_a_folder(tmp_path: Path, digits: np.ndarray, labels: list
         if named == "by a table":
             assert figures(done.stdout, "rows of digits", weights) == [1, 1, 0, 0]
     assert figures(done.stdout, "single digits", "image_classifier, image only resized")[0] == 14
-    assert "3 images not read correctly: digits.png" in done.stdout
+    assert "3 images not read correctly by one of the networks: digits.png" in done.stdout
     sheet = np.asarray(Image.open(tmp_path / "digits.png"))
     assert (sheet < 128).any(axis=0).sum() > 300  # two images side by side, and text
 

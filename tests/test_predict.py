@@ -58,6 +58,8 @@ def folder(tmp_path: Path, digits: np.ndarray) -> Path:
     whole = (place / "deeper" / "seven.png").read_bytes()
     (place / "cut.png").write_bytes(whole[: len(whole) // 2])
     (place / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (place / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (place / "deeper" / "desktop.ini").write_text("[ViewState]")
     return place
 
 

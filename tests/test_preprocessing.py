@@ -359,12 +359,16 @@ def test_the_steps_are_drawn_also_of_an_image_that_is_rejected(tmp_path: Path) -
     Image.fromarray(np.full_like(two, 240)).save(tmp_path / "blank.png")
     (tmp_path / "text.png").write_text("hello")
     script = [sys.executable, str(ROOT / "scripts" / "show_preprocessing.py")]
-    done = subprocess.run([*script, "one.png", "two.png", "blank.png", "steps.png"], cwd=tmp_path, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
+    done = subprocess.run([*script, "one.png", "two.png", "blank.png"], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"steps.png\n", b"")
     red = np.asarray(Image.open(tmp_path / "steps.png").convert("RGB")).astype(int)
     rows = np.array_split((red[..., 0] - red[..., 1] > 60).any(axis=1), 3)
     assert [bool(row.any()) for row in rows] == [False, True, True]  # the reason is in red
-    done = subprocess.run([*script, "text.png", "again.png"], cwd=tmp_path, capture_output=True)
+    done = subprocess.run([*script, "text.png", "--output=again.png"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: text.png: ")
     assert not (tmp_path / "again.png").exists()
+    content = (tmp_path / "two.png").read_bytes()
+    done = subprocess.run([*script, "one.png", "two.png", "--output=two.png"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 2
+    assert (tmp_path / "two.png").read_bytes() == content

@@ -292,7 +292,7 @@ def test_on_several_hosts_the_default_folder_follows_from_torchruns_id(run: Run,
     first = {"RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "none", **world}
 
     def forward(**more: str) -> Completed:
-        return run("forward", "pictures=false", besides={**first, **more})
+        return run("forward", "model=mlp", besides={**first, **more})
 
     one_line(forward(), "--rdzv-id=NAME", "output_dir=DIR")
     for more in ({}, {"RANK": "1", "LOCAL_RANK": "0"}):

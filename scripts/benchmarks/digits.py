@@ -43,7 +43,7 @@ def digits(arguments: argparse.Namespace) -> list[Row]:
         raise InputError("digits needs a folder of labelled images: scripts/benchmark.py digits FOLDER")
     labels = find_labels(expand(arguments.folder))
     rows: list[Row] = []
-    wrong: list[tuple[Path, str, Reading]] = []
+    wrong: list[tuple[Path, str, Reading, str]] = []
     for name, split in (("single digits", False), ("rows of digits", True)):
         images = {path: path.read_bytes() for path, label in labels.items() if (len(label) > 1) == split}
         if not images:
@@ -66,8 +66,8 @@ def digits(arguments: argparse.Namespace) -> list[Row]:
             for reason, count in refused.most_common():
                 if reason:
                     print(f"{name}, {reader}: {count} refused: {reason}")
-            if reader == (arguments.checkpoint or WEIGHTS[-1]):
-                wrong += [one for one in found if one[1] != one[2].text]
+            if reader in ([arguments.checkpoint] if arguments.checkpoint else WEIGHTS):
+                wrong += [(*one, reader) for one in found if one[1] != one[2].text]
         if not split:
             rows.append({"images": name, "count": len(images), "read by": "is_digit", "refused": _no_digits(images)})
     if wrong:
@@ -173,15 +173,15 @@ def _by_tesseract(images: Images, split: bool) -> list[Reading]:
         return list(pool.map(read, images))
 
 
-def _draw_sheet(wrong: list[tuple[Path, str, Reading]], file: Path) -> None:
-    """Draw each image that was not read correctly, what the network saw of it, and what it read."""
+def _draw_sheet(wrong: list[tuple[Path, str, Reading, str]], file: Path) -> None:
+    """Draw each image that was not read correctly, what the network saw of it, what it read, and the network's name."""
     side, columns = 112, 4
     width = 2 * side + 140
     rows = -(-len(wrong) // columns)
     sheet = Image.new("L", (columns * width, rows * (side + 40)), 255)
     font = ImageFont.load_default(12)
     draw = ImageDraw.Draw(sheet)
-    for number, (path, label, reading) in enumerate(wrong):
+    for number, (path, label, reading, reader) in enumerate(wrong):
         left, top = number % columns * width, number // columns * (side + 40)
         try:
             page = Image.fromarray(decode(path.read_bytes(), 2 * side).grey)
@@ -194,8 +194,9 @@ def _draw_sheet(wrong: list[tuple[Path, str, Reading]], file: Path) -> None:
             seen.thumbnail((width // 2 - 8, side))
             sheet.paste(seen if len(reading.seen) > 1 else seen.resize((side, side)), (left + width // 2, top))
         text = f"{label} read as {reading.text}" if reading.text else f"{label}: {reading.reason[:52]}"
-        draw.text((left, top + side + 2), path.name[:50], 0, font)
+        draw.text((left, top + side + 2), f"{path.name[:28]}, {reader}", 0, font)
         draw.text((left, top + side + 16), text, 0, font)
     with whole_file(file) as temporary:
         sheet.save(temporary, "PNG")
-    print(f"{len(wrong)} images not read correctly: {file}")
+    images = len({path for path, *_ in wrong})
+    print(f"{images} images not read correctly by one of the networks: {file}")

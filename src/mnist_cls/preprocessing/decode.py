@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -70,7 +71,9 @@ def decode(file: bytes | FilePage, side: int) -> Page:
                 return _read(image, side, number)
         except UnidentifiedImageError as error:
             if content.startswith(b"%PDF"):
-                raise InputError("a PDF: convert its pages to images first, as by pdftoppm -r 200 -png") from error
+                raise InputError(
+                    "a PDF: convert its pages to images first: pdftoppm -r 200 -png FILE.pdf page"
+                ) from error
             if len(formats) > len(FORMATS):
                 raise InputError("broken image: HEIC that cannot be read") from error
             found = "not an image" if content else "an empty file"
@@ -106,7 +109,8 @@ def _decoder_errors() -> Iterator[None]:
         try:
             yield
         except Image.DecompressionBombError as error:
-            raise InputError(_too_large(str(error))) from error
+            size = re.search(r"\((\d+) pixels\)", str(error))  # only the message has it
+            raise InputError(_too_large(f"{int(size[1]):,} pixels" if size else str(error))) from error
         except InputError:
             raise
         except Exception as error:  # on broken files Pillow's decoders raise nearly anything
@@ -145,7 +149,7 @@ def _check_size(image: Image.Image, most: int = MOST_PIXELS) -> None:
 
 
 def _too_large(found: str, most: int = MOST_PIXELS) -> str:
-    return f"too large: {found}; expected at most {most:,} pixels"
+    return f"too large: {found}; expected at most {most:,} pixels; reduce the image"
 
 
 def reduce(grey: np.ndarray, side: int, scale: float = 1.0) -> Page:

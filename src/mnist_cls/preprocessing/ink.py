@@ -129,8 +129,8 @@ def _coverage(difference: np.ndarray, coarse: bool = False, sign: int = 0) -> np
     contrast = _percentile(ink[ink > threshold], 85)
     if contrast < max(_LEAST_CONTRAST, 5 * grain):
         raise InputError(
-            f"no digit found: the contrast is {max(contrast, 0):.0f} of 255 grey levels, the noise of the paper"
-            f" {grain:.0f}; colours count by their brightness alone"
+            f"no digit found: the page looks empty, with a contrast of {max(contrast, 0):.0f} of 255 grey levels and"
+            f" noise of {grain:.0f}; colours count by their brightness alone"
         )
     if coarse:
         black, white = 0.96 * _percentile(ink[ink > threshold], 90), 3 * grain

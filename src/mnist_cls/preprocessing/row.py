@@ -1,4 +1,4 @@
-"""A row of digits, such as a postcode or an amount, cut into its digits."""
+"""A row of digits, such as a postcode, cut into its digits."""
 
 import math
 from collections.abc import Iterable
@@ -59,7 +59,7 @@ _WIDEST = 1.05
 # Ink at the edge of the page that is more than this many times as thick as strokes is an object, or a shadow.
 _THICK = 4.0
 
-_SEVERAL_ROWS = "several rows of digits; expected one"
+_SEVERAL_ROWS = "several rows of digits, or a row that lies on its side; expected one upright row"
 
 
 def cut_row(ink: np.ndarray) -> list[Segment]:

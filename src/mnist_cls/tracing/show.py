@@ -19,6 +19,8 @@ from .inputs import read_input
 from .overview import save_pictures
 from .table import print_modes, print_predictions, print_reconstruction_error, print_trace, print_values
 
+_RANDOM = "random weights"
+
 
 def show_forward(settings: ForwardSettings, folder: Path | None) -> None:
     """Trace one forward pass, print it, and draw it in `folder`.
@@ -52,7 +54,8 @@ def show_forward(settings: ForwardSettings, folder: Path | None) -> None:
         traces = {mode: trace, other_mode: other}
         print_modes(traces["eval"], traces["train"])
     model.train(mode == "train")
-    print_predictions(trace.output, given.labels)
+    # With random weights, a correct answer is luck, and is not called one.
+    print_predictions(trace.output, None if weights.startswith(_RANDOM) else given.labels)
     print_reconstruction_error(model, images)
     if settings.pictures and folder is not None:
         save_pictures(model, trace, images, folder, options)
@@ -86,4 +89,4 @@ def _make_network(settings: ForwardSettings) -> tuple[nn.Module, str]:
         network = create_model(**config)
     except ValueError as error:
         raise InputError(f"model: {error}") from error
-    return network, f"random weights (seed={settings.seed}; use checkpoint=RUN for trained ones)"
+    return network, f"{_RANDOM} (seed={settings.seed}; use checkpoint=RUN for trained ones)"

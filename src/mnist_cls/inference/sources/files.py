@@ -137,9 +137,16 @@ def _enter(folder: str, above: list[tuple[int, int]]) -> tuple[tuple[int, int], 
         if identity in above:
             raise InputError("a link to a folder that contains it; not followed")
         with os.scandir(folder) as entries:
-            return identity, sorted((entry.path, _leads_to_folder(entry)) for entry in entries if entry.name[0] != ".")
+            return identity, sorted(
+                (entry.path, _leads_to_folder(entry)) for entry in entries if not _is_hidden(entry.name)
+            )
     except OSError as error:
         raise InputError(f"the folder cannot be read: {error.strerror}") from error
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a name is hidden on Unix, or belongs to a file that Windows puts into folders of pictures."""
+    return name[0] == "." or name.lower() in ("thumbs.db", "desktop.ini")
 
 
 def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
