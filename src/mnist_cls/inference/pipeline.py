@@ -2,13 +2,11 @@
 
 import contextlib
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from ..errors import InputError
 from ..files import expand
@@ -18,6 +16,7 @@ from .decoding.pool import Decoders
 from .options import PredictOptions
 from .predictor import Predictor, load_predictor
 from .progress import Progress
+from .progress_bar import progress_bar
 from .rows import Rows, batch_rows, output_columns
 from .sinks.saved_images import ImageFolder
 from .sinks.sink import open_sink
@@ -133,22 +132,3 @@ def stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def progress_bar(total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar for long runs in a terminal; yield a function that adds a number of inputs to it."""
-    if (total is not None and total - done <= 1000) or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-
-    class Speed(TextColumn):
-        def render(self, task: Task) -> Any:
-            return f"{task.speed or 0:,.0f} images/s"
-
-    columns = BarColumn(), MofNCompleteColumn(), Speed(""), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("predict", total=total, completed=done)
-        yield lambda count: bar.advance(task, count)

@@ -22,9 +22,10 @@ from ..errors import InputError, first_line
 from ..files import expand, write_json
 from .decoding.pool import Decoders
 from .options import PredictOptions
-from .pipeline import check_apart, predict_batches, progress_bar, stopped_by_sigterm
+from .pipeline import check_apart, predict_batches, stopped_by_sigterm
 from .predictor import Predictor, load_predictor
 from .progress import Progress
+from .progress_bar import progress_bar
 from .rows import output_columns
 from .sinks.formats import FORMATS, parquet_schema, record_batch
 from .sinks.shards import (

@@ -242,7 +242,7 @@ class MNISTModule(pl.LightningModule):
                 self.means["train"].loaders[0].load_totals(saved["train_totals"], self.device)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse, as `to_torchscript` does: exported files must check and normalize their inputs."""
+        """Refuse: exported files must check and normalize their inputs, as those of `mnist_cls.export` do."""
         raise InputError("not supported; use python -m mnist_cls.export checkpoint=FILE output=FILE.onnx")
 
     to_torchscript = to_onnx

@@ -18,7 +18,7 @@ from ..files import expand, whole_file
 from ..images import SIZE
 from ..inference.decoding.batches import batches_of
 from ..inference.decoding.pool import Decoders
-from ..inference.pipeline import progress_bar
+from ..inference.progress_bar import progress_bar
 from ..inference.sources.blocks import Source
 from .distributed import print_once
 
