@@ -14,11 +14,11 @@ const MEANINGS = {
   gelu: "a smooth version of relu",
   linear: "each value is a weighted sum of all inputs, with weights of its own",
   max_pool2d: "keeps the largest value of each small square, so that maps get smaller",
-  mul: "multiplies every value by the same number, or by those of another tensor",
+  mul: "multiplies by a number, or by another tensor",
   relu: "negative values become zero",
   sigmoid: "squeezes values into the range 0 to 1",
   softmax: "turns logits into probabilities, which add up to one",
-  sub: "subtracts the same number from every value, or those of another tensor",
+  sub: "subtracts a number, or another tensor",
   tanh: "squeezes values into the range −1 to 1",
   unsqueeze: "adds a dimension for the channel",
 };
