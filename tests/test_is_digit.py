@@ -108,6 +108,9 @@ def test_an_autoencoder_of_ones_own(tmp_path: Path, digits: np.ndarray) -> None:
 
 def test_other_networks_are_refused(run: Run, png: Path) -> None:
     one_line(run("predict", f"input={png}", "is_digit=image_classifier"), "not an autoencoder", "model=autoencoder")
+    one_line(run("predict", f"input={png}", "is_digit=yes"), "is_digit=yes: no such file")
+    with pytest.raises(InputError, match="is_digit=yes: no such file"):
+        Predictor(is_digit="yes", device="cpu")
     with pytest.raises(InputError, match="pass it as is_digit="):
         Predictor("autoencoder", device="cpu")
 

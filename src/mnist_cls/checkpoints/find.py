@@ -1,5 +1,6 @@
 """Find a checkpoint by its path or its name. Imports no PyTorch."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,13 +25,16 @@ def list_weights() -> list[str]:
     return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
-def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.safetensors") -> Path:
+def find_checkpoint(
+    checkpoint: str | Path | None = None, prefer: str = "model.safetensors", key: str = "checkpoint"
+) -> Path:
     """Find the file of a checkpoint.
 
     Args:
         checkpoint: A `.ckpt` or `.safetensors` file, the folder of a training run, or one of `list_weights()`;
             by default the packaged weights.
         prefer: The file to prefer in the folder of a run.
+        key: The setting that names the checkpoint, for error messages.
 
     Raises:
         InputError: If there is no such file.
@@ -41,7 +45,7 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
         found = next((file for file in candidates if file.is_file()), None)
         if found is None:
             raise InputError(
-                f"checkpoint={path}: the folder holds no {prefer}; expected the folder of a training run; pass a folder"
+                f"{key}={path}: the folder holds no {prefer}; expected the folder of a training run; pass a folder"
                 f" of images {AS_INPUT}"
             )
         return found
@@ -49,9 +53,10 @@ def find_checkpoint(checkpoint: str | Path | None = None, prefer: str = "model.s
         return path
     if str(path) in list_weights():
         return WEIGHTS / f"{path}.safetensors"
+    near = difflib.get_close_matches(str(path), list_weights(), n=1)
     raise InputError(
-        f"checkpoint={path}: no such file or folder; expected a .ckpt, a .safetensors, the folder of a run,"
-        f" or packaged weights: {', '.join(list_weights())}"
+        f"{key}={path}: no such file or folder{f', did you mean {near[0]}?' if near else ''}; expected a .ckpt, a"
+        f" .safetensors, the folder of a run, or packaged weights: {', '.join(list_weights())}"
     )
 
 

@@ -95,6 +95,8 @@ def explain(error: BaseException, entry: str) -> str:
             return _no_key(max(unknown[1], full_key, key=len), entry)
         if several := re.match("Ambiguous value for argument '(.+?)=(.*?)'", str(error)):
             key, values = several.groups()
+            if setting_types(SETTINGS[entry]).get(key) in (float, float | None) and values.count(",") == 1:
+                return f"{key}={values}: expected one number, with a decimal point: {key}={values.replace(',', '.')}"
             return (
                 f"{key}={values}: put -m before the settings to run once with each value, or use a list: "
                 f"{key}=[{values}]"

@@ -63,7 +63,7 @@ class PredictOptions:
         """
         files = [find_checkpoint(one) for one in each(self.checkpoint)]
         if self.is_digit is not False:
-            files.append(find_checkpoint(DETECTOR if self.is_digit is True else self.is_digit))
+            files.append(find_checkpoint(DETECTOR if self.is_digit is True else self.is_digit, key="is_digit"))
         digests = [hashlib.sha256(file.read_bytes()).digest() for file in files]
         return {
             "input": source,

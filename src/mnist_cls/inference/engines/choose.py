@@ -71,9 +71,9 @@ def load_engine(options: PredictOptions, network: "nn.Module | None" = None) -> 
 
 def load_detector(options: PredictOptions) -> Callable[[np.ndarray], np.ndarray]:
     """Load the autoencoder that `options` name, as `load_engine` does: uint8 (B, 28, 28) -> is_digit, bool (B,)."""
-    checkpoint = DETECTOR if options.is_digit is True else str(options.is_digit)
+    checkpoint = find_checkpoint(DETECTOR if options.is_digit is True else str(options.is_digit), key="is_digit")
     if _prefers_onnx(options):
-        network = _onnx_network(find_checkpoint(checkpoint))
+        network = _onnx_network(checkpoint)
         if network is not None and "is_digit" in network.outputs:
             return OnnxDetector(network)
     from .eager import EagerDetector
