@@ -108,7 +108,7 @@ def test_lists_and_mappings_of_the_command_line_stay_lists_and_mappings() -> Non
         ("train logger=csv,mlflow", "logger=csv,mlflow: put -m before the settings"),
         ("predict min_confidence=0,9", "expected one number, with a decimal point: min_confidence=0.9"),
         (
-            "predict input=a.png checkpoint=acurate",
+            "eval checkpoint=acurate",
             "checkpoint=acurate: no such file or folder, did you mean accurate?",
         ),
         ("train logger=csv,mlflow", "a list: logger=[csv,mlflow]"),
