@@ -20,7 +20,7 @@ test: $(READY)  ## run the tests not marked slow, in two processes with one thre
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: $(READY)  ## run the tests marked slow
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(ARGS)
 
 lint: $(READY)  ## check style, types and import layers
 	@$(BIN)/ruff check .

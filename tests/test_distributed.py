@@ -30,6 +30,9 @@ from mnist_cls.models.registry import create_model, register_file
 
 from .conftest import ROOT, one_line
 
+# One after the other, because clusters on one machine would find one another.
+pytestmark = pytest.mark.xdist_group("ray")
+
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "predict_batch.py")]
 
 # A slow network that leaves a file named by its process, so that a test can kill that process.

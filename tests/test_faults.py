@@ -187,7 +187,7 @@ def test_last_and_auto_find_the_run_to_resume(tmp_path: Path) -> None:
         done = run(tmp_path, kill, "checkpoint=auto", *options, KILL_IN="epoch 6")
         assert done.returncode == -signal.SIGKILL, done.stderr
     first, second = sorted((tmp_path / "outputs" / "train").iterdir())
-    one_line(run(tmp_path, kill, "checkpoint=last"), second.name, "started with seed=1, this is seed=0")
+    one_line(run(tmp_path, kill, "checkpoint=last"), second.name, "started with seed=1, not seed=0")
     done = run(tmp_path, kill, "checkpoint=auto", KILL_IN="epoch 20")
     assert f"resuming from outputs/train/{first.name}/checkpoints/last.ckpt, step 4" in done.stdout
     assert len(list((tmp_path / "outputs" / "train").iterdir())) == 2

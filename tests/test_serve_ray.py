@@ -22,7 +22,8 @@ from mnist_cls import Predictor
 from .conftest import ROOT
 
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'ray[serve]'")
-pytestmark = pytest.mark.slow
+# One after the other with other tests of Ray, whose clusters would find one another.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 PROBABILITIES = [f"p{digit}" for digit in range(10)]
 
