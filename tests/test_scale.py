@@ -384,4 +384,4 @@ def test_two_hosts_that_do_not_share_their_files(tmp_path: Path, two_hosts: Host
     assert [one.returncode for one in done] == [1, 1]
     for one in done:
         [line] = [line for line in one.stderr.splitlines() if line.startswith("error: ")]
-        assert "name an output_dir= in a file system that all hosts share" in line
+        assert "not all processes of this training see the same files; set output_dir=" in line
